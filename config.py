@@ -1,0 +1,106 @@
+"""Settings: every environment variable, its default and its unit, read once at start.
+
+The name of a variable is the name of its field in upper case. The README's table of variables is `settings_table()`; a test
+holds the two together. This room knows nothing of the others.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import Field, dataclass, field, fields
+from pathlib import Path
+from typing import Any, cast
+
+VERSION = "0.1.0"
+
+MIB = 1024 * 1024
+GIB = 1024 * MIB
+HOURS = 60 * 60
+
+# Fixed by the contract, so not settings.
+MAX_IMAGE_BYTES = 7 * MIB
+MAX_BODY_BYTES = 16 * MIB
+TARGET_PX = {"2k": 2048, "4k": 3840, "8k": 7680}
+
+
+class ConfigError(ValueError):
+    """An environment variable has a value that cannot be used; the message names it and says what would be right."""
+
+
+def _setting(default: object, help_text: str, *, minimum: float | None = None, secret: bool = False) -> Any:
+    return field(default=default, repr=not secret, metadata={"help": help_text, "minimum": minimum})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What an operator can choose. Build it with `Settings.from_env()`, or by hand in a test."""
+
+    host: str = _setting("0.0.0.0", "address to listen on")  # noqa: S104 - a container must be reachable from outside
+    port: int = _setting(10005, "TCP port to listen on; 0 lets the system choose", minimum=0)
+    log_level: str = _setting("INFO", "`DEBUG`, `INFO`, `WARNING` or `ERROR`")
+
+    device: str = _setting("auto", "`auto` (the first GPU, else the CPU), `cpu`, `cuda` or `cuda:N`")
+    precision: str = _setting("auto", "`auto` (the fastest that the device does natively), `fp32`, `bf16` or `fp16`")
+    torch_threads: int = _setting(0, "CPU threads of the networks; 0 leaves the choice to torch", minimum=0)
+    weights_dir: Path = _setting(Path("weights"), "folder of the weights")
+    weights_mirror: str = _setting("", "base URL of a company's own copy of the weights, asked first for `/<file>`")
+
+    output_dir: Path = _setting(Path("outputs"), "folder of the results")
+    retention_seconds: float = _setting(24.0 * HOURS, "age at which a result is removed, in seconds", minimum=0)
+    output_max_bytes: int = _setting(10 * GIB, "size of the folder above which the oldest results are removed", minimum=0)
+
+    queue_limit: int = _setting(8, "requests that may wait; the next one gets 503", minimum=0)
+    body_timeout_seconds: float = _setting(60.0, "time in which a request's body must have arrived, in seconds", minimum=0)
+    drain_seconds: float = _setting(120.0, "time that running requests get to finish after SIGTERM, in seconds", minimum=0)
+
+    registry_url: str = _setting("", "URL to which heartbeats are posted; empty: none are sent")
+    registry_token: str = _setting("", "bearer token of the heartbeats", secret=True)
+    heartbeat_seconds: float = _setting(30.0, "time between two heartbeats, in seconds", minimum=0.01)
+    service_type: str = _setting("upscale", "`type` in the heartbeat")
+    public_url: str = _setting("", "`url` in the heartbeat; empty: built from the next two")
+    public_ip: str = _setting("", "host in that URL; empty: the address of the outbound interface")
+    public_port: int = _setting(0, "port in that URL; 0: `PORT`", minimum=0)
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] = os.environ) -> Settings:
+        """Read every variable that is set and not empty.
+
+        Raises:
+            ConfigError: a value is not of its type, out of range or not one of those allowed.
+        """
+        given = {f.name: _parse(f, environ[f.name.upper()]) for f in fields(cls) if environ.get(f.name.upper(), "").strip()}
+        settings = cls(**given)
+        _one_of("LOG_LEVEL", settings.log_level, ("DEBUG", "INFO", "WARNING", "ERROR"))
+        _one_of("PRECISION", settings.precision, ("auto", "fp32", "bf16", "fp16"))
+        return settings
+
+
+def _parse(setting: Field[Any], text: str) -> object:
+    text = text.strip()
+    kind = type(setting.default)
+    try:
+        value = kind(text)
+    except ValueError as exc:
+        raise ConfigError(f"{setting.name.upper()} must be {_KINDS[kind]}, not {text!r}") from exc
+    minimum = setting.metadata["minimum"]
+    if minimum is not None and not minimum <= cast(float, value) < float("inf"):
+        raise ConfigError(f"{setting.name.upper()} must be a finite number of at least {minimum}, not {text}")
+    return value
+
+
+_KINDS: dict[type, str] = {int: "a whole number", float: "a number", str: "a text", type(Path()): "a path"}
+
+
+def _one_of(variable: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ConfigError(f"{variable} must be one of {', '.join(allowed)}, not {value!r}")
+
+
+def settings_table() -> str:
+    """The README's table of variables, in Markdown."""
+    rows = ["| variable | default | meaning |", "|---|---|---|"]
+    for setting in fields(Settings):
+        default = f"`{setting.default}`" if str(setting.default) else ""
+        rows.append(f"| `{setting.name.upper()}` | {default} | {setting.metadata['help']} |")
+    return "\n".join(rows)
