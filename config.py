@@ -7,6 +7,7 @@ holds the two together. This room knows nothing of the others.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
@@ -22,6 +23,7 @@ HOURS = 60 * 60
 MAX_IMAGE_BYTES = 7 * MIB
 MAX_BODY_BYTES = 16 * MIB
 TARGET_PX = {"2k": 2048, "4k": 3840, "8k": 7680}
+EXTENSIONS = {"jpeg": "jpg", "png": "png", "webp": "webp"}  # by output_format
 
 
 class ConfigError(ValueError):
@@ -71,14 +73,16 @@ class Settings:
         """
         given = {f.name: _parse(f, environ[f.name.upper()]) for f in fields(cls) if environ.get(f.name.upper(), "").strip()}
         settings = cls(**given)
+        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", settings.device):
+            raise ConfigError(f"DEVICE must be auto, cpu, cuda or cuda:N, not {settings.device!r}")
         _one_of("LOG_LEVEL", settings.log_level, ("DEBUG", "INFO", "WARNING", "ERROR"))
         _one_of("PRECISION", settings.precision, ("auto", "fp32", "bf16", "fp16"))
         return settings
 
 
-def _parse(setting: Field[Any], text: str) -> object:
+def _parse(setting: Field[Any], text: str) -> Any:
     text = text.strip()
-    kind = type(setting.default)
+    kind: type = type(setting.default)
     try:
         value = kind(text)
     except ValueError as exc:

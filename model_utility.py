@@ -1,0 +1,306 @@
+"""The networks: which device they run on, in what precision, and how one array is super-resolved by 2 or 4.
+
+Nothing here knows requests, files other than weights, or faces. Only the device's own thread may call into a loaded network.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import sys
+import types
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import cv2
+import numpy as np
+import torch
+import torchvision.transforms.functional as tv_functional
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+# basicsr 1.4.2 imports this module, which torchvision dropped in 0.17; the one function that it takes lives on elsewhere.
+_shim = types.ModuleType("torchvision.transforms.functional_tensor")
+_shim.rgb_to_grayscale = tv_functional.rgb_to_grayscale  # type: ignore[attr-defined]
+sys.modules.setdefault(_shim.__name__, _shim)
+
+from basicsr.archs.rrdbnet_arch import RRDBNet  # noqa: E402 - after the shim
+
+logger = logging.getLogger(__name__)
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+UPSAMPLER_TILE_PX = 128  # side of a tile of the upsampler, in pixels of the features: some 100 MB at a time in bf16
+UPSAMPLER_HALO_PX = 2  # its four 3×3 convolutions reach 1/2 + 1/4 + 1/4 + 1/4 of a feature pixel, after nearest upsampling
+BODY_HALO_PX = 32  # the body reaches some 350 px: no pad is exact, 32 keeps the error within 9 grey levels
+BODY_CHANNELS = 700  # peak of live channels per pixel in the body: residuals, growth and the copies that `cat` makes
+FLOPS_PER_FEATURE_PX = 2 * (16_570_000 + 1_360_000)  # body and upsampler of RRDBNet-23, multiply and add counted apart
+
+Image = NDArray[np.uint8]
+Advance = Callable[[float], None]
+"""Called between steps with the work just done, in FLOPs; it may raise to stop the job."""
+
+
+class _NonFiniteError(ArithmeticError):
+    """The network overflowed in a narrow precision."""
+
+
+@dataclass(frozen=True)
+class Device:
+    """Where and how the networks run.
+
+    `memory_bytes` is what may be used at once, measured at start and then kept: a choice that followed the momentary load
+    would give the same request different bytes.
+    """
+
+    torch_device: torch.device
+    dtype: torch.dtype
+    memory_bytes: int
+    warning: str = ""
+
+    @property
+    def precision(self) -> str:
+        return next(name for name, dtype in DTYPES.items() if dtype is self.dtype)
+
+    def __str__(self) -> str:
+        if self.torch_device.type == "cuda":
+            return f"{self.torch_device} ({torch.cuda.get_device_name(self.torch_device)})"
+        return f"cpu ({torch.get_num_threads()} threads)"
+
+
+def select_device(name: str = "auto", precision: str = "auto", threads: int = 0) -> Device:
+    """Resolve `DEVICE`, `PRECISION` and `TORCH_THREADS` on this machine.
+
+    Raises:
+        ValueError: the device named is not there.
+    """
+    if threads:
+        torch.set_num_threads(threads)
+    unusable = _unusable_gpu_reason()
+    torch_device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+    if torch_device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"DEVICE={name}, but torch cannot use a CUDA device here. {unusable or 'No NVIDIA card was found.'}")
+    warning = unusable if torch_device.type == "cpu" and name == "auto" else ""
+    dtype = DTYPES[precision] if precision != "auto" else _native_dtype(torch_device)
+    return Device(torch_device, dtype, _free_memory_bytes(torch_device) // 2, warning)
+
+
+def _unusable_gpu_reason() -> str:
+    """A sentence if the machine has an NVIDIA card that torch cannot use, else the empty string."""
+    if torch.cuda.is_available() or not Path("/proc/driver/nvidia/version").exists():
+        return ""
+    try:
+        torch.cuda.init()  # type: ignore[no-untyped-call]
+    except (RuntimeError, AssertionError) as exc:
+        reason = str(exc).splitlines()[0]
+    else:
+        reason = "no device is visible to this process"
+    return (
+        f"This machine has an NVIDIA driver, but torch {torch.__version__} cannot use it: {reason} "
+        f"Running on the CPU, which is some hundred times slower. Update the driver to one for CUDA {torch.version.cuda}."
+    )
+
+
+def _native_dtype(device: torch.device) -> torch.dtype:
+    """The fastest dtype that the device computes natively: elsewhere half precision is emulated, and slower than fp32."""
+    if device.type == "cuda":
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return torch.bfloat16
+        return torch.float16 if torch.cuda.get_device_capability(device) >= (7, 0) else torch.float32
+    capabilities = torch.cpu.get_capabilities()
+    return torch.bfloat16 if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else torch.float32
+
+
+def _free_memory_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return min(_available_bytes("/proc/meminfo"), _cgroup_limit_bytes())
+
+
+def _available_bytes(meminfo: str) -> int:
+    line = next(line for line in Path(meminfo).read_text().splitlines() if line.startswith("MemAvailable:"))
+    return int(line.split()[1]) * 1024
+
+
+def _cgroup_limit_bytes() -> int:
+    """The container's memory limit (cgroup v2, else v1), or a very large number where there is none."""
+    for path in (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes")):
+        if path.exists() and (text := path.read_text().strip()).isdigit():
+            return int(text)
+    return sys.maxsize
+
+
+def load_state_dict(path: Path) -> dict[str, Tensor]:
+    """Read an official or a converted weights file; never executes what it holds.
+
+    Raises:
+        OSError, RuntimeError, pickle.UnpicklingError: the file is not a weights file of torch.
+    """
+    loaded = torch.load(path, map_location="cpu", weights_only=True)
+    for key in ("params_ema", "params"):
+        loaded = loaded.get(key, loaded)
+    return {name.removeprefix("module."): tensor for name, tensor in loaded.items()}
+
+
+def build_rrdbnet(state_dict: Mapping[str, Tensor], network_scale: int) -> RRDBNet:
+    """RRDBNet with 23 blocks (x4plus: network_scale 4, x2plus: 2), loaded strictly."""
+    network = RRDBNet(num_in_ch=3, num_out_ch=3, scale=network_scale, num_feat=64, num_block=23, num_grow_ch=32)
+    network.load_state_dict(state_dict, strict=True)
+    return network.eval().requires_grad_(False)
+
+
+class SuperResolver:
+    """Super-resolves one image at a time, without seams.
+
+    Why the result equals that of the untiled network, bit for bit: the body, whose receptive field is wider than any pad,
+    always sees the whole image, at 64 channels and the input's size. What needs memory is the upsampler, which works at 16
+    times as many pixels; but it only reaches two feature pixels far, so it runs in tiles with a halo of two, and each tile
+    goes to the uint8 result at once. The body is tiled only where `device.memory_bytes` is too small for it.
+    """
+
+    def __init__(self, networks: Mapping[int, RRDBNet], device: Device) -> None:
+        """`networks` maps 4 to x4plus and, where it is there, 2 to x2plus."""
+        self.device = device
+        self._networks = {scale: self._prepare(network, device.dtype) for scale, network in networks.items()}
+        self._networks_fp32: dict[int, RRDBNet] = {}
+
+    def flops(self, height: int, width: int, scale: int) -> float:
+        """Work of one pass over an image of that size, as the `advance` callbacks will add it up."""
+        if scale == 2 and 2 in self._networks:  # x2plus works on a pixel-unshuffled half
+            height, width = -(-height // 2), -(-width // 2)
+        return float(FLOPS_PER_FEATURE_PX) * height * width
+
+    def super_resolve(self, image: Image, scale: int, advance: Advance) -> Image:
+        """Enlarge an image by 2 or 4.
+
+        Args:
+            image: uint8 `(h, w, 3)` RGB or `(h, w)` gray, 0–255, any size from 1×1.
+            scale: 2 or 4. Without x2plus, 2 is x4plus halved by Lanczos, as `RealESRGANer.enhance(outscale=2)` does.
+            advance: called between the blocks of the network; what it raises ends the pass.
+
+        Returns:
+            uint8 `(h * scale, w * scale, 3)` or `(h * scale, w * scale)`.
+        """
+        if image.ndim == 2:
+            rgb = cast(Image, cv2.cvtColor(image, cv2.COLOR_GRAY2RGB))
+            return cast(Image, cv2.cvtColor(self.super_resolve(rgb, scale, advance), cv2.COLOR_RGB2GRAY))
+        native = scale if scale in self._networks else 4
+        try:
+            result = self._run(self._networks[native], image, advance)
+        except _NonFiniteError:
+            logger.warning("%s overflowed in %s; the pass is run again in fp32", f"x{native}plus", self.device.precision)
+            result = self._run(self._fp32(native), image, lambda _work: advance(0.0))
+        if native == scale:
+            return result
+        height, width = image.shape[:2]
+        return cast(Image, cv2.resize(result, (width * scale, height * scale), interpolation=cv2.INTER_LANCZOS4))
+
+    def _prepare(self, network: RRDBNet, dtype: torch.dtype) -> RRDBNet:
+        return cast(RRDBNet, network.to(self.device.torch_device, dtype, memory_format=torch.channels_last))
+
+    def _fp32(self, scale: int) -> RRDBNet:
+        if scale not in self._networks_fp32:
+            self._networks_fp32[scale] = self._prepare(copy.deepcopy(self._networks[scale]), torch.float32)
+        return self._networks_fp32[scale]
+
+    @torch.inference_mode()
+    def _run(self, network: RRDBNet, image: Image, advance: Advance) -> Image:
+        height, width = image.shape[:2]
+        batch = _to_batch(image, network.conv_first.weight, network.scale)
+        features = self._features(network, batch, advance)
+        _check_finite(features)
+        scale = 4 if network.scale == 4 else 2
+        result = torch.empty((features.shape[2] * 4, features.shape[3] * 4, 3), dtype=torch.uint8)
+        for tile, padded, inner in _tiles(features.shape[2], features.shape[3], UPSAMPLER_TILE_PX, UPSAMPLER_HALO_PX):
+            rendered = _upsample(network, features[:, :, *padded])[:, :, *_times(inner, 4)]
+            result[_times(tile, 4)] = _to_uint8(rendered).cpu()
+            advance(0.0)
+        return result.numpy()[: height * scale, : width * scale]
+
+    def _features(self, network: RRDBNet, batch: Tensor, advance: Advance) -> Tensor:
+        """The body, on the whole image if memory allows, else in tiles as large as memory allows."""
+        unshuffled = F.pixel_unshuffle(batch, 2) if network.scale == 2 else batch
+        height, width = unshuffled.shape[2:]
+        tile_px = self._body_tile_px(unshuffled.element_size())
+        while True:
+            try:
+                if height * width <= tile_px**2:
+                    return _body(network, unshuffled, advance)
+                return _tiled_body(network, unshuffled, tile_px, advance)
+            except (torch.OutOfMemoryError, MemoryError) as exc:
+                if tile_px <= 2 * BODY_HALO_PX:
+                    raise MemoryError(f"no memory for a tile of {tile_px} px") from exc
+                tile_px = min(tile_px, max(height, width)) // 2
+                logger.warning("out of memory on %s; tiles of %d px from here on", self.device, tile_px)
+
+    def _body_tile_px(self, bytes_per_channel: int) -> int:
+        return max(int((self.device.memory_bytes / (BODY_CHANNELS * bytes_per_channel)) ** 0.5), 2 * BODY_HALO_PX)
+
+
+Region = tuple[slice, slice]
+
+
+def _tiles(height: int, width: int, tile_px: int, halo_px: int) -> Iterator[tuple[Region, Region, Region]]:
+    """Cut a plane into tiles: each one's region, the region padded by the halo, and the first within the second."""
+    for top in range(0, height, tile_px):
+        for left in range(0, width, tile_px):
+            bottom, right = min(top + tile_px, height), min(left + tile_px, width)
+            pad_top, pad_left = max(top - halo_px, 0), max(left - halo_px, 0)
+            padded = (slice(pad_top, min(bottom + halo_px, height)), slice(pad_left, min(right + halo_px, width)))
+            inner = (slice(top - pad_top, bottom - pad_top), slice(left - pad_left, right - pad_left))
+            yield (slice(top, bottom), slice(left, right)), padded, inner
+
+
+def _times(region: Region, factor: int) -> Region:
+    rows, columns = region
+    return slice(rows.start * factor, rows.stop * factor), slice(columns.start * factor, columns.stop * factor)
+
+
+def _to_batch(image: Image, like: Tensor, network_scale: int) -> Tensor:
+    """uint8 `(h, w, 3)` RGB to `(1, 3, h, w)` in 0–1, on the device and in the dtype of `like`, padded to even for x2plus."""
+    pixels = torch.from_numpy(np.ascontiguousarray(image)).to(like.device)
+    batch = (pixels.permute(2, 0, 1)[None].float() / 255).to(like.dtype)
+    if network_scale == 2:
+        height, width = image.shape[:2]
+        mode = "reflect" if min(height, width) > 1 else "replicate"  # reflection needs a second pixel to mirror
+        batch = F.pad(batch, (0, width % 2, 0, height % 2), mode)
+    return batch.contiguous(memory_format=torch.channels_last)
+
+
+def _body(network: RRDBNet, batch: Tensor, advance: Advance) -> Tensor:
+    work_per_block = FLOPS_PER_FEATURE_PX * batch.shape[2] * batch.shape[3] / len(network.body)
+    shallow = network.conv_first(batch)
+    features = shallow
+    for block in network.body:
+        features = block(features)
+        advance(work_per_block)
+    return cast(Tensor, shallow + network.conv_body(features))
+
+
+def _tiled_body(network: RRDBNet, batch: Tensor, tile_px: int, advance: Advance) -> Tensor:
+    height, width = batch.shape[2:]
+    features = batch.new_empty((1, height, width, 64)).permute(0, 3, 1, 2)  # channels_last
+    for tile, padded, inner in _tiles(height, width, max(tile_px - 2 * BODY_HALO_PX, 1), BODY_HALO_PX):
+        features[:, :, *tile] = _body(network, batch[:, :, *padded], advance)[:, :, *inner]
+    return features
+
+
+def _upsample(network: RRDBNet, features: Tensor) -> Tensor:
+    """The end of RRDBNet: `(1, 64, h, w)` features to `(1, 3, 4h, 4w)` RGB around 0–1."""
+    for convolution in (network.conv_up1, network.conv_up2):
+        features = network.lrelu(convolution(F.interpolate(features, scale_factor=2, mode="nearest")))
+    return cast(Tensor, network.conv_last(network.lrelu(network.conv_hr(features))))
+
+
+def _to_uint8(rendered: Tensor) -> Tensor:
+    """`(1, 3, h, w)` around 0–1 to uint8 `(h, w, 3)`, rounded as the reference does."""
+    _check_finite(rendered)
+    return rendered[0].permute(1, 2, 0).float().clamp_(0, 1).mul_(255).round_().to(torch.uint8)
+
+
+def _check_finite(tensor: Tensor) -> None:
+    if not bool(torch.isfinite(tensor).all()):
+        raise _NonFiniteError

@@ -1,0 +1,345 @@
+"""The pipeline: plan → detect → passes → restore. Pictures and dataclasses in and out; no HTTP.
+
+It is also the command line: `python upscale.py in.jpg -o out.png --target 4k`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import pickle
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from tqdm import tqdm
+
+from config import EXTENSIONS, TARGET_PX, ConfigError, Settings
+from errors import ImageTooLarge, ServiceError
+from images import Picture, decode_image, encode_image
+from weights.manifest import WeightFile, is_genuine, read_manifest
+
+if TYPE_CHECKING:  # both import torch, which takes seconds: the server answers /health before that
+    from faces import Face, FaceDetector, FaceRestorer
+    from model_utility import SuperResolver
+
+logger = logging.getLogger(__name__)
+
+MAX_PASSES = 3
+Advance = Callable[[float], None]
+
+
+@dataclass(frozen=True)
+class Size:
+    """Width and height in pixels."""
+
+    width: int
+    height: int
+
+    @property
+    def long_side(self) -> int:
+        return max(self.width, self.height)
+
+    def __mul__(self, factor: int) -> Size:
+        return Size(self.width * factor, self.height * factor)
+
+    def __str__(self) -> str:
+        return f"{self.width}×{self.height}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will be done to an image of that size. Decided from the header alone, before anything is queued."""
+
+    original: Size
+    target: str  # "2k", "4k" or "8k"
+    passes: tuple[int, ...]  # 2s and 4s, in order
+    output: Size
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def total_scale(self) -> float:
+        """Ratio of the long sides: the product of the passes, unless `fit: exact` shrinks their result."""
+        return self.output.long_side / self.original.long_side
+
+
+def plan_upscale(original: Size, target: str, fit: str = "passes") -> Plan:
+    """Choose the passes.
+
+    Args:
+        original: the size after EXIF rotation.
+        target: "2k", "4k" or "8k".
+        fit: "passes" takes the largest whole passes that stay within the target; "exact" goes on until the long side is at
+            least the target, and shrinks the result to it.
+
+    Raises:
+        ImageTooLarge: no pass fits below this target.
+    """
+    target_px = TARGET_PX[target]
+    limit_px = max_input_px(target, fit)
+    if original.long_side > limit_px:
+        raise ImageTooLarge(
+            f"The image is {original}: its long side of {original.long_side} px is over the limit of {limit_px} px for "
+            f"{target} ({target_px} px). Send a smaller image or ask for a larger target_resolution.",
+            width=original.width,
+            height=original.height,
+            max_input_px=limit_px,
+        )
+    if fit == "exact":
+        return _plan_exact(original, target)
+    passes: list[int] = []
+    long_side = original.long_side
+    while len(passes) < MAX_PASSES and long_side * 2 <= target_px:
+        passes.append(4 if long_side * 4 <= target_px else 2)
+        long_side *= passes[-1]
+    return Plan(original, target, tuple(passes), _after(original, passes))
+
+
+def max_input_px(target: str, fit: str = "passes") -> int:
+    """The longest side that the target accepts, in pixels."""
+    return TARGET_PX[target] - 1 if fit == "exact" else TARGET_PX[target] // 2
+
+
+def _plan_exact(original: Size, target: str) -> Plan:
+    target_px = TARGET_PX[target]
+    passes: list[int] = []
+    long_side = original.long_side
+    while len(passes) < MAX_PASSES and long_side < target_px:
+        passes.append(4 if target_px > long_side * 2 else 2)
+        long_side *= passes[-1]
+    if long_side < target_px:
+        warning = (
+            f"{MAX_PASSES} passes take {original} to {long_side} px on the long side, short of {target} ({target_px} px)."
+        )
+        return Plan(original, target, tuple(passes), _after(original, passes), (warning,))
+    scale = target_px / original.long_side
+    output = Size(max(round(original.width * scale), 1), max(round(original.height * scale), 1))
+    return Plan(original, target, tuple(passes), output)
+
+
+def _after(size: Size, passes: list[int]) -> Size:
+    for scale in passes:
+        size *= scale
+    return size
+
+
+@dataclass(frozen=True)
+class ModelStatus:
+    """One network: the file that it was loaded from, or why it was not."""
+
+    file: str | None = None
+    reason: str = ""
+
+    @property
+    def loaded(self) -> bool:
+        return self.file is not None
+
+
+@dataclass(frozen=True, eq=False)
+class Upscaled:
+    """What the pipeline gives for one picture."""
+
+    picture: Picture
+    faces_detected: int
+    faces_enhanced: bool
+    warnings: tuple[str, ...]
+
+
+@dataclass
+class Upscaler:
+    """The loaded networks as one pipeline. Only the device's own thread may call `upscale`."""
+
+    resolver: SuperResolver
+    detector: FaceDetector | None = None
+    restorer: FaceRestorer | None = None
+    models: dict[str, ModelStatus] = field(default_factory=dict)
+    device: str = "cpu"
+    precision: str = "fp32"
+
+    def work(self, plan: Plan, has_alpha: bool) -> float:
+        """FLOPs of all passes, as `advance` will add them up; faces, which nobody has counted yet, are left out."""
+        size, total = plan.original, 0.0
+        for scale in plan.passes:
+            total += self.resolver.flops(size.height, size.width, scale)
+            size *= scale
+        return total * (2 if has_alpha else 1)
+
+    def upscale(self, picture: Picture, plan: Plan, enhance_faces: bool, advance: Advance) -> Upscaled:
+        """Run the plan.
+
+        Args:
+            picture: of the plan's original size.
+            plan: of `plan_upscale`.
+            enhance_faces: find faces, restore them once in the first pass, and paste them back.
+            advance: called between steps with the FLOPs just done; what it raises ends the job.
+        """
+        faces, warnings = self._find_faces(picture, advance) if enhance_faces else ([], [])
+        enlarged, restored = picture, False
+        for scale in plan.passes:
+            enlarged = self._enlarge(enlarged, scale, advance)
+            if faces and self.restorer and not restored:
+                enlarged = replace(enlarged, pixels=self._paste_faces(self.restorer, enlarged, picture, faces, advance))
+                restored = True
+        return Upscaled(_shrink(enlarged, plan.output), len(faces), restored, (*plan.warnings, *warnings))
+
+    def warm_up(self, advance: Advance) -> None:
+        """One small pass, so that the first request is not the slow one and the device's rate is known."""
+        self.resolver.super_resolve(np.zeros((64, 64, 3), np.uint8), 4, advance)
+
+    def _find_faces(self, picture: Picture, advance: Advance) -> tuple[list[Face], list[str]]:
+        warnings = [
+            f"Faces were not {done}: {self.models[model].reason}"
+            for network, model, done in (
+                (self.detector, "face_detection", "searched for"),
+                (self.restorer, "face_restoration", "restored"),
+            )
+            if network is None
+        ]
+        advance(0.0)
+        return self.detector.detect(_as_rgb(picture.pixels)) if self.detector else [], warnings
+
+    def _enlarge(self, picture: Picture, scale: int, advance: Advance) -> Picture:
+        pixels = self.resolver.super_resolve(picture.pixels, scale, advance)
+        alpha = self.resolver.super_resolve(picture.alpha, scale, advance) if picture.alpha is not None else None
+        return replace(picture, pixels=pixels, alpha=alpha)
+
+    def _paste_faces(
+        self, restorer: FaceRestorer, enlarged: Picture, picture: Picture, faces: list[Face], advance: Advance
+    ) -> NDArray[np.uint8]:
+        pasted = restorer.restore_into(_as_rgb(enlarged.pixels), _as_rgb(picture.pixels), faces, advance)
+        return pasted if enlarged.pixels.ndim == 3 else np.asarray(Image.fromarray(pasted).convert("L"))
+
+
+def _as_rgb(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return pixels if pixels.ndim == 3 else np.repeat(pixels[:, :, None], 3, axis=2)
+
+
+def _shrink(picture: Picture, size: Size) -> Picture:
+    """One Lanczos downscale, antialiased, where `fit: exact` asks for it."""
+    if Size(picture.width, picture.height) == size:
+        return picture
+
+    def shrink(plane: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        return np.asarray(Image.fromarray(plane).resize((size.width, size.height), Image.Resampling.LANCZOS))
+
+    return replace(picture, pixels=shrink(picture.pixels), alpha=None if picture.alpha is None else shrink(picture.alpha))
+
+
+class WeightsError(RuntimeError):
+    """The service cannot do its work with the weights that are there; the message says what to do."""
+
+
+def load_upscaler(settings: Settings) -> Upscaler:
+    """Load every network whose weights are there and genuine. Imports torch, so it takes seconds.
+
+    Raises:
+        WeightsError: a required file is missing or not what the manifest says.
+        ValueError: `DEVICE` is not there.
+    """
+    from faces import FaceDetector, FaceRestorer
+    from model_utility import SuperResolver, build_rrdbnet, select_device
+
+    device = select_device(settings.device, settings.precision, settings.torch_threads)
+    if device.warning:
+        logger.warning("%s", device.warning)
+    weights = _Weights(settings.weights_dir)
+    networks = {
+        scale: build_rrdbnet(state_dict, scale)
+        for scale, model, file in ((4, "upscale_x4", "RealESRGAN_x4plus.pth"), (2, "upscale_x2", "RealESRGAN_x2plus.pth"))
+        if (state_dict := weights.load(model, file)) is not None
+    }
+    detector = None
+    for file, backbone in (("detection_Resnet50_Final.pth", "resnet50"), ("detection_mobilenet0.25_Final.pth", "mobile0.25")):
+        if detector is None and (state_dict := weights.load("face_detection", file)) is not None:
+            detector = FaceDetector.load(state_dict, backbone, device)
+    restorer = None
+    parser = weights.load("face_parsing", "parsing_parsenet.pth")
+    if (gfpgan := weights.load("face_restoration", "GFPGANv1.4.pth")) is not None:
+        restorer = FaceRestorer.load(gfpgan, parser, device)
+    return Upscaler(SuperResolver(networks, device), detector, restorer, weights.status, str(device), device.precision)
+
+
+class _Weights:
+    """Reads files of weights that are there and genuine, and remembers for the others why not."""
+
+    def __init__(self, folder: Path) -> None:
+        self.status: dict[str, ModelStatus] = {}
+        self._folder = folder
+        self._manifest = read_manifest()
+
+    def load(self, model: str, file: str) -> dict[str, Any] | None:
+        from model_utility import load_state_dict
+
+        weight_file, path = self._manifest[file], self._folder / file
+        try:
+            if not is_genuine(path, weight_file):
+                raise WeightsError("is missing" if not path.exists() else "is not the file of the manifest (wrong SHA-256)")
+            state_dict = load_state_dict(path)
+        except (WeightsError, OSError, RuntimeError, pickle.UnpicklingError) as exc:
+            self.status[model] = ModelStatus(reason=_missing_weights_sentence(path, exc, weight_file))
+            if weight_file.required:
+                raise WeightsError(self.status[model].reason) from exc
+            return None
+        self.status[model] = ModelStatus(file)
+        return state_dict
+
+
+def _missing_weights_sentence(path: Path, why: Exception, weight_file: WeightFile) -> str:
+    return (
+        f"{path.name} {why}, so {weight_file.without}. "
+        f"`python -m weights.fetch` gets it, or put {weight_file.url} into {path.parent}."
+    )
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line. Exit status 0: done; 1: the picture or the weights are at fault; 2: the arguments are."""
+    parser = argparse.ArgumentParser(prog="upscale.py", description="Make a photograph larger, as the service does.")
+    parser.add_argument("input", type=Path, help="PNG, JPEG, WebP or BMP")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="the result; its ending gives the format")
+    parser.add_argument("--target", choices=TARGET_PX, default="4k")
+    parser.add_argument("--fit", choices=("passes", "exact"), default="passes")
+    parser.add_argument("--quality", type=int, default=95, help="1–100, for JPEG and WebP")
+    parser.add_argument("--no-faces", action="store_true", help="do not restore faces")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    try:
+        _upscale_file(options)
+    except (ServiceError, ConfigError, WeightsError, OSError) as exc:
+        sys.stderr.write(f"{options.input}: {exc}\n")
+        return 1
+    return 0
+
+
+def _upscale_file(options: argparse.Namespace) -> None:
+    image_format = _format_of(options.output)
+    picture, warnings = decode_image(options.input.read_bytes())
+    plan = plan_upscale(Size(picture.width, picture.height), options.target, options.fit)
+    upscaler = load_upscaler(Settings.from_env())
+    work = upscaler.work(plan, picture.alpha is not None)
+    with tqdm(
+        total=100, unit="%", desc=f"{plan.original} → {plan.output}", bar_format="{desc} {bar} {n:.0f} % {elapsed}"
+    ) as bar:
+        upscaled = upscaler.upscale(
+            picture, plan, not options.no_faces, lambda done: cast(None, bar.update(100 * done / work))
+        )
+    data, encode_warnings = encode_image(upscaled.picture, image_format, options.quality)
+    options.output.write_bytes(data)
+    for warning in (*warnings, *upscaled.warnings, *encode_warnings):
+        logger.warning("%s: %s", options.input, warning)
+
+
+def _format_of(path: Path) -> str:
+    suffix = path.suffix.lower().lstrip(".").replace("jpeg", "jpg")
+    for image_format, extension in EXTENSIONS.items():
+        if suffix == extension:
+            return image_format
+    raise OSError(f"the output must end in .jpg, .png or .webp, not {path.name!r}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
