@@ -1,0 +1,29 @@
+# Everything here works in a fresh clone with Python 3.11, 3.12 or 3.13, and a second call does only what is left to do.
+# Settings are environment variables: `make run PORT=8000 DEVICE=cpu`. The README lists them.
+
+python := .venv/bin/python
+setup  := PYTHON="$(PYTHON)" requirements/setup.sh
+
+.PHONY: help setup weights run test demo
+help:     ## this list
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile
+
+setup:    ## make .venv and install what is missing (PYTHON=python3.12 chooses the interpreter)
+	@$(setup)
+
+weights: setup  ## and fetch the networks' weights that are missing
+	@$(python) -m weights.fetch
+
+run: weights    ## and start the service on port 10005
+	@$(python) app.py
+
+test: ## and run the linters, the type checker and the tests (ARGS="-k name" goes to pytest)
+	@$(setup) --dev
+	@$(python) -m weights.fetch
+	$(python) -m ruff check .
+	$(python) -m ruff format --check .
+	$(python) -m mypy
+	$(python) -m pytest $(ARGS)
+
+demo: weights   ## and show what it does to pictures
+	@$(python) -m bench.demo
