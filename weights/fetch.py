@@ -23,7 +23,7 @@ from functools import partial
 from pathlib import Path
 
 import httpx
-from tqdm import tqdm  # type: ignore[import-untyped]
+from tqdm import tqdm
 
 from config import ConfigError, Settings
 from weights.download import Downloader, Patience, SourceError
