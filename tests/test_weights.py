@@ -22,12 +22,10 @@ from weights.fetch import fetch_all, summary
 from weights.manifest import WeightFile, is_genuine, read_manifest
 
 DATA = bytes(range(256)) * 4096  # 1 MiB: more than the socket buffers hold at once
-FETCH = [sys.executable, "-m", "weights.fetch"]
-ROOT = Path(__file__).parent.parent
 PATIENT = Patience(connect_seconds=2, silence_seconds=2)
-IMFETCH = [sys.executable, "-m", "weights.fetch"]
+IMPATIENT = Patience(connect_seconds=0.2, silence_seconds=0.2)
 ROOT = Path(__file__).parent.parent
-PATIENT = Patience(connect_seconds=0.2, silence_seconds=0.2)
+FETCH = [sys.executable, "-m", "weights.fetch"]
 
 Answer = Callable[["_Handler"], None]
 
