@@ -39,7 +39,7 @@ class Settings:
     """What an operator can choose. Build it with `Settings.from_env()`, or by hand in a test."""
 
     host: str = _setting("0.0.0.0", "address to listen on")  # noqa: S104 - a container must be reachable from outside
-    port: int = _setting(10005, "TCP port to listen on; 0 lets the system choose", minimum=0)
+    port: int = _setting(10005, "TCP port to listen on", minimum=1)
     log_level: str = _setting("INFO", "`DEBUG`, `INFO`, `WARNING` or `ERROR`")
 
     device: str = _setting("auto", "`auto` (the first GPU, else the CPU), `cpu`, `cuda` or `cuda:N`")
@@ -56,7 +56,7 @@ class Settings:
     body_timeout_seconds: float = _setting(60.0, "time in which a request's body must have arrived, in seconds", minimum=0)
     drain_seconds: float = _setting(120.0, "time that running requests get to finish after SIGTERM, in seconds", minimum=0)
 
-    registry_url: str = _setting("", "URL to which heartbeats are posted; empty: none are sent")
+    registry_url: str = _setting("", "URL to which heartbeats are posted; empty: none are sent", secret=True)
     registry_token: str = _setting("", "bearer token of the heartbeats", secret=True)
     heartbeat_seconds: float = _setting(30.0, "time between two heartbeats, in seconds", minimum=0.01)
     service_type: str = _setting("upscale", "`type` in the heartbeat")

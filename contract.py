@@ -18,6 +18,7 @@ from utility import decode_base64
 
 FITS = ("passes", "exact")
 DEFAULT_QUALITY = 95
+MAX_NAMED_FIELDS = 20  # of those that nobody knows: a body of 16 MB can hold a million
 _FIELDS = ("image_b64", "target_resolution", "enhance_faces", "output_format", "quality", "fit")
 _KINDS = {
     str: "a string",
@@ -60,12 +61,16 @@ def parse_order(body: bytes) -> Order:
         output_format=_choice(fields, "output_format", EXTENSIONS, default="png" if header.has_alpha else "jpeg"),
         quality=_quality(fields),
         fit=_choice(fields, "fit", FITS, default="passes"),
-        warnings=tuple(
-            f"The field {name[:80]!r} is not known and was ignored; known are {', '.join(_FIELDS)}."
-            for name in fields
-            if name not in _FIELDS
-        ),
+        warnings=_unknown_fields(fields),
     )
+
+
+def _unknown_fields(fields: Mapping[str, Any]) -> tuple[str, ...]:
+    unknown = [repr(name[:80]) for name in fields if name not in _FIELDS]
+    if not unknown:
+        return ()
+    named = ", ".join(unknown[:MAX_NAMED_FIELDS]) + (", …" if len(unknown) > MAX_NAMED_FIELDS else "")
+    return (f"Ignored, since nobody here knows it: {named}. Known fields are {', '.join(_FIELDS)}.",)
 
 
 def _parse_object(body: bytes) -> dict[str, Any]:

@@ -133,7 +133,8 @@ class ModelStatus:
     """One network: the file that it was loaded from, or why it was not."""
 
     file: str | None = None
-    reason: str = ""
+    reason: str = ""  # for clients
+    remedy: str = ""  # for the operator
 
     @property
     def loaded(self) -> bool:
@@ -193,7 +194,7 @@ class Upscaler:
 
     def _find_faces(self, picture: Picture, advance: Advance) -> tuple[list[Face], list[str]]:
         warnings = [
-            f"Faces were not {done}: {self.models[model].reason}"
+            f"Faces were not {done}: {self.models[model].reason}."
             for network, model, done in (
                 (self.detector, "face_detection", "searched for"),
                 (self.restorer, "face_restoration", "restored"),
@@ -281,18 +282,18 @@ class _Weights:
                 raise WeightsError("is missing" if not path.exists() else "is not the file of the manifest (wrong SHA-256)")
             state_dict = load_state_dict(path)
         except (WeightsError, OSError, RuntimeError, pickle.UnpicklingError) as exc:
-            self.status[model] = ModelStatus(reason=_missing_weights_sentence(path, exc, weight_file))
+            self.status[model] = status = ModelStatus(reason=f"{file} {exc}", remedy=_remedy(path, weight_file))
             if weight_file.required:
-                raise WeightsError(self.status[model].reason) from exc
+                raise WeightsError(f"{status.reason}. {status.remedy}") from exc
             return None
         self.status[model] = ModelStatus(file)
         return state_dict
 
 
-def _missing_weights_sentence(path: Path, why: Exception, weight_file: WeightFile) -> str:
+def _remedy(path: Path, weight_file: WeightFile) -> str:
     return (
-        f"{path.name} {why}, so {weight_file.without}. "
-        f"`python -m weights.fetch` gets it, or put {weight_file.url} into {path.parent}."
+        f"Without it, {weight_file.without}. "
+        f"To get it, run `python -m weights.fetch`, or put {weight_file.url} into {path.parent.resolve()}."
     )
 
 

@@ -1,0 +1,136 @@
+"""What several test modules share: a fake network, and the service served over a real socket."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+import socket
+import threading
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from hypercorn.asyncio import serve
+from numpy.typing import NDArray
+from PIL import Image
+
+from app import _hypercorn_config, create_app
+from config import Settings
+from service import Service, State
+from upscale import Upscaler, load_upscaler
+
+SAMPLE = Path(__file__).parent.parent / "samples" / "astronaut.jpg"
+WEIGHTS = Path(__file__).parent.parent / "weights"
+
+
+@dataclass
+class FakeResolver:
+    """Repeats pixels, one step a pass; a cleared `gate` holds the device's thread at that step."""
+
+    gate: threading.Event = field(default_factory=threading.Event)
+    entered: threading.Event = field(default_factory=threading.Event)
+    error: Exception | None = None
+
+    def __post_init__(self) -> None:
+        self.gate.set()
+
+    def flops(self, height: int, width: int, scale: int) -> float:
+        return float(height * width)
+
+    def super_resolve(self, image: NDArray[np.uint8], scale: int, advance: Callable[[float], None]) -> NDArray[np.uint8]:
+        self.entered.set()
+        assert self.gate.wait(30), "the test never opened the gate"
+        if self.error:
+            raise self.error
+        advance(self.flops(image.shape[0], image.shape[1], scale))
+        return image.repeat(scale, axis=0).repeat(scale, axis=1)
+
+
+def fake_upscaler(resolver: FakeResolver | None = None) -> Upscaler:
+    """The real pipeline around a fake network, without faces' networks that could be missed."""
+    upscaler = Upscaler(resolver or FakeResolver())  # type: ignore[arg-type]
+    upscaler.detector = type("NoFaces", (), {"detect": staticmethod(lambda _image: [])})()
+    upscaler.restorer = type("NoRestorer", (), {})()
+    return upscaler
+
+
+@asynccontextmanager
+async def serving(
+    settings: Settings, load: Callable[[Settings], Upscaler]
+) -> AsyncIterator[tuple[httpx.AsyncClient, Service]]:
+    """The application behind a real hypercorn on a free port of loopback, once it has answered."""
+    app = create_app(settings, load=load)
+    service: Service = app.extensions["service"]
+    server = asyncio.create_task(serve(app, _hypercorn_config(settings), shutdown_trigger=service.drained))
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{settings.port}", timeout=60) as client:
+        await _wait_for(client, server)
+        try:
+            yield client, service
+        finally:
+            service.stop()
+    await server
+
+
+async def _wait_for(client: httpx.AsyncClient, server: asyncio.Task[None]) -> None:
+    while not server.done():
+        try:
+            await client.get("/health")
+            return
+        except httpx.ConnectError:
+            await asyncio.sleep(0.01)
+    server.result()
+
+
+async def ready(client: httpx.AsyncClient) -> None:
+    """Wait until the models are loaded."""
+    while (await client.get("/health")).json()["status"] == State.STARTING:  # noqa: ASYNC110 - the real server has no event for us
+        await asyncio.sleep(0.01)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def encode(pixels: NDArray[np.uint8] | Image.Image, image_format: str = "PNG", **options: Any) -> bytes:
+    """An image file of an array."""
+    buffer = io.BytesIO()
+    image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
+    image.save(buffer, image_format, **options)
+    return buffer.getvalue()
+
+
+def b64(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def sample_crop(width: int, height: int, left: int = 0, top: int = 0) -> NDArray[np.uint8]:
+    """A piece of the sample photograph, uint8 RGB."""
+    with Image.open(SAMPLE) as image:
+        return np.asarray(image.crop((left, top, left + width, top + height)).convert("RGB"))
+
+
+def psnr(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> float:
+    """Peak signal-to-noise ratio in dB."""
+    error = np.mean((first.astype(np.float64) - second) ** 2)
+    return float(10 * np.log10(255**2 / error)) if error else float("inf")
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    """A service of the test's own: free port, its own output folder."""
+    return Settings(host="127.0.0.1", port=free_port(), output_dir=tmp_path / "outputs", weights_dir=WEIGHTS)
+
+
+@pytest.fixture(scope="session")
+def real_upscaler() -> Upscaler:
+    """The real networks, loaded once; only one test at a time uses them."""
+    return load_upscaler(Settings(weights_dir=WEIGHTS))
