@@ -250,15 +250,12 @@ def test_cmyk_goes_through_its_profile_which_is_then_dropped() -> None:
     assert warnings_ == []
 
 
-def test_ycck_jpeg_is_read_like_cmyk() -> None:
-    """Pillow writes no YCCK: three channels of a CMYK file are declared to be YCC by its Adobe segment."""
-    cmyk = saved(flat((0, 0, 0, 0), "CMYK"), "JPEG", quality=95)
-    adobe = cmyk.index(b"Adobe")
-    ycck = cmyk[: adobe + 11] + b"\x02" + cmyk[adobe + 12 :]
-    # 255, 255, 255 in YCC is, with its colour differences at their most, (255, 121, 255) inverted.
-    picture, _ = decode_image(ycck)
-    assert picture.pixels.shape == (H, W, 3)
-    assert not close(picture.pixels, decode_image(cmyk)[0].pixels)
+def test_ycck_jpeg_becomes_rgb() -> None:
+    """Pillow writes none: the stored 200, 128, 128, 255 of this CMYK file are declared to be a gray in YCC, and no black."""
+    cmyk = saved(flat((55, 127, 127, 0), "CMYK"), "JPEG", quality=95)
+    transform = cmyk.index(b"Adobe") + 11
+    picture, _ = decode_image(cmyk[:transform] + b"\x02" + cmyk[transform + 1 :])
+    assert close(picture.pixels, np.full((H, W, 3), 55, np.uint8), 3)
 
 
 @pytest.mark.parametrize("profile", [b"x" * 200, SRGB, cmyk_profile()[:200], cmyk_profile()[:128]])
@@ -477,6 +474,13 @@ def test_jpeg_of_endless_scans_is_refused() -> None:
     decode_image(data[:-2] + scan * 50 + data[-2:])
     with pytest.raises(BrokenImage):
         read_header(data[:-2] + scan * 1000 + data[-2:])
+
+
+def test_jpeg_of_endless_segments_is_refused() -> None:
+    data = saved(in_mode("RGB"), "JPEG", quality=95, subsampling=0)
+    assert close(decode_image(data[:2] + b"\xff\xfe\0\2" * 300 + data[2:])[0].pixels, RGB)
+    with pytest.raises(BrokenImage):
+        read_header(data[:2] + b"\xff\xfe\0\2" * 1_000_000 + data[2:])
 
 
 @pytest.mark.parametrize("image_format", ["PNG", "WEBP"])
@@ -706,3 +710,8 @@ def test_picture_too_long_for_its_format_is_a_clear_error(image_format: str, sid
     encode_image(Picture(np.zeros((1, side - 1), np.uint8)), image_format, 90)
     with pytest.raises(ValueError, match=f"{image_format} holds at most {side - 1} px"):
         encode_image(Picture(np.zeros((1, side), np.uint8)), image_format, 90)
+
+
+def test_unknown_output_format_is_a_clear_error() -> None:
+    with pytest.raises(ValueError, match="'gif' is none of jpeg, png, webp"):
+        encode_image(Picture(RGB), "gif", 90)
