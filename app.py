@@ -6,23 +6,27 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
+import re
 import signal
 import sys
 import uuid
 from collections.abc import AsyncIterator, Callable
 from functools import partial
+from typing import cast
 
 import orjson
 import pybase64
 from hypercorn.asyncio import serve
 from hypercorn.config import Config
+from hypercorn.typing import ASGIFramework, ASGIReceiveCallable, ASGIReceiveEvent, ASGISendCallable, ASGISendEvent, Scope
 from quart import Quart, Response, g, request, send_file
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge, RequestTimeout
 
-from config import MAX_BODY_BYTES, MIB, ConfigError, Settings
-from errors import BodyTimeout, BodyTooLarge, InvalidContentType, ServiceError, Unavailable
+from config import MAX_BODY_BYTES, MAX_IMAGE_BYTES, MIB, ConfigError, Settings
+from errors import BodyTimeout, BodyTooLarge, FileNotFound, InvalidContentType, ServiceError, Unavailable
 from service import Answer, Service, State
 from upscale import Upscaler, load_upscaler
 
@@ -31,7 +35,9 @@ logger = logging.getLogger(__name__)
 BASE64_CHUNK_BYTES = 48 * 1024  # a multiple of 3, so that the pieces join without padding
 RESPONSE_TIMEOUT_SECONDS = 600  # a 60 MB answer at 1 Mbit/s takes 8 minutes
 KEEP_ALIVE_SECONDS = 75  # longer than the minute for which load balancers keep idle connections
-CLOSE_SECONDS = 5  # for answers on their way when everything else has ended
+LINGER_SECONDS = 30.0  # in which a client that was answered early may go on sending
+LINGER_SILENCE_SECONDS = 2.0  # after which it is taken to have stopped
+CLOSE_SECONDS = 5  # for connections that are open when everything else has ended
 
 
 def create_app(settings: Settings, *, load: Callable[[Settings], Upscaler] = load_upscaler) -> Quart:
@@ -48,7 +54,72 @@ def create_app(settings: Settings, *, load: Callable[[Settings], Upscaler] = loa
     app.after_serving(service.close)
     _add_routes(app, service)
     _add_error_handlers(app)
+    app.asgi_app = _Edge(cast(ASGIFramework, app.asgi_app), service)  # type: ignore[method-assign]
     return app
+
+
+class _Edge:
+    """Around the framework: what neither it nor the server does for clients that misbehave. Counts requests for the drain."""
+
+    def __init__(self, app: ASGIFramework, service: Service) -> None:
+        self._app = app
+        self._service = service
+
+    async def __call__(self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+        if scope["type"] == "websocket":  # the framework's answer to one without a route is a 500
+            await send({"type": "websocket.close", "code": 1000, "reason": None})  # which becomes a 403
+        elif scope["type"] == "http":
+            scope["path"] = _path_of(scope["path"])
+            exchange = _Exchange(receive, send, can_close=scope["http_version"].startswith("1"))
+            with self._service.in_flight():
+                await self._app(scope, exchange.receive, exchange.send)
+        else:
+            await self._app(scope, receive, send)
+
+
+def _path_of(target: str) -> str:
+    """The path of a request target, which a client may also send whole (`http://host/path`), or without a slash.
+
+    The framework answers 500 to `?x` and to `http://[x/`.
+    """
+    return target if target.startswith("/") else "/" + re.sub(r"^https?://[^/]*/?", "", target)
+
+
+class _Exchange:
+    """One request and its answer, which may come before all of the request has.
+
+    A server that closes the connection then, with something unread in it, makes the kernel send a reset, and that may
+    overtake the answer on its way to the client (RFC 9112, section 9.6). So it says that it will close, and reads on a while.
+    """
+
+    def __init__(self, receive: ASGIReceiveCallable, send: ASGISendCallable, *, can_close: bool) -> None:
+        self._receive = receive
+        self._send = send
+        self._can_close = can_close  # HTTP/2 has streams, which need none of this
+        self._arrived = asyncio.Event()
+        self._ended = False
+
+    async def receive(self) -> ASGIReceiveEvent:
+        message = await self._receive()
+        self._ended = message["type"] != "http.request" or not message["more_body"]
+        self._arrived.set()
+        return message
+
+    async def send(self, message: ASGISendEvent) -> None:
+        if self._can_close and not self._ended:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], (b"connection", b"close")]
+            elif message["type"] == "http.response.body" and not message["more_body"]:
+                await self._read_on()
+        await self._send(message)
+
+    async def _read_on(self) -> None:
+        """Wait while the framework takes in, and throws away, what the client still sends."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LINGER_SECONDS):
+                while not self._ended:
+                    self._arrived.clear()
+                    await asyncio.wait_for(self._arrived.wait(), LINGER_SILENCE_SECONDS)
 
 
 def _add_routes(app: Quart, service: Service) -> None:
@@ -79,7 +150,11 @@ def _add_routes(app: Quart, service: Service) -> None:
 
     @app.get("/files/<name>")
     async def files(name: str) -> Response:
-        return await send_file(await service.io(service.store.find, name))
+        path = await service.io(service.store.find, name)
+        try:
+            return await send_file(path)
+        except FileNotFoundError as exc:  # removed just now
+            raise FileNotFound(f"{name} has been removed.") from exc
 
 
 async def _read_json_body() -> bytes:
@@ -88,9 +163,12 @@ async def _read_json_body() -> bytes:
     try:
         return await request.get_data(False, False, False)  # not cached, bytes, no form
     except RequestEntityTooLarge as exc:
-        raise BodyTooLarge(f"The body is over {MAX_BODY_BYTES // MIB} MB.", limit_bytes=MAX_BODY_BYTES) from exc
+        raise BodyTooLarge(
+            f"The body is over {MAX_BODY_BYTES // MIB} MB. The image in it may have up to {MAX_IMAGE_BYTES // MIB} MB.",
+            limit_bytes=MAX_BODY_BYTES,
+        ) from exc
     except RequestTimeout as exc:
-        raise BodyTimeout("The body did not arrive in time.") from exc
+        raise BodyTimeout("The body did not arrive in time: the connection is too slow, or Content-Length too large.") from exc
 
 
 def _log_answer(answer: Answer) -> None:
@@ -133,8 +211,14 @@ def _add_error_handlers(app: Quart) -> None:
     @app.errorhandler(HTTPException)
     async def http_error(error: HTTPException) -> Response:
         status, name = error.code or 500, error.name
-        response = _error(status, name.lower().replace(" ", "_"), error.description or name, {})
-        if allowed := dict(error.get_headers()).get("Allow"):
+        allowed = dict(error.get_headers()).get("Allow")
+        message = error.description or name
+        if status == 404:
+            message = f"There is nothing at {request.path[:80]!r}, only POST /upscale, GET /health and GET /files/<name>."
+        elif allowed:
+            message = f"{request.path} takes {allowed}, not {request.method[:80]}."
+        response = _error(status, name.lower().replace(" ", "_"), message, {})
+        if allowed:
             response.headers["Allow"] = allowed
         return response
 
@@ -170,8 +254,11 @@ async def _serve(settings: Settings) -> int:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, partial(_on_signal, loop, service, number))
+    config = _hypercorn_config(settings)
     try:
-        await serve(app, _hypercorn_config(settings), shutdown_trigger=service.drained)
+        # Before the networks begin to load: an occupied port is said at once.
+        config.bind = [f"fd://{bound.detach()}" for bound in config.create_sockets().insecure_sockets]
+        await serve(app, config, shutdown_trigger=service.drained)
     except OSError as exc:
         logger.critical("cannot listen on %s:%d: %s", settings.host, settings.port, exc.strerror)
         return 1

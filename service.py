@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import StrEnum
@@ -179,6 +179,18 @@ class Service:
 
     # one request
 
+    @contextlib.contextmanager
+    def in_flight(self) -> Iterator[None]:
+        """A request from its first byte to its answer's last: what the drain waits for."""
+        self._in_flight += 1
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            self._in_flight -= 1
+            if self._in_flight == 0:
+                self._idle.set()
+
     async def upscale(self, body: bytes, request_id: str) -> Answer:
         """Serve one request.
 
@@ -186,16 +198,10 @@ class Service:
             BadRequest, Unavailable: see `errors`.
             asyncio.CancelledError: the client went away; its place is free and its work ends at the next step.
         """
-        self._in_flight += 1
-        self._idle.clear()
         try:
             return await self._upscale(body, request_id)
         except JobCancelled as exc:  # a client that went away gets no answer; what is left is the shutdown
             raise _shutting_down() from exc
-        finally:
-            self._in_flight -= 1
-            if self._in_flight == 0:
-                self._idle.set()
 
     async def _upscale(self, body: bytes, request_id: str) -> Answer:
         start = time.perf_counter()

@@ -11,10 +11,12 @@ import math
 import os
 import re
 import secrets
+import stat
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -49,9 +51,18 @@ def decode_base64(text: str) -> bytes:
     try:
         return pybase64.b64decode(text, validate=True)
     except ValueError as exc:  # binascii.Error among them; a non-ASCII string is a plain ValueError
-        raise InvalidBase64(
-            "image_b64 is not standard base64: it must consist of A–Z, a–z, 0–9, + and /, padded with = to a multiple of 4."
-        ) from exc
+        raise InvalidBase64(f"image_b64 is not standard base64: {_fault_of_base64(text)}.") from exc
+
+
+def _fault_of_base64(text: str) -> str:
+    """Of a text that is none: what is wrong with it, and what would be right."""
+    if stranger := re.search(r"[^A-Za-z0-9+/=]", text):
+        if stranger[0] in "-_":
+            return "it is of the URL-safe kind. Replace - by + and _ by /"
+        return f"it contains {stranger[0]!r}. Only A–Z, a–z, 0–9, + and / belong there, and = at the end"
+    if len(text) % 4:
+        return f"it has {len(text)} characters, which is no multiple of 4. It was cut off, or its padding with = is missing"
+    return "= may only be the last character, or the last two"
 
 
 @dataclass(frozen=True)
@@ -73,15 +84,15 @@ class ResultStore:
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder.resolve() / f"{secrets.token_hex(16)}.{extension}"
-        partial = path.with_suffix(".part")
+        unfinished = path.with_suffix(".part")
         try:
-            with partial.open("xb") as file:
+            with unfinished.open("xb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            partial.replace(path)
+            unfinished.replace(path)
         except BaseException:
-            partial.unlink(missing_ok=True)
+            unfinished.unlink(missing_ok=True)
             raise
         return path
 
@@ -100,14 +111,14 @@ class ResultStore:
         """Remove results older than the retention, then the oldest beyond the size limit; `now` is in epoch seconds.
 
         Returns:
-            How many were removed. Half-written files of a process that was killed go with them after an hour.
+            How many were removed. What a process that was killed left half-written goes with them after an hour.
         """
-        removed, kept_bytes = 0, 0
+        removed, total_bytes = 0, 0
         for path, status in sorted(self._files(), key=lambda entry: entry[1].st_mtime, reverse=True):
-            limit = _PARTIAL_SECONDS if path.suffix == ".part" else self.retention_seconds
-            kept_bytes += status.st_size
-            if now - status.st_mtime > limit or kept_bytes > self.max_bytes:
-                kept_bytes -= status.st_size
+            is_partial = path.suffix == ".part"
+            total_bytes += 0 if is_partial else status.st_size
+            limit = _PARTIAL_SECONDS if is_partial else self.retention_seconds
+            if now - status.st_mtime > limit or (total_bytes > self.max_bytes and not is_partial):
                 path.unlink(missing_ok=True)
                 removed += 1
         return removed
@@ -116,7 +127,9 @@ class ResultStore:
         for path in self.folder.glob("*") if self.folder.exists() else ():
             if _OWN_NAME.fullmatch(path.name):
                 with contextlib.suppress(FileNotFoundError):  # another process may sweep the same folder
-                    yield path, path.lstat()
+                    status = path.lstat()
+                    if stat.S_ISREG(status.st_mode):
+                        yield path, status
 
 
 _RESULT_NAME = re.compile(r"[0-9a-f]{32}\.(?:jpg|png|webp)", re.ASCII)
@@ -133,7 +146,7 @@ class Job:
         self.done = 0.0
         self.started = False
         self.future: Future[Any] | None = None
-        self._cancelled = False
+        self.cancelled = False
 
     def advance(self, work: float) -> None:
         """Note that `work` has been done. The pipeline calls it between any two steps.
@@ -142,12 +155,12 @@ class Job:
             JobCancelled: nobody waits for the result any more.
         """
         self.done += work
-        if self._cancelled:
+        if self.cancelled:
             raise JobCancelled("The job was cancelled.")
 
     def cancel(self) -> None:
         """Let the job end at its next step, or never start."""
-        self._cancelled = True
+        self.cancelled = True
         if self.future is not None:
             self.future.cancel()
 
@@ -200,11 +213,24 @@ class DeviceQueue:
                 self._jobs.remove(job)
             else:  # the coroutine has gone, the thread has not
                 loop = asyncio.get_running_loop()
-                job.future.add_done_callback(lambda _: loop.call_soon_threadsafe(self._jobs.remove, job))
+                job.future.add_done_callback(partial(self._remove_later, loop, job))
+
+    def _remove_later(self, loop: asyncio.AbstractEventLoop, job: Job, _: Future[Any]) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: the process ends, and nobody counts places any more
+            loop.call_soon_threadsafe(self._jobs.remove, job)
 
     async def run(self, job: Job, function: Callable[[], T]) -> T:
-        """Run `function` on the device's thread, when the jobs before it are done; it reports to `job.advance`."""
-        return await asyncio.wrap_future(self.submit(job, function))
+        """Run `function` on the device's thread, when the jobs before it are done; it reports to `job.advance`.
+
+        Raises:
+            JobCancelled: somebody else than the caller's own cancellation ended the job.
+        """
+        try:
+            return await asyncio.wrap_future(self.submit(job, function))
+        except asyncio.CancelledError as exc:
+            if job.cancelled:  # while it waited; our own cancellation has not reached the job yet
+                raise JobCancelled("The job was cancelled.") from exc
+            raise
 
     def submit(self, job: Job, function: Callable[[], T]) -> Future[T]:
         """Like `run`, for a caller that does not wait."""

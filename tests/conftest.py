@@ -93,6 +93,43 @@ async def ready(client: httpx.AsyncClient) -> None:
         await asyncio.sleep(0.01)
 
 
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for something that has no event for us, such as the server noticing that a client has gone."""
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+
+
+async def send_raw(port: int, data: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A connection of its own, with `data` sent and nothing read."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(data)
+    await writer.drain()
+    return reader, writer
+
+
+def post(body: bytes, *headers: str) -> bytes:
+    """The bytes of POST /upscale."""
+    lines = ["POST /upscale HTTP/1.1", "Host: test", "Content-Type: application/json", *headers]
+    return "\r\n".join([*lines, f"Content-Length: {len(body)}", "", ""]).encode() + body
+
+
+def assert_error(answer: httpx.Response, status: int, code: str) -> dict[str, Any]:
+    """The answer is the error that it should be, in the form that every error has; returns its body."""
+    assert (answer.status_code, answer.headers["content-type"]) == (status, "application/json"), answer.text[:500]
+    body: dict[str, Any] = answer.json()
+    assert (body["success"], body["code"]) == (False, code)
+    assert len(body["error"]) > 10
+    assert "Traceback" not in answer.text
+    assert body["request_id"] == answer.headers["x-request-id"]
+    return body
+
+
+def files_in(settings: Settings) -> list[str]:
+    """The names in the output folder."""
+    return [path.name for path in settings.output_dir.iterdir()] if settings.output_dir.exists() else []
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -128,6 +165,14 @@ def psnr(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> float:
 def settings(tmp_path: Path) -> Settings:
     """A service of the test's own: free port, its own output folder."""
     return Settings(host="127.0.0.1", port=free_port(), output_dir=tmp_path / "outputs", weights_dir=WEIGHTS)
+
+
+@pytest.fixture
+async def client(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
+    """Of a service that is ready, with a fake network."""
+    async with serving(settings, lambda _: fake_upscaler()) as (client, _):
+        await ready(client)
+        yield client
 
 
 @pytest.fixture(scope="session")

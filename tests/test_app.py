@@ -1,14 +1,270 @@
-"""HTTP: errors, health and admission over a real socket, with a fake network behind the real pipeline."""
+"""HTTP: answers, files, health and errors over a real socket, with a fake network behind the real pipeline."""
 
 from __future__ import annotations
 
+import asyncio
+import base64
+import io
+import json
+import re
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+
 from config import Settings
-from tests.conftest import b64, encode, fake_upscaler, ready, sample_crop, serving
+from tests.conftest import (
+    FakeResolver,
+    assert_error,
+    b64,
+    encode,
+    fake_upscaler,
+    files_in,
+    ready,
+    sample_crop,
+    send_raw,
+    serving,
+)
+from upscale import ModelStatus, Upscaler
+
+PICTURE = sample_crop(60, 40, left=200, top=100)
+IMAGE = b64(encode(PICTURE))
+NAME = re.compile(r"[0-9a-f]{32}\.(jpg|png|webp)")
 
 
-async def test_a_request_gets_its_picture(settings: Settings) -> None:
-    async with serving(settings, lambda _: fake_upscaler()) as (client, _):
-        await ready(client)
-        answer = await client.post("/upscale", json={"image_b64": b64(encode(sample_crop(60, 40))), "target_resolution": "2k"})
+async def test_answer_has_every_field_of_the_contract(client: httpx.AsyncClient) -> None:
+    answer = await client.post("/upscale", json={"image_b64": IMAGE, "target_resolution": "2K", "output_format": "png"})
     assert answer.status_code == 200
-    assert answer.json()["upscaling_strategy"] == [4, 4, 2]
+    assert answer.headers["content-type"] == "application/json"
+    assert int(answer.headers["content-length"]) == len(answer.content)
+    fields = answer.json()
+    assert {name: type(value) for name, value in fields.items()} == {
+        "success": bool,
+        "file_path": str,
+        "base64": str,
+        "original_size": dict,
+        "upscaled_size": dict,
+        "target_resolution": str,
+        "total_scale": float,
+        "upscaling_strategy": list,
+        "faces_detected": int,
+        "faces_enhanced": bool,
+        "processing_time": float,
+        "format": str,
+        "request_id": str,
+        "warnings": list,
+    }
+    variable = ("file_path", "base64", "processing_time", "request_id")
+    assert {name: value for name, value in fields.items() if name not in variable} == {
+        "success": True,
+        "original_size": {"width": 60, "height": 40},
+        "upscaled_size": {"width": 1920, "height": 1280},
+        "target_resolution": "2k",
+        "total_scale": 32.0,
+        "upscaling_strategy": [4, 4, 2],
+        "faces_detected": 0,
+        "faces_enhanced": False,
+        "format": "png",
+        "warnings": [],
+    }
+    pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(fields["base64"]))))
+    np.testing.assert_array_equal(pixels, PICTURE.repeat(32, axis=0).repeat(32, axis=1))
+
+
+@pytest.mark.parametrize(
+    ("image_format", "ending", "media_type"),
+    [("jpeg", ".jpg", "image/jpeg"), ("png", ".png", "image/png"), ("webp", ".webp", "image/webp")],
+)
+async def test_base64_file_and_download_are_the_same_bytes(
+    client: httpx.AsyncClient, settings: Settings, image_format: str, ending: str, media_type: str
+) -> None:
+    fields = (await client.post("/upscale", json={"image_b64": IMAGE, "output_format": image_format})).json()
+    path = Path(fields["file_path"])
+    assert path.is_absolute()
+    assert path.suffix == ending
+    assert NAME.fullmatch(path.name)
+    assert files_in(settings) == [path.name]
+    download = await client.get(f"/files/{path.name}")
+    assert (download.status_code, download.headers["content-type"]) == (200, media_type)
+    assert download.headers["x-content-type-options"] == "nosniff"
+    assert base64.b64decode(fields["base64"], validate=True) == path.read_bytes() == download.content
+    width, height = Image.open(io.BytesIO(download.content)).size
+    assert fields["upscaled_size"] == {"width": width, "height": height}
+
+
+async def test_two_requests_at_once_get_each_its_own_picture(client: httpx.AsyncClient) -> None:
+    async def upscale(gray: int) -> tuple[int, int]:
+        image = b64(encode(np.full((30, 30, 3), gray, np.uint8)))
+        fields = (
+            await client.post("/upscale", json={"image_b64": image, "output_format": "png", "target_resolution": "2k"})
+        ).json()
+        low, high = Image.open(io.BytesIO(base64.b64decode(fields["base64"]))).convert("L").getextrema()
+        return int(low), int(high)  # type: ignore[arg-type]
+
+    grays = [0, 50, 100, 150, 200, 250]
+    assert await asyncio.gather(*map(upscale, grays)) == [(gray, gray) for gray in grays]
+
+
+async def test_the_same_request_gives_the_same_bytes_and_another_name(client: httpx.AsyncClient) -> None:
+    first, second = [(await client.post("/upscale", json={"image_b64": IMAGE})).json() for _ in range(2)]
+    assert first["base64"] == second["base64"]
+    assert first["file_path"] != second["file_path"]
+    assert first["request_id"] != second["request_id"]
+
+
+async def test_file_names_that_lead_elsewhere_are_not_found(
+    client: httpx.AsyncClient, settings: Settings, tmp_path: Path
+) -> None:
+    secret = tmp_path / "secret.jpg"
+    secret.write_bytes(b"secret")
+    settings.output_dir.mkdir(exist_ok=True)
+    name = "0123456789abcdef" * 2
+    (settings.output_dir / f"{name}.jpg").symlink_to(secret)
+    (settings.output_dir / f"{name}.part").write_bytes(b"secret")
+    (settings.output_dir / "foreign.jpg").write_bytes(b"secret")
+    (settings.output_dir / f"{name}.png").mkdir()
+    names = [
+        f"{name}.jpg",
+        f"{name}.part",
+        f"{name}.png",
+        "foreign.jpg",
+        "..%2Fsecret.jpg",
+        "%2e%2e%2fsecret.jpg",
+        "..",
+        "%00",
+    ]
+    names += [f"../{secret.name}", f"%2F{secret}", f"{secret}", f"{name}.jpg%0a", "..\\secret.jpg", "%ff", "", f"{name}.webp"]
+    for bad_name in names:
+        reader, writer = await send_raw(
+            settings.port, f"GET /files/{bad_name} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n".encode()
+        )
+        answer = await reader.read()
+        assert answer.startswith(b"HTTP/1.1 404 "), bad_name
+        assert json.loads(answer.partition(b"\r\n\r\n")[2])["code"] == "not_found"
+        assert b"secret\n" not in answer
+        writer.close()
+
+
+async def test_unknown_path_names_the_known_ones(client: httpx.AsyncClient) -> None:
+    body = assert_error(await client.get("/upscael"), 404, "not_found")
+    assert "'/upscael'" in body["error"]
+    assert "POST /upscale" in body["error"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [("GET", "/upscale", "POST"), ("PUT", "/upscale", "POST"), ("BREW", "/upscale", "POST"), ("POST", "/health", "GET")],
+)
+async def test_wrong_method_answers_405_with_allow(client: httpx.AsyncClient, method: str, path: str, allowed: str) -> None:
+    answer = await client.request(method, path)
+    body = assert_error(answer, 405, "method_not_allowed")
+    assert allowed in answer.headers["allow"]
+    assert allowed in body["error"]
+    assert method in body["error"]
+
+
+async def test_head_and_options_say_what_get_and_post_would(client: httpx.AsyncClient) -> None:
+    fields = (await client.post("/upscale", json={"image_b64": IMAGE})).json()
+    path = Path(fields["file_path"])
+    for url in ("/health", f"/files/{path.name}"):
+        head = await client.head(url)
+        assert (head.status_code, head.content) == (200, b"")
+    assert int(head.headers["content-length"]) == path.stat().st_size
+    options = await client.options("/upscale")
+    assert (options.status_code, "POST" in options.headers["allow"]) == (200, True)
+
+
+async def test_health_has_every_field_of_the_contract(client: httpx.AsyncClient) -> None:
+    answer = await client.get("/health")
+    assert answer.status_code == 200
+    fields = answer.json()
+    assert fields.pop("timestamp") > 1.7e9
+    assert fields.pop("uptime_seconds") > 0
+    assert re.fullmatch(r"\d+\.\d+\.\d+", fields.pop("version"))
+    assert fields == {
+        "status": "healthy",
+        "max_image_size_mb": 7,
+        "supported_resolutions": ["2k", "4k", "8k"],
+        "heartbeat_active": False,
+        "limits": {
+            "2k": {"target_px": 2048, "max_input_px": 1024},
+            "4k": {"target_px": 3840, "max_input_px": 1920},
+            "8k": {"target_px": 7680, "max_input_px": 3840},
+        },
+        "models": {},
+        "device": "cpu, fp32",
+        "queue": {"running": 0, "waiting": 0, "capacity": 8},
+    }
+
+
+async def test_while_models_load_health_and_requests_get_503(settings: Settings) -> None:
+    loaded = threading.Event()
+
+    def load(_: Settings) -> Upscaler:
+        assert loaded.wait(30)
+        return fake_upscaler()
+
+    async with serving(settings, load) as (client, _):
+        health = await client.get("/health")
+        assert (health.status_code, health.json()["status"], health.json()["device"]) == (503, "starting", None)
+        answer = await client.post("/upscale", json={"image_b64": IMAGE})
+        assert_error(answer, 503, "models_loading")
+        assert int(answer.headers["retry-after"]) == answer.json()["retry_after_seconds"] >= 1
+        loaded.set()
+        await ready(client)
+        assert (await client.post("/upscale", json={"image_b64": IMAGE})).status_code == 200
+
+
+async def test_a_missing_model_degrades_health_and_is_named(settings: Settings) -> None:
+    upscaler = fake_upscaler()
+    upscaler.models = {
+        "upscale_x4": ModelStatus("x4.pth"),
+        "face_restoration": ModelStatus(reason="GFPGANv1.4.pth is missing", remedy="Run it."),
+    }
+    upscaler.restorer = None
+    async with serving(settings, lambda _: upscaler) as (client, _):
+        await ready(client)
+        health = await client.get("/health")
+        answer = await client.post("/upscale", json={"image_b64": IMAGE})
+    assert (health.status_code, health.json()["status"]) == (200, "degraded")
+    assert health.json()["models"] == {
+        "upscale_x4": {"loaded": True, "file": "x4.pth"},
+        "face_restoration": {"loaded": False, "reason": "GFPGANv1.4.pth is missing"},
+    }
+    assert (answer.status_code, answer.json()["faces_enhanced"]) == (200, False)
+    assert "GFPGANv1.4.pth is missing" in answer.json()["warnings"][0]
+
+
+async def test_a_defect_is_logged_with_its_request_id_and_not_told(
+    settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    resolver = FakeResolver()
+    async with serving(settings, lambda _: fake_upscaler(resolver)) as (client, _):
+        await ready(client)
+        resolver.error = RuntimeError("the secret of the house")
+        answer = await client.post("/upscale", json={"image_b64": IMAGE})
+        resolver.error = None
+        following = await client.post("/upscale", json={"image_b64": IMAGE})
+    body = assert_error(answer, 500, "internal_error")
+    assert "secret" not in answer.text
+    assert "RuntimeError" not in answer.text
+    assert f"{body['request_id']} 500" in caplog.text
+    assert "the secret of the house" in caplog.text
+    assert following.status_code == 200
+    assert files_in(settings) == [Path(following.json()["file_path"]).name]
+
+
+async def test_a_folder_that_cannot_be_written_costs_the_file_and_not_the_answer(settings: Settings, tmp_path: Path) -> None:
+    blocked = tmp_path / "blocked"
+    blocked.write_bytes(b"a file, not a folder")
+    async with serving(replace(settings, output_dir=blocked), lambda _: fake_upscaler()) as (client, _):
+        await ready(client)
+        answer = await client.post("/upscale", json={"image_b64": IMAGE})
+    fields = answer.json()
+    assert (answer.status_code, fields["file_path"]) == (200, "")
+    assert "could not keep the file" in fields["warnings"][0]
+    assert Image.open(io.BytesIO(base64.b64decode(fields["base64"]))).size == (3840, 2560)
