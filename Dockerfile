@@ -1,0 +1,50 @@
+# docker build -t upscale .          docs/docker.md has the other commands
+ARG BASE_IMAGE=python:3.11-slim
+
+FROM ${BASE_IMAGE} AS packages
+ENV VENV=/opt/venv \
+    PIP_NO_CACHE_DIR=1
+COPY requirements.txt /build/
+COPY requirements /build/requirements
+# A company's pip settings: docker build --secret id=pip.conf,src=$HOME/.config/pip/pip.conf
+RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf /build/requirements/setup.sh
+
+
+FROM ${BASE_IMAGE}
+ENV PATH=/opt/venv/bin:$PATH \
+    HOME=/tmp \
+    PYTHONUNBUFFERED=1 \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PIP_NO_CACHE_DIR=1 \
+    WEIGHTS_DIR=/data/weights \
+    OUTPUT_DIR=/data/outputs \
+    NVIDIA_VISIBLE_DEVICES=all \
+    NVIDIA_DRIVER_CAPABILITIES=compute,utility
+RUN useradd --uid 10001 --user-group --no-create-home --home-dir /tmp --shell /usr/sbin/nologin upscale \
+    && install --directory --owner=upscale --group=upscale /data/weights /data/outputs
+COPY --from=packages /opt/venv /opt/venv
+WORKDIR /app
+COPY . .
+USER 10001:10001
+
+# BAKE_WEIGHTS=1 puts the weights into the image; else the first start fetches them into the volume.
+ARG BAKE_WEIGHTS=0
+ARG WEIGHTS_MIRROR=
+RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf,mode=0444 \
+    if [ "$BAKE_WEIGHTS" = 1 ]; then python -m weights.fetch; fi
+VOLUME ["/data/weights", "/data/outputs"]
+
+EXPOSE 10005
+STOPSIGNAL SIGTERM
+# http.client asks no proxy. The start period is for the first start's download.
+HEALTHCHECK --interval=30s --timeout=5s --start-period=10m --retries=3 CMD ["python", "-c", "\
+import http.client, os, sys; \
+connection = http.client.HTTPConnection('127.0.0.1', int(os.environ.get('PORT', 10005)), timeout=4); \
+connection.request('GET', '/health'); \
+sys.exit(connection.getresponse().status != 200)"]
+
+# Fetch what is missing, then become the service, which so gets the SIGTERM. One that comes while fetching ends the fetching.
+CMD ["sh", "-c", "\
+trap 'kill $fetch; wait $fetch; exit' TERM; \
+python -m weights.fetch & fetch=$!; \
+wait $fetch && exec python app.py"]
