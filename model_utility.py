@@ -36,6 +36,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 UPSAMPLER_TILE_PX = 128  # side of a tile of the upsampler, in pixels of the features: some 100 MB at a time in bf16
 UPSAMPLER_HALO_PX = 2  # its four 3×3 convolutions reach 1/2 + 1/4 + 1/4 + 1/4 of a feature pixel, after nearest upsampling
 BODY_HALO_PX = 32  # the body reaches some 350 px: no pad is exact, 32 keeps the error within 9 grey levels
+BODY_MIN_TILE_PX = 96  # with its halo: below, the halo is most of the work
 BODY_CHANNELS = 700  # peak of live channels per pixel in the body: residuals, growth and the copies that `cat` makes
 FLOPS_PER_FEATURE_PX = 2 * (16_570_000 + 1_360_000)  # body and upsampler of RRDBNet-23, multiply and add counted apart
 
@@ -164,8 +165,8 @@ class SuperResolver:
     def __init__(self, networks: Mapping[int, RRDBNet], device: Device) -> None:
         """`networks` maps 4 to x4plus and, where it is there, 2 to x2plus."""
         self.device = device
+        self._originals = networks  # in fp32, for the images that overflow in a narrower precision
         self._networks = {scale: self._prepare(network, device.dtype) for scale, network in networks.items()}
-        self._networks_fp32: dict[int, RRDBNet] = {}
 
     def flops(self, height: int, width: int, scale: int) -> float:
         """Work of one pass over an image of that size, as the `advance` callbacks will add it up."""
@@ -192,19 +193,16 @@ class SuperResolver:
             result = self._run(self._networks[native], image, advance)
         except _NonFiniteError:
             logger.warning("%s overflowed in %s; the pass is run again in fp32", f"x{native}plus", self.device.precision)
-            result = self._run(self._fp32(native), image, lambda _work: advance(0.0))
+            fp32 = self._prepare(self._originals[native], torch.float32)
+            result = self._run(fp32, image, lambda _work: advance(0.0))
         if native == scale:
             return result
         height, width = image.shape[:2]
         return cast(Image, cv2.resize(result, (width * scale, height * scale), interpolation=cv2.INTER_LANCZOS4))
 
     def _prepare(self, network: RRDBNet, dtype: torch.dtype) -> RRDBNet:
-        return cast(RRDBNet, network.to(self.device.torch_device, dtype, memory_format=torch.channels_last))
-
-    def _fp32(self, scale: int) -> RRDBNet:
-        if scale not in self._networks_fp32:
-            self._networks_fp32[scale] = self._prepare(copy.deepcopy(self._networks[scale]), torch.float32)
-        return self._networks_fp32[scale]
+        copied = copy.deepcopy(network)
+        return cast(RRDBNet, copied.to(self.device.torch_device, dtype, memory_format=torch.channels_last))
 
     @torch.inference_mode()
     def _run(self, network: RRDBNet, image: Image, advance: Advance) -> Image:
@@ -231,13 +229,13 @@ class SuperResolver:
                     return _body(network, unshuffled, advance)
                 return _tiled_body(network, unshuffled, tile_px, advance)
             except (torch.OutOfMemoryError, MemoryError) as exc:
-                if tile_px <= 2 * BODY_HALO_PX:
+                if tile_px <= BODY_MIN_TILE_PX:
                     raise MemoryError(f"no memory for a tile of {tile_px} px") from exc
-                tile_px = min(tile_px, max(height, width)) // 2
+                tile_px = max(min(tile_px, max(height, width)) // 2, BODY_MIN_TILE_PX)
                 logger.warning("out of memory on %s; tiles of %d px from here on", self.device, tile_px)
 
     def _body_tile_px(self, bytes_per_channel: int) -> int:
-        return max(int((self.device.memory_bytes / (BODY_CHANNELS * bytes_per_channel)) ** 0.5), 2 * BODY_HALO_PX)
+        return max(int((self.device.memory_bytes / (BODY_CHANNELS * bytes_per_channel)) ** 0.5), BODY_MIN_TILE_PX)
 
 
 Region = tuple[slice, slice]
@@ -261,7 +259,7 @@ def _times(region: Region, factor: int) -> Region:
 
 def _to_batch(image: Image, like: Tensor, network_scale: int) -> Tensor:
     """uint8 `(h, w, 3)` RGB to `(1, 3, h, w)` in 0–1, on the device and in the dtype of `like`, padded to even for x2plus."""
-    pixels = torch.from_numpy(np.ascontiguousarray(image)).to(like.device)
+    pixels = torch.from_numpy(np.require(image, requirements=["C", "W"])).to(like.device)
     batch = (pixels.permute(2, 0, 1)[None].float() / 255).to(like.dtype)
     if network_scale == 2:
         height, width = image.shape[:2]
@@ -283,7 +281,7 @@ def _body(network: RRDBNet, batch: Tensor, advance: Advance) -> Tensor:
 def _tiled_body(network: RRDBNet, batch: Tensor, tile_px: int, advance: Advance) -> Tensor:
     height, width = batch.shape[2:]
     features = batch.new_empty((1, height, width, 64)).permute(0, 3, 1, 2)  # channels_last
-    for tile, padded, inner in _tiles(height, width, max(tile_px - 2 * BODY_HALO_PX, 1), BODY_HALO_PX):
+    for tile, padded, inner in _tiles(height, width, tile_px - 2 * BODY_HALO_PX, BODY_HALO_PX):
         features[:, :, *tile] = _body(network, batch[:, :, *padded], advance)[:, :, *inner]
     return features
 

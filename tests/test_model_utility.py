@@ -1,0 +1,170 @@
+"""Super-resolution with the real weights, against the reference library."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+import model_utility
+from model_utility import Device, Image, RRDBNet, SuperResolver, build_rrdbnet, load_state_dict, select_device
+from tests.conftest import WEIGHTS, psnr, sample_crop
+
+from realesrgan import RealESRGANer  # isort: skip - after model_utility's shim
+
+X4PLUS = WEIGHTS / "RealESRGAN_x4plus.pth"
+FACE = sample_crop(72, 64, left=170, top=60)
+
+
+def ignore(_work: float) -> None:
+    """An `advance` that nobody watches."""
+
+
+def resolver(precision: str = "auto", **networks: RRDBNet) -> SuperResolver:
+    x4plus = build_rrdbnet(load_state_dict(X4PLUS), 4)
+    return SuperResolver(
+        {4: x4plus} | {int(name[1:]): network for name, network in networks.items()}, select_device("cpu", precision)
+    )
+
+
+def random_x2plus() -> RRDBNet:
+    """x2plus has no public source here but the official one: its shape, seeded, with weights that keep the signal's size."""
+    torch.manual_seed(2)
+    network = RRDBNet(3, 3, scale=2, num_feat=64, num_block=23, num_grow_ch=32).eval().requires_grad_(False)
+    network.conv_last.weight *= 3
+    network.conv_last.bias += 0.5
+    return network
+
+
+@pytest.fixture(scope="module")
+def fp32() -> SuperResolver:
+    return resolver("fp32")
+
+
+@pytest.fixture(scope="module")
+def reference() -> RealESRGANer:
+    network = RRDBNet(3, 3, scale=4, num_feat=64, num_block=23, num_grow_ch=32)
+    return RealESRGANer(4, str(X4PLUS), model=network, tile=0, pre_pad=0, half=False, device=torch.device("cpu"))
+
+
+def enhance(reference: RealESRGANer, image: Image, outscale: int | None = None) -> Image:
+    """The reference wants BGR, and gives it."""
+    output: Image = reference.enhance(image[:, :, ::-1], outscale=outscale)[0][:, :, ::-1]
+    return output
+
+
+@pytest.fixture(scope="module")
+def expected(reference: RealESRGANer) -> Image:
+    return enhance(reference, FACE)
+
+
+def test_fp32_equals_the_reference_within_one_grey_level(fp32: SuperResolver, expected: Image) -> None:
+    result = fp32.super_resolve(FACE, 4, ignore)
+    difference = np.abs(result.astype(int) - expected)
+    assert difference.max() <= 1, (difference.max(), (difference > 1).sum())
+
+
+def test_the_default_precision_is_within_50_db_of_the_reference(expected: Image) -> None:
+    assert psnr(resolver().super_resolve(FACE, 4, ignore), expected) >= 50
+
+
+def test_the_network_sees_rgb(fp32: SuperResolver, expected: Image) -> None:
+    """The network is no symmetric function of its channels: fed BGR, it gives a visibly different picture."""
+    swapped = fp32.super_resolve(np.ascontiguousarray(FACE[:, :, ::-1]), 4, ignore)[:, :, ::-1]
+    assert psnr(swapped, expected) < 45
+
+
+def test_without_x2plus_a_2x_pass_is_the_reference_at_outscale_2(fp32: SuperResolver, reference: RealESRGANer) -> None:
+    image = FACE[:20, :31]
+    result = fp32.super_resolve(image, 2, ignore)
+    assert result.shape == (40, 62, 3)
+    assert np.abs(result.astype(int) - enhance(reference, image, 2)).max() <= 1
+
+
+@pytest.mark.parametrize(("height", "width"), [(24, 32), (23, 31), (24, 31)])
+def test_x2plus_equals_the_reference_at_even_and_odd_sizes(height: int, width: int) -> None:
+    network = random_x2plus()
+    reference = RealESRGANer(2, str(X4PLUS), model=_Accepting(), tile=0, pre_pad=0, half=False, device=torch.device("cpu"))
+    reference.model = network
+    image = FACE[:height, :width]
+    result = resolver("fp32", x2=random_x2plus()).super_resolve(image, 2, ignore)
+    assert result.shape == (height * 2, width * 2, 3)
+    assert result.std() > 10
+    assert np.abs(result.astype(int) - enhance(reference, image)).max() <= 1
+
+
+class _Accepting(torch.nn.Module):
+    """Takes any state dict: RealESRGANer insists on loading one."""
+
+    def load_state_dict(self, *_args: object, **_options: object) -> None:  # type: ignore[override]
+        """Nothing."""
+
+
+def test_upsampler_tiles_leave_no_trace(fp32: SuperResolver, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = fp32.super_resolve(FACE, 4, ignore)
+    monkeypatch.setattr(model_utility, "UPSAMPLER_TILE_PX", 24)
+    assert np.array_equal(fp32.super_resolve(FACE, 4, ignore), whole)
+
+
+def test_a_device_with_little_memory_tiles_the_body_with_a_small_error(expected: Image) -> None:
+    small = SuperResolver({4: build_rrdbnet(load_state_dict(X4PLUS), 4)}, Device(torch.device("cpu"), torch.float32, 0))
+    result = small.super_resolve(FACE, 4, ignore)
+    difference = np.abs(result.astype(int) - expected)
+    assert difference.max() <= 24
+    assert psnr(result, expected) >= 40
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 3), (1, 9, 3), (2, 3), (9, 1)])
+@pytest.mark.parametrize("scale", [2, 4])
+def test_tiny_images_and_gray_ones_keep_their_shape(fp32: SuperResolver, shape: tuple[int, ...], scale: int) -> None:
+    result = fp32.super_resolve(np.full(shape, 128, np.uint8), scale, ignore)
+    assert result.shape == (shape[0] * scale, shape[1] * scale, *shape[2:])
+    assert result.dtype == np.uint8
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 3), (1, 2, 3), (3, 1, 3)])
+def test_x2plus_takes_images_without_a_second_pixel(shape: tuple[int, int, int]) -> None:
+    result = resolver("fp32", x2=random_x2plus()).super_resolve(np.full(shape, 128, np.uint8), 2, ignore)
+    assert result.shape == (shape[0] * 2, shape[1] * 2, 3)
+
+
+def test_an_overflow_is_redone_in_fp32(fp32: SuperResolver, caplog: pytest.LogCaptureFixture) -> None:
+    """fp16 ends at 65,504: features beyond it are NaN in the picture unless somebody looks."""
+    hot = build_rrdbnet(load_state_dict(X4PLUS), 4)
+    hot.conv_first.weight *= 1e5
+    image = FACE[:8, :8]
+    expected = SuperResolver({4: hot}, select_device("cpu", "fp32")).super_resolve(image, 4, ignore)
+    result = SuperResolver({4: hot}, select_device("cpu", "fp16")).super_resolve(image, 4, ignore)
+    assert psnr(result, expected) > 30
+    assert "again in fp32" in caplog.text
+
+
+def test_progress_adds_up_and_can_stop_a_pass(fp32: SuperResolver) -> None:
+    steps: list[float] = []
+    fp32.super_resolve(FACE[:8, :8], 4, steps.append)
+    assert math.isclose(sum(steps), fp32.flops(8, 8, 4), rel_tol=1e-9)
+    assert len(steps) >= 23
+
+    countdown = iter([None] * 5)
+
+    def stop(_work: float) -> None:
+        if next(countdown, StopIteration) is StopIteration:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        fp32.super_resolve(FACE[:8, :8], 4, stop)
+
+
+def test_the_same_image_gives_the_same_bytes(fp32: SuperResolver) -> None:
+    first = fp32.super_resolve(FACE, 4, ignore)
+    fp32.super_resolve(FACE[:9, :9], 4, ignore)
+    assert np.array_equal(fp32.super_resolve(FACE, 4, ignore), first)
+
+
+def test_a_device_that_is_not_there_is_named() -> None:
+    if torch.cuda.is_available():
+        pytest.skip("this machine has one")
+    with pytest.raises(ValueError, match="DEVICE=cuda"):
+        select_device("cuda")

@@ -1,0 +1,150 @@
+"""The plan, for every row of the contract's tables; and the pipeline around fakes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from errors import ImageTooLarge, JobCancelled
+from images import Picture, decode_image
+from tests.conftest import SAMPLE, FakeResolver, fake_upscaler, sample_crop
+from upscale import ModelStatus, Plan, Size, Upscaler, main, max_input_px, plan_upscale
+
+
+def ignore(_work: float) -> None:
+    """An `advance` that nobody watches."""
+
+
+@pytest.mark.parametrize(
+    ("size", "target", "passes", "output"),
+    [
+        ((480, 300), "2k", (4,), (1920, 1200)),
+        ((513, 513), "2k", (2,), (1026, 1026)),
+        ((64, 64), "2k", (4, 4, 2), (2048, 2048)),
+        ((100, 50), "2k", (4, 4), (1600, 800)),
+        ((960, 540), "4k", (4,), (3840, 2160)),
+        ((961, 540), "4k", (2,), (1922, 1080)),
+        ((480, 270), "4k", (4, 2), (3840, 2160)),
+        ((30, 30), "8k", (4, 4, 4), (1920, 1920)),
+        ((3840, 2160), "8k", (2,), (7680, 4320)),
+        ((512, 1), "2k", (4,), (2048, 4)),
+        ((1024, 1024), "2k", (2,), (2048, 2048)),
+        ((1, 1), "4k", (4, 4, 4), (64, 64)),
+        ((1, 1920), "4k", (2,), (2, 3840)),
+    ],
+)
+def test_passes_stay_within_the_target(
+    size: tuple[int, int], target: str, passes: tuple[int, ...], output: tuple[int, int]
+) -> None:
+    plan = plan_upscale(Size(*size), target)
+    assert plan == Plan(Size(*size), target, passes, Size(*output))
+    assert plan.total_scale == np.prod(passes)
+
+
+@pytest.mark.parametrize(("target", "limit"), [("2k", 1024), ("4k", 1920), ("8k", 3840)])
+def test_a_long_side_over_the_limit_is_refused_with_both_figures(target: str, limit: int) -> None:
+    assert max_input_px(target) == limit
+    assert plan_upscale(Size(limit, 10), target).passes == (2,)
+    with pytest.raises(ImageTooLarge, match=rf"{limit + 1} px .* {limit} px"):
+        plan_upscale(Size(limit + 1, 10), target)
+
+
+@pytest.mark.parametrize(
+    ("size", "target", "passes", "output"),
+    [
+        ((1024, 768), "2k", (2,), (2048, 1536)),
+        ((513, 513), "2k", (4,), (2048, 2048)),
+        ((1500, 1000), "2k", (2,), (2048, 1365)),
+        ((2047, 3), "2k", (2,), (2048, 3)),
+        ((3, 2047), "2k", (2,), (3, 2048)),
+        ((64, 64), "2k", (4, 4, 2), (2048, 2048)),
+        ((100, 50), "2k", (4, 4, 2), (2048, 1024)),
+        ((961, 540), "4k", (4,), (3840, 2158)),
+        ((7679, 1), "8k", (2,), (7680, 1)),
+    ],
+)
+def test_exact_fit_ends_on_the_target(
+    size: tuple[int, int], target: str, passes: tuple[int, ...], output: tuple[int, int]
+) -> None:
+    plan = plan_upscale(Size(*size), target, "exact")
+    assert (plan.passes, plan.output, plan.warnings) == (passes, Size(*output), ())
+    assert plan.total_scale == max(output) / max(size)
+
+
+def test_exact_fit_out_of_reach_of_three_passes_says_so() -> None:
+    plan = plan_upscale(Size(30, 20), "8k", "exact")
+    assert (plan.passes, plan.output, plan.total_scale) == ((4, 4, 4), Size(1920, 1280), 64.0)
+    assert "1920 px" in plan.warnings[0]
+    assert "7680 px" in plan.warnings[0]
+
+
+def test_exact_fit_refuses_what_is_already_there() -> None:
+    with pytest.raises(ImageTooLarge, match="2047 px"):
+        plan_upscale(Size(2048, 1), "2k", "exact")
+
+
+def test_pixels_alpha_and_profile_go_through_every_pass() -> None:
+    pixels, alpha = sample_crop(20, 10), np.arange(200, dtype=np.uint8).reshape(10, 20)
+    picture = Picture(pixels, alpha, b"profile")
+    upscaled = fake_upscaler().upscale(picture, plan_upscale(Size(20, 10), "2k"), enhance_faces=True, advance=ignore)
+    assert np.array_equal(upscaled.picture.pixels, pixels.repeat(64, 0).repeat(64, 1))
+    assert upscaled.picture.alpha is not None
+    assert np.array_equal(upscaled.picture.alpha, alpha.repeat(64, 0).repeat(64, 1))
+    assert upscaled.picture.icc_profile == b"profile"
+
+
+def test_exact_fit_shrinks_pixels_and_alpha_alike() -> None:
+    plan = plan_upscale(Size(1500, 1000), "2k", "exact")
+    picture = Picture(np.full((1000, 1500), 7, np.uint8), np.full((1000, 1500), 9, np.uint8))
+    upscaled = fake_upscaler().upscale(picture, plan, enhance_faces=False, advance=ignore).picture
+    assert upscaled.alpha is not None
+    assert upscaled.pixels.shape == upscaled.alpha.shape == (1365, 2048)
+    assert (np.unique(upscaled.pixels), np.unique(upscaled.alpha)) == ([7], [9])
+
+
+def test_work_adds_up_to_what_was_announced() -> None:
+    upscaler, done = fake_upscaler(), []
+    plan = plan_upscale(Size(20, 10), "2k")
+    upscaler.upscale(Picture(sample_crop(20, 10), np.zeros((10, 20), np.uint8)), plan, True, done.append)
+    assert sum(done) == upscaler.work(plan, has_alpha=True) == 2 * 200 * (1 + 16 + 256)
+
+
+def test_missing_face_models_are_never_silent() -> None:
+    models = {
+        "face_detection": ModelStatus(reason="a.pth is missing"),
+        "face_restoration": ModelStatus(reason="b.pth is missing"),
+    }
+    upscaler = Upscaler(FakeResolver(), models=models)  # type: ignore[arg-type]
+    upscaled = upscaler.upscale(Picture(sample_crop(20, 10)), plan_upscale(Size(20, 10), "2k"), True, ignore)
+    assert (upscaled.faces_detected, upscaled.faces_enhanced) == (0, False)
+    assert upscaled.warnings == (
+        "Faces were not searched for: a.pth is missing.",
+        "Faces were not restored: b.pth is missing.",
+    )
+    assert upscaler.upscale(Picture(sample_crop(20, 10)), plan_upscale(Size(20, 10), "2k"), False, ignore).warnings == ()
+
+
+def test_a_cancelled_job_ends_at_the_next_step() -> None:
+    def cancelled(_work: float) -> None:
+        raise JobCancelled("gone")
+
+    resolver = FakeResolver()
+    with pytest.raises(JobCancelled):
+        fake_upscaler(resolver).upscale(Picture(sample_crop(20, 10)), plan_upscale(Size(20, 10), "2k"), True, cancelled)
+    assert not resolver.entered.is_set()
+
+
+def test_the_command_line_names_the_file_at_fault(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "note.jpg").write_text("not a picture")
+    assert main([str(tmp_path / "note.jpg"), "-o", str(tmp_path / "out.png")]) == 1
+    assert "note.jpg" in capsys.readouterr().err
+    assert main([str(SAMPLE), "-o", str(tmp_path / "out.gif")]) == 1
+    assert "out.gif" in capsys.readouterr().err
+    assert not (tmp_path / "out.png").exists()
+
+
+def test_the_sample_is_a_photograph_that_two_k_takes_in_one_pass() -> None:
+    picture, warnings = decode_image(SAMPLE.read_bytes())
+    assert (plan_upscale(Size(picture.width, picture.height), "2k").passes, warnings) == ((4,), [])
