@@ -201,7 +201,7 @@ def paste_face(canvas: Image, face: Image, outline: Mask | None, matrix: Matrix,
     else:
         mask = cast(Mask, cv2.warpAffine(outline, local, size, flags=cv2.INTER_AREA)[:, :, None])
     region = canvas[top:bottom, left:right]
-    region[:] = np.rint(mask * warped + (1 - mask) * region)
+    region[:] = mask * warped + (1 - mask) * region  # the cast truncates, as facexlib's does
 
 
 def _paste_rectangle(matrix: Matrix, width: int, height: int) -> tuple[int, int, int, int]:

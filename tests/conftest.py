@@ -20,7 +20,7 @@ from hypercorn.asyncio import serve
 from numpy.typing import NDArray
 from PIL import Image
 
-from app import _hypercorn_config, create_app
+from app import STALL_SECONDS, _listen, create_app
 from config import Settings
 from service import Service, State
 from upscale import Upscaler, load_upscaler
@@ -62,12 +62,12 @@ def fake_upscaler(resolver: FakeResolver | None = None) -> Upscaler:
 
 @asynccontextmanager
 async def serving(
-    settings: Settings, load: Callable[[Settings], Upscaler]
+    settings: Settings, load: Callable[[Settings], Upscaler], stall_seconds: float = STALL_SECONDS
 ) -> AsyncIterator[tuple[httpx.AsyncClient, Service]]:
     """The application behind a real hypercorn on a free port of loopback, once it has answered."""
     app = create_app(settings, load=load)
     service: Service = app.extensions["service"]
-    server = asyncio.create_task(serve(app, _hypercorn_config(settings), shutdown_trigger=service.drained))
+    server = asyncio.create_task(serve(app, _listen(settings, stall_seconds), shutdown_trigger=service.drained))
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{settings.port}", timeout=60) as client:
         await _wait_for(client, server)
         try:
@@ -152,7 +152,13 @@ def b64(data: bytes) -> str:
 def sample_crop(width: int, height: int, left: int = 0, top: int = 0) -> NDArray[np.uint8]:
     """A piece of the sample photograph, uint8 RGB."""
     with Image.open(SAMPLE) as image:
-        return np.asarray(image.crop((left, top, left + width, top + height)).convert("RGB"))
+        return np.array(image.crop((left, top, left + width, top + height)).convert("RGB"))
+
+
+def max_difference(first: NDArray[Any], second: NDArray[Any]) -> int:
+    """The largest difference of two images, in grey levels."""
+    assert first.shape == second.shape
+    return int(np.abs(first.astype(int) - second.astype(int)).max())
 
 
 def psnr(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> float:
