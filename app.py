@@ -11,6 +11,7 @@ import logging
 import math
 import re
 import signal
+import socket
 import sys
 import uuid
 from collections.abc import AsyncIterator, Callable
@@ -23,6 +24,7 @@ from hypercorn.asyncio import serve
 from hypercorn.config import Config
 from hypercorn.typing import ASGIFramework, ASGIReceiveCallable, ASGIReceiveEvent, ASGISendCallable, ASGISendEvent, Scope
 from quart import Quart, Response, g, request, send_file
+from quart.wrappers.response import FileBody
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge, RequestTimeout
 
 from config import MAX_BODY_BYTES, MAX_IMAGE_BYTES, MIB, ConfigError, Settings
@@ -33,7 +35,9 @@ from upscale import Upscaler, load_upscaler
 logger = logging.getLogger(__name__)
 
 BASE64_CHUNK_BYTES = 48 * 1024  # a multiple of 3, so that the pieces join without padding
+FILE_CHUNK_BYTES = 256 * 1024
 RESPONSE_TIMEOUT_SECONDS = 600  # a 60 MB answer at 1 Mbit/s takes 8 minutes
+STALL_SECONDS = 60.0  # after which a client that takes nothing more of its answer is given up
 KEEP_ALIVE_SECONDS = 75  # longer than the minute for which load balancers keep idle connections
 LINGER_SECONDS = 30.0  # in which a client that was answered early may go on sending
 LINGER_SILENCE_SECONDS = 2.0  # after which it is taken to have stopped
@@ -152,9 +156,11 @@ def _add_routes(app: Quart, service: Service) -> None:
     async def files(name: str) -> Response:
         path = await service.io(service.store.find, name)
         try:
-            return await send_file(path)
+            response = await send_file(path)
         except FileNotFoundError as exc:  # removed just now
             raise FileNotFound(f"{name} has been removed.") from exc
+        cast(FileBody, response.response).buffer_size = FILE_CHUNK_BYTES  # 8 KiB otherwise, each through a thread
+        return response
 
 
 async def _read_json_body() -> bytes:
@@ -254,11 +260,8 @@ async def _serve(settings: Settings) -> int:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, partial(_on_signal, loop, service, number))
-    config = _hypercorn_config(settings)
     try:
-        # Before the networks begin to load: an occupied port is said at once.
-        config.bind = [f"fd://{bound.detach()}" for bound in config.create_sockets().insecure_sockets]
-        await serve(app, config, shutdown_trigger=service.drained)
+        await serve(app, _listen(settings), shutdown_trigger=service.drained)
     except OSError as exc:
         logger.critical("cannot listen on %s:%d: %s", settings.host, settings.port, exc.strerror)
         return 1
@@ -275,13 +278,22 @@ def _on_signal(loop: asyncio.AbstractEventLoop, service: Service, number: signal
     loop.remove_signal_handler(number)  # a second one ends the process at once
 
 
-def _hypercorn_config(settings: Settings) -> Config:
+def _listen(settings: Settings, stall_seconds: float = STALL_SECONDS) -> Config:
+    """Take the port, before anything loads, and return what the server needs.
+
+    Raises:
+        OSError: it cannot be taken.
+    """
     config = Config()
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     config.bind = [f"{host}:{settings.port}"]
     config.errorlog = logging.getLogger("hypercorn")
     config.keep_alive_timeout = KEEP_ALIVE_SECONDS
     config.graceful_timeout = CLOSE_SECONDS
+    (listener,) = config.create_sockets().insecure_sockets
+    if sys.platform == "linux":  # connections inherit it; the server itself would wait for ever, and not even end
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(stall_seconds * 1000))
+    config.bind = [f"fd://{listener.detach()}"]
     return config
 
 

@@ -4,6 +4,7 @@
     ├── BadRequest                  400
     │   ├── InvalidContentType           invalid_content_type
     │   ├── InvalidJSON                  invalid_json
+    │   ├── TooManyValues                too_many_values
     │   ├── NotAnObject                  not_an_object
     │   ├── MissingField                 missing_field
     │   ├── WrongType                    wrong_type
@@ -60,6 +61,12 @@ class InvalidContentType(BadRequest):
 
 class InvalidJSON(BadRequest):
     code = "invalid_json"
+
+
+class TooManyValues(BadRequest):
+    """JSON that would keep the interpreter, and so every other request, waiting while it is parsed."""
+
+    code = "too_many_values"
 
 
 class NotAnObject(BadRequest):

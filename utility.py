@@ -172,8 +172,9 @@ class DeviceQueue:
     `limit + 1` images: one that runs, `limit` that wait. All methods are called on the event loop.
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, clock: Callable[[], float] = time.perf_counter) -> None:
         self.limit = limit
+        self._clock = clock  # in seconds
         self._flops_per_second = 0.0  # 0: not measured yet
         self._jobs: list[Job] = []
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="device")
@@ -240,10 +241,10 @@ class DeviceQueue:
     def _work(self, job: Job, function: Callable[[], T]) -> T:
         job.started = True
         job.advance(0.0)
-        start = time.perf_counter()
+        start = self._clock()
         result = function()
         if job.done:
-            self._measured(job.done / (time.perf_counter() - start))
+            self._measured(job.done / (self._clock() - start))
         return result
 
     def _measured(self, rate: float) -> None:

@@ -1,0 +1,88 @@
+"""Settings from environment variables."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from config import ConfigError, Settings, settings_table
+
+RIGHT = {
+    "HOST": ("::", "::"),
+    "PORT": (" 8000 ", 8000),
+    "LOG_LEVEL": ("DEBUG", "DEBUG"),
+    "DEVICE": ("cuda:3", "cuda:3"),
+    "PRECISION": ("bf16", "bf16"),
+    "TORCH_THREADS": ("4", 4),
+    "WEIGHTS_DIR": ("/srv/weights", Path("/srv/weights")),
+    "WEIGHTS_MIRROR": ("https://mirror", "https://mirror"),
+    "OUTPUT_DIR": ("out", Path("out")),
+    "RETENTION_SECONDS": ("0.5", 0.5),
+    "OUTPUT_MAX_BYTES": ("0", 0),
+    "QUEUE_LIMIT": ("0", 0),
+    "BODY_TIMEOUT_SECONDS": ("5", 5.0),
+    "DRAIN_SECONDS": ("1e2", 100.0),
+    "REGISTRY_URL": ("http://registry", "http://registry"),
+    "REGISTRY_TOKEN": ("token", "token"),
+    "HEARTBEAT_SECONDS": ("10", 10.0),
+    "SERVICE_TYPE": ("other", "other"),
+    "PUBLIC_URL": ("http://here", "http://here"),
+    "PUBLIC_IP": ("10.0.0.1", "10.0.0.1"),
+    "PUBLIC_PORT": ("80", 80),
+}
+
+WRONG = [
+    ("PORT", "http", "a whole number"),
+    ("PORT", "1.5", "a whole number"),
+    ("PORT", "0", "at least 1"),
+    ("PORT", "-1", "at least 1"),
+    ("TORCH_THREADS", "-1", "at least 0"),
+    ("QUEUE_LIMIT", "many", "a whole number"),
+    ("QUEUE_LIMIT", "-1", "at least 0"),
+    ("OUTPUT_MAX_BYTES", "10GB", "a whole number"),
+    ("RETENTION_SECONDS", "a day", "a number"),
+    ("RETENTION_SECONDS", "nan", "finite"),
+    ("DRAIN_SECONDS", "inf", "finite"),
+    ("BODY_TIMEOUT_SECONDS", "-0.1", "at least 0"),
+    ("HEARTBEAT_SECONDS", "0", "at least 0.01"),
+    ("PUBLIC_PORT", "-1", "at least 0"),
+    ("DEVICE", "gpu", "auto, cpu, cuda or cuda:N"),
+    ("DEVICE", "cuda:", "auto, cpu, cuda or cuda:N"),
+    ("PRECISION", "fp8", "auto, fp32, bf16, fp16"),
+    ("LOG_LEVEL", "verbose", "DEBUG, INFO, WARNING, ERROR"),
+]
+
+
+def test_without_variables_everything_has_its_default() -> None:
+    assert Settings.from_env({}) == Settings()
+    assert Settings.from_env(dict.fromkeys(RIGHT, " ")) == Settings()
+
+
+def test_every_setting_is_read_from_its_variable() -> None:
+    settings = Settings.from_env({name: text for name, (text, _) in RIGHT.items()})
+    assert {f.name.upper(): getattr(settings, f.name) for f in fields(settings)} == {
+        name: value for name, (_, value) in RIGHT.items()
+    }
+
+
+@pytest.mark.parametrize(("name", "text", "right"), WRONG)
+def test_a_wrong_value_is_refused_with_the_name_and_what_would_be_right(name: str, text: str, right: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Settings.from_env({name: text})
+    assert str(caught.value).startswith(f"{name} must be ")
+    assert right in str(caught.value)
+    assert text in str(caught.value)
+
+
+def test_secrets_are_in_no_repr() -> None:
+    settings = Settings(registry_url="http://user:password@registry", registry_token="token-value")
+    assert "password" not in repr(settings)
+    assert "token-value" not in repr(settings)
+
+
+def test_the_table_has_a_row_for_every_variable() -> None:
+    rows = settings_table().splitlines()[2:]
+    assert [row.split("`")[1] for row in rows] == [f.name.upper() for f in fields(Settings)]
+    assert all(row.count("|") == 4 for row in rows)

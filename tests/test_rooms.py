@@ -1,0 +1,98 @@
+"""Which room may import which: read from the sources, at any depth of a module."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+# Each room, and the rooms that it may import; a name that is not here may be imported by nobody.
+MAY_IMPORT: dict[str, set[str]] = {
+    "config": set(),
+    "errors": set(),
+    "images": {"config", "errors"},
+    "utility": {"config", "errors"},
+    "contract": {"config", "errors", "images", "utility"},
+    "weights.manifest": set(),
+    "weights.download": set(),
+    "weights.convert": set(),
+    "weights.fetch": {"config", "weights.manifest", "weights.download", "weights.convert"},
+    "model_utility": set(),
+    "faces": {"model_utility"},
+    "upscale": {"config", "errors", "images", "weights.manifest", "faces", "model_utility"},
+    "heartbeat": {"config"},
+    "service": {"config", "errors", "images", "utility", "contract", "upscale", "heartbeat"},
+    "app": {"config", "errors", "service", "upscale"},
+}
+# Heavy or all-embracing packages, and the only rooms that know them.
+ONLY_IN = {
+    "torch": {"model_utility", "faces", "weights.convert"},
+    "torchvision": {"model_utility", "faces"},
+    "basicsr": {"model_utility", "faces"},
+    "facexlib": {"faces"},
+    "gfpgan": {"faces"},
+    "quart": {"app"},
+    "hypercorn": {"app"},
+    "werkzeug": {"app"},
+    "httpx": {"heartbeat", "weights.fetch", "weights.download"},
+    "PIL": {"images", "upscale"},
+}
+LAZY = {("upscale", "faces"), ("upscale", "model_utility"), ("weights.fetch", "weights.convert")}  # not before torch is needed
+
+
+def source_of(room: str) -> Path:
+    return ROOT / (room.replace(".", "/") + ".py")
+
+
+def imports_of(nodes: list[ast.stmt]) -> set[str]:
+    """The modules imported by these statements and all that is in them, except for type checkers."""
+    found: set[str] = set()
+    for statement in nodes:
+        if isinstance(statement, ast.If) and ast.unparse(statement.test) == "TYPE_CHECKING":
+            continue
+        for node in ast.walk(statement):
+            if isinstance(node, ast.Import):
+                found |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                found |= {node.module}
+    return found
+
+
+def all_imports(room: str) -> set[str]:
+    return imports_of(ast.parse(source_of(room).read_text()).body)
+
+
+def test_every_room_is_in_the_plan() -> None:
+    files = [*ROOT.glob("*.py"), *(ROOT / "weights").glob("*.py")]
+    rooms = {".".join(path.relative_to(ROOT).with_suffix("").parts) for path in files}
+    assert rooms - {"weights.__init__"} == set(MAY_IMPORT)
+
+
+@pytest.mark.parametrize("room", MAY_IMPORT)
+def test_a_room_imports_only_rooms_below_it(room: str) -> None:
+    assert all_imports(room) & set(MAY_IMPORT) <= MAY_IMPORT[room]
+
+
+def test_the_plan_has_no_circle() -> None:
+    below: set[str] = set()
+    while len(below) < len(MAY_IMPORT):
+        next_ones = {room for room, imported in MAY_IMPORT.items() if imported <= below} - below
+        assert next_ones, set(MAY_IMPORT) - below
+        below |= next_ones
+
+
+@pytest.mark.parametrize("package", ONLY_IN)
+def test_a_package_is_known_to_its_rooms_alone(package: str) -> None:
+    users = {room for room in MAY_IMPORT if package in {name.partition(".")[0] for name in all_imports(room)}}
+    assert users <= ONLY_IN[package]
+
+
+@pytest.mark.parametrize(("room", "imported"), sorted(LAZY))
+def test_what_needs_torch_is_not_imported_with_the_room(room: str, imported: str) -> None:
+    body = ast.parse(source_of(room).read_text()).body
+    outside = [node for node in body if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)]
+    assert imported not in imports_of(outside)
+    assert imported in imports_of(body)

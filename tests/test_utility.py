@@ -1,0 +1,267 @@
+"""Base64, the folder of results, jobs and the queue in front of the device."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import os
+import re
+import threading
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from config import MAX_IMAGE_BYTES
+from errors import FileNotFound, FileTooLarge, InvalidBase64, JobCancelled, QueueFull
+from tests.conftest import until
+from utility import DeviceQueue, Job, ResultStore, decode_base64
+
+HOUR = 60 * 60.0
+NOW = 1_000_000_000.0
+
+
+# base64
+
+
+@pytest.mark.parametrize("size", [0, 1, 2, 3, 1000])
+def test_base64_of_every_padding_is_decoded(size: int) -> None:
+    data = bytes(range(256)) * 4
+    assert decode_base64(base64.b64encode(data[:size]).decode()) == data[:size]
+
+
+@pytest.mark.parametrize(
+    "prefix", ["data:image/png;base64,", "DATA:IMAGE/svg+xml;charset=utf-8;BASE64,", "\n data:image/x-a.b;base64,"]
+)
+def test_a_data_url_of_an_image_is_decoded(prefix: str) -> None:
+    assert decode_base64(f"{prefix}QUJD") == b"ABC"
+
+
+def test_ascii_whitespace_is_accepted_anywhere() -> None:
+    assert decode_base64(" Q\tU\nJ\rD\vR\fA = =\r\n") == b"ABCD"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["QUJ", "QUJD\u00a0", "QUJD\u2028", "QU-_", "QUJD!", "QQ==QUJD", "====", "Q===", "ＱＵＪＤ", "\0QUJD", "data:,QUJD"],
+)
+def test_what_is_no_standard_base64_is_refused(text: str) -> None:
+    with pytest.raises(InvalidBase64, match="image_b64 is not standard base64"):
+        decode_base64(text)
+
+
+def test_base64_over_the_limit_is_refused_before_it_is_decoded() -> None:
+    with pytest.raises(FileTooLarge, match=r"8\.0 MB; the limit is 7 MB"):
+        decode_base64("!" * (8 * 1024 * 1024 * 4 // 3))  # not base64 at all, which nobody looks at
+    assert len(decode_base64(base64.b64encode(bytes(MAX_IMAGE_BYTES)).decode())) == MAX_IMAGE_BYTES
+
+
+# the folder of results
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ResultStore:
+    return ResultStore(tmp_path / "deep" / "outputs", retention_seconds=HOUR, max_bytes=100)
+
+
+def put(store: ResultStore, name: str, age: float, size: int = 10) -> Path:
+    store.folder.mkdir(parents=True, exist_ok=True)
+    path = store.folder / name
+    path.write_bytes(b"x" * size)
+    os.utime(path, (NOW - age, NOW - age))
+    return path
+
+
+def test_a_result_is_kept_whole_under_an_absolute_name_that_nobody_can_guess(store: ResultStore) -> None:
+    paths = {store.save(b"result", "png") for _ in range(20)}
+    assert len(paths) == 20
+    for path in paths:
+        assert path.is_absolute()
+        assert path.read_bytes() == b"result"
+        assert re.fullmatch(r"[0-9a-f]{32}\.png", path.name)
+        assert store.find(path.name).read_bytes() == b"result"
+    assert set(store.folder.resolve().iterdir()) == paths
+
+
+def test_a_result_that_cannot_be_written_leaves_nothing(store: ResultStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full_disk(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        store.save(b"result", "png")
+    assert list(store.folder.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "name", ["", ".", "..", "a.png", "0" * 31 + ".png", "0" * 32 + ".gif", "0" * 32 + ".part", "A" * 32 + ".png"]
+)
+def test_only_names_of_results_are_found(store: ResultStore, name: str) -> None:
+    if "." in name.strip("."):
+        put(store, name, 0)
+    with pytest.raises(FileNotFound):
+        store.find(name)
+
+
+def test_a_name_with_a_line_break_or_other_digits_is_not_found(store: ResultStore) -> None:
+    put(store, "0" * 32 + ".png", 0)
+    for name in ("0" * 32 + ".png\n", "٠" * 32 + ".png", "../outputs/" + "0" * 32 + ".png"):
+        with pytest.raises(FileNotFound):
+            store.find(name)
+
+
+def test_a_link_is_not_a_result(store: ResultStore, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_bytes(b"secret")
+    store.folder.mkdir(parents=True)
+    (store.folder / ("0" * 32 + ".png")).symlink_to(tmp_path / "secret")
+    with pytest.raises(FileNotFound):
+        store.find("0" * 32 + ".png")
+
+
+def test_sweep_removes_what_is_too_old_and_nothing_of_others(store: ResultStore) -> None:
+    old, young = put(store, "1" * 32 + ".jpg", HOUR + 1), put(store, "2" * 32 + ".webp", HOUR - 1)
+    foreign = [put(store, name, 100 * HOUR, size=1000) for name in ("README.txt", "photo.png", "3" * 31 + ".png", "a.part")]
+    folder = store.folder / ("4" * 32 + ".png")
+    folder.mkdir()
+    os.utime(folder, (0, 0))
+    assert store.sweep(NOW) == 1
+    assert not old.exists()
+    assert [path for path in (young, folder, *foreign) if not path.exists()] == []
+
+
+def test_sweep_removes_the_oldest_beyond_the_size_limit(store: ResultStore) -> None:
+    ages = {"1": 10.0, "2": 20.0, "3": 30.0, "4": 40.0}
+    paths = {
+        name: put(store, name * 32 + ".png", age, size=size)
+        for (name, age), size in zip(ages.items(), (60, 40, 30, 1), strict=True)
+    }
+    assert store.sweep(NOW) == 2
+    assert [name for name, path in paths.items() if path.exists()] == ["1", "2"]  # 100 bytes, which is the limit
+    assert store.sweep(NOW) == 0
+
+
+def test_sweep_leaves_what_is_being_written_and_removes_what_a_killed_process_left(store: ResultStore) -> None:
+    written, left = put(store, "1" * 32 + ".part", HOUR - 1, size=1000), put(store, "2" * 32 + ".part", HOUR + 1)
+    assert store.sweep(NOW) == 1
+    assert (written.exists(), left.exists()) == (True, False)
+
+
+def test_sweep_of_a_folder_that_is_not_there_yet_removes_nothing(store: ResultStore) -> None:
+    assert store.sweep(NOW) == 0
+
+
+# jobs and the queue
+
+
+def test_a_job_counts_its_work_until_it_is_cancelled() -> None:
+    job = Job(100)
+    job.advance(30)
+    job.advance(20)
+    assert job.done == 50
+    job.cancel()
+    with pytest.raises(JobCancelled):
+        job.advance(10)
+
+
+@pytest.fixture
+def queue() -> Iterator[DeviceQueue]:
+    queue = DeviceQueue(limit=2)
+    yield queue
+    queue.close()
+
+
+async def test_work_runs_one_at_a_time_in_order_on_one_thread(queue: DeviceQueue) -> None:
+    seen: list[tuple[int, str]] = []
+
+    def work(number: int) -> int:
+        seen.append((number, threading.current_thread().name))
+        return number
+
+    async def serve(number: int) -> int:
+        job = Job(1)
+        with queue.place(job):
+            return await queue.run(job, partial(work, number))
+
+    assert await asyncio.gather(*map(serve, range(3))) == [0, 1, 2]
+    assert seen == [(number, "device_0") for number in range(3)]
+    assert (queue.running, queue.waiting) == (0, 0)
+
+
+async def test_one_more_than_waiting_and_running_is_refused(queue: DeviceQueue) -> None:
+    with queue.place(Job(1)), queue.place(Job(1)), queue.place(Job(1)):
+        assert queue.waiting == 3
+        with pytest.raises(QueueFull) as refused, queue.place(Job(1)):
+            pass
+        assert (refused.value.status, refused.value.retry_after_seconds) == (503, 1)
+    with queue.place(Job(1)):
+        assert queue.waiting == 1
+
+
+async def test_an_error_in_a_place_frees_it_and_cancels_the_job(queue: DeviceQueue) -> None:
+    job = Job(1)
+    with pytest.raises(ValueError, match="decode"), queue.place(job):
+        raise ValueError("decode")
+    assert (job.cancelled, queue.waiting) == (True, 0)
+
+
+async def test_a_job_that_waits_and_is_cancelled_by_others_says_so_to_its_caller(queue: DeviceQueue) -> None:
+    gate, ran = threading.Event(), threading.Event()
+
+    async def serve(work: Callable[[], object]) -> None:
+        job = Job(1)
+        with queue.place(job):
+            await queue.run(job, work)
+
+    tasks = [asyncio.create_task(serve(work)) for work in (gate.wait, ran.set)]
+    await until(lambda: (queue.running, queue.waiting) == (1, 1))
+    queue.cancel_all()
+    with pytest.raises(JobCancelled):
+        await tasks[1]
+    assert (queue.running, queue.waiting) == (1, 0)  # the thread has not reached a step yet
+    gate.set()
+    await tasks[0]
+    assert not ran.is_set()
+
+
+async def test_a_callers_own_cancellation_stays_one_and_keeps_the_place_until_the_next_step(queue: DeviceQueue) -> None:
+    gate, job = threading.Event(), Job(2)
+
+    def work() -> None:
+        gate.wait()
+        job.advance(1)
+        job.advance(1)
+
+    async def serve() -> None:
+        with queue.place(job):
+            await queue.run(job, work)
+
+    task = asyncio.create_task(serve())
+    await until(lambda: queue.running == 1)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert queue.running == 1
+    gate.set()
+    await until(lambda: queue.running == 0)
+    assert job.done == 1
+
+
+async def test_retry_after_is_what_the_oldest_job_still_needs_at_the_measured_rate() -> None:
+    queue = DeviceQueue(limit=2, clock=iter([0.0, 2.0]).__next__)
+    measured = Job(200)
+    await queue.run(measured, partial(measured.advance, 200))  # in 2 s
+    assert queue.retry_after_seconds() == 1  # nobody is there
+    oldest, younger = Job(1000), Job(50_000)
+    with queue.place(oldest), queue.place(younger):
+        assert queue.retry_after_seconds() == 10
+        oldest.advance(550)
+        assert queue.retry_after_seconds() == 5  # 4.5, rounded up
+        oldest.advance(10_000)
+        assert queue.retry_after_seconds() == 1  # the estimate was too low
+    queue.close()
+
+
+async def test_retry_after_is_one_second_while_no_rate_is_known(queue: DeviceQueue) -> None:
+    with queue.place(Job(10**18)):
+        assert queue.retry_after_seconds() == 1
