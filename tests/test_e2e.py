@@ -1,0 +1,269 @@
+"""What a user sees: a server process started as an operator starts it, the real weights, a real socket.
+
+The pictures are chosen by cost: x4plus takes 36 MFLOP per input pixel, so a strip of 260×48 is two seconds of one core.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from queue import Queue
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image, ImageCms
+
+from tests.conftest import SAMPLE, WEIGHTS, b64, encode, free_port, psnr, sample_crop
+
+ROOT = Path(__file__).parent.parent
+
+
+@dataclass
+class Server:
+    """A running `python app.py`."""
+
+    process: subprocess.Popen[str]
+    url: str
+    outputs: Path
+
+    def upscale(self, image: bytes, **fields: Any) -> dict[str, Any]:
+        answer = self.post(image, **fields)
+        assert answer.status_code == 200, answer.text
+        parsed: dict[str, Any] = answer.json()
+        return parsed
+
+    def post(self, image: bytes, **fields: Any) -> httpx.Response:
+        body = {"image_b64": b64(image), "target_resolution": "2k", **fields}
+        return httpx.post(f"{self.url}/upscale", json=body, timeout=120)
+
+    def status(self) -> str:
+        return str(httpx.get(f"{self.url}/health", timeout=5).json()["status"])
+
+
+@contextmanager
+def running_server(outputs: Path, **environment: str) -> Iterator[Server]:
+    port = free_port()
+    settings = {"HOST": "127.0.0.1", "PORT": str(port), "OUTPUT_DIR": str(outputs), "WEIGHTS_DIR": str(WEIGHTS)}
+    process = subprocess.Popen(
+        [sys.executable, "app.py"],
+        cwd=ROOT,
+        env={**os.environ, **settings, **environment},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    log: list[str] = []
+    reader = threading.Thread(target=lambda: log.extend(process.stderr or ()))  # an unread pipe would block the server
+    reader.start()
+    try:
+        server = Server(process, f"http://127.0.0.1:{port}", outputs)
+        _wait_until_serving(server, log)
+        yield server
+    finally:
+        process.kill()
+        process.wait()
+        reader.join()
+        if process.stderr:
+            process.stderr.close()
+
+
+def _wait_until_serving(server: Server, log: list[str]) -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and server.process.poll() is None:
+        try:
+            if server.status() != "starting":
+                return
+        except httpx.TransportError:
+            pass
+        time.sleep(0.05)
+    raise AssertionError("the server did not get ready:\n" + "".join(log))
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with running_server(tmp_path_factory.mktemp("outputs")) as running:
+        yield running
+
+
+def picture_of(answer: dict[str, Any]) -> Image.Image:
+    image = Image.open(io.BytesIO(base64.b64decode(answer["base64"], validate=True)))
+    image.load()
+    return image
+
+
+def test_one_4x_pass(server: Server) -> None:
+    photograph = sample_crop(260, 48, top=40)
+    answer = server.upscale(encode(photograph), output_format="png")
+    assert answer["upscaling_strategy"] == [4]
+    assert answer["original_size"] == {"width": 260, "height": 48}
+    assert answer["upscaled_size"] == {"width": 1040, "height": 192}
+    picture = picture_of(answer)
+    assert (picture.format, picture.mode, picture.size) == ("PNG", "RGB", (1040, 192))
+    shrunk = np.asarray(picture.resize((260, 48), Image.Resampling.BOX))
+    assert psnr(shrunk, photograph) > 25, "the result is another picture than the input"
+
+
+def test_one_2x_pass(server: Server) -> None:
+    photograph = np.tile(sample_crop(300, 24, top=100), (1, 2, 1))
+    answer = server.upscale(encode(photograph), output_format="png")
+    assert (answer["upscaling_strategy"], answer["total_scale"]) == ([2], 2.0)
+    picture = picture_of(answer)
+    assert picture.size == (1200, 48)
+    assert psnr(np.asarray(picture.resize((600, 24), Image.Resampling.BOX)), photograph) > 25
+
+
+def test_the_file_on_disk_the_base64_and_the_download_are_the_same_bytes(server: Server) -> None:
+    answer = server.upscale(encode(sample_crop(260, 8)))
+    data = base64.b64decode(answer["base64"])
+    path = Path(answer["file_path"])
+    assert path.parent == server.outputs
+    assert path.read_bytes() == data
+    download = httpx.get(f"{server.url}/files/{path.name}")
+    assert (download.content, download.headers["content-type"]) == (data, "image/jpeg")
+    assert picture_of(answer).format == "JPEG"
+
+
+def test_the_face_of_a_photograph_is_found_and_the_missing_restorer_is_named(server: Server) -> None:
+    answer = server.upscale(encode(sample_crop(264, 160, left=80, top=20)))
+    assert answer["faces_detected"] == 1
+    restored = httpx.get(f"{server.url}/health").json()["models"]["face_restoration"]["loaded"]
+    assert answer["faces_enhanced"] is restored
+    assert restored or "GFPGANv1.4.pth" in answer["warnings"][0]
+    assert server.upscale(encode(sample_crop(264, 8)), enhance_faces=False)["warnings"] == []
+
+
+def test_alpha_gray_profile_and_orientation_survive_the_trip(server: Server) -> None:
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    rgba = np.dstack([sample_crop(260, 12), np.repeat(np.linspace(0, 255, 260, dtype=np.uint8)[None], 12, axis=0)])
+    transparent = picture_of(server.upscale(encode(rgba, icc_profile=profile)))
+    assert (transparent.format, transparent.mode, transparent.info["icc_profile"]) == ("PNG", "RGBA", profile)
+    alpha = np.asarray(transparent)[:, :, 3]
+    assert alpha[:, :40].max() < 40
+    assert alpha[:, -40:].min() > 215
+
+    gray = picture_of(server.upscale(encode(Image.fromarray(sample_crop(260, 8)).convert("L")), output_format="png"))
+    assert gray.mode == "L"
+
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90° clockwise
+    turned = server.upscale(encode(sample_crop(260, 8), "JPEG", exif=exif))
+    assert turned["original_size"] == {"width": 8, "height": 260}
+    assert picture_of(turned).size == (32, 1040)
+
+
+def test_exact_fit_ends_on_the_target(server: Server) -> None:
+    answer = server.upscale(encode(sample_crop(480, 4)), fit="exact", output_format="webp")
+    assert (answer["upscaling_strategy"], answer["upscaled_size"]) == ([4, 2], {"width": 2048, "height": 17})
+    assert picture_of(answer).size == (2048, 17)
+
+
+def test_eight_requests_at_once_give_the_bytes_that_each_gives_alone(server: Server) -> None:
+    images = [encode(sample_crop(257 + 9 * i, 6 + i, left=10 * i, top=20 * i)) for i in range(8)]
+    alone = [server.upscale(image)["base64"] for image in images]
+    with ThreadPoolExecutor(8) as clients:
+        for count in (2, 8):
+            together = list(clients.map(lambda image: server.upscale(image)["base64"], images[:count]))
+            assert together == alone[:count]
+
+
+def test_bad_input_gets_its_error_and_the_next_request_its_picture(server: Server) -> None:
+    answer = server.post(SAMPLE.read_bytes()[:2000])
+    assert (answer.status_code, answer.json()["code"]) == (400, "broken_image")
+    assert server.upscale(encode(sample_crop(257, 2)))["success"] is True
+
+
+def test_health_answers_while_the_network_runs(server: Server) -> None:
+    with ThreadPoolExecutor(1) as client:
+        job = client.submit(server.upscale, encode(sample_crop(260, 64)))
+        seen = set()
+        while not job.done():
+            health = httpx.get(f"{server.url}/health", timeout=1).json()
+            seen.add((health["queue"]["running"], health["status"] in ("healthy", "degraded")))
+        assert job.result()["success"] is True
+    assert (1, True) in seen
+
+
+def test_the_command_line_gives_the_bytes_of_the_service(server: Server, tmp_path: Path) -> None:
+    source, result = tmp_path / "in.png", tmp_path / "out.jpg"
+    source.write_bytes(encode(sample_crop(260, 8)))
+    command = [sys.executable, "upscale.py", str(source), "-o", str(result), "--target", "2k"]
+    done = subprocess.run(command, cwd=ROOT, env={**os.environ, "WEIGHTS_DIR": str(WEIGHTS)}, capture_output=True, check=False)  # noqa: S603
+    assert done.returncode == 0, done.stderr
+    assert result.read_bytes() == base64.b64decode(server.upscale(source.read_bytes())["base64"])
+
+
+def test_nothing_is_left_behind_but_results(server: Server) -> None:
+    server.post(b"no picture")
+    server.upscale(encode(sample_crop(257, 2)))
+    assert {path.suffix for path in server.outputs.iterdir()} <= {".jpg", ".png", ".webp"}
+
+
+@contextmanager
+def registry() -> Iterator[tuple[str, Queue[dict[str, Any]]]]:
+    """A central registry: takes every beat."""
+    beats: Queue[dict[str, Any]] = Queue()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            beats.put(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *_args: object) -> None:
+            """Quiet."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as httpd:
+        thread = threading.Thread(target=httpd.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{httpd.server_port}/register", beats
+        finally:
+            httpd.shutdown()
+            thread.join()
+
+
+def test_sigterm_finishes_what_runs_refuses_what_is_new_and_says_so(tmp_path: Path) -> None:
+    with (
+        registry() as (registry_url, beats),
+        running_server(tmp_path, REGISTRY_URL=registry_url, HEARTBEAT_SECONDS="0.2") as server,
+        ThreadPoolExecutor(1) as client,
+    ):
+        assert beats.get(timeout=10)["type"] == "upscale"
+        job = client.submit(server.upscale, encode(sample_crop(260, 96)))
+        while httpx.get(f"{server.url}/health").json()["queue"]["running"] == 0:
+            assert not job.done()
+        server.process.send_signal(signal.SIGTERM)
+        while server.status() != "draining":
+            assert not job.done()
+        refused = server.post(encode(sample_crop(260, 4)))
+        assert (refused.status_code, refused.json()["code"]) == (503, "shutting_down")
+        assert int(refused.headers["Retry-After"]) >= 1
+        assert httpx.get(f"{server.url}/health").status_code == 503
+        assert job.result()["success"] is True
+        assert server.process.wait(timeout=20) == 0
+        while (beat := beats.get(timeout=5))["status"] != "draining":
+            pass
+        assert beats.empty()
+    assert beat["url"].startswith("http://127.0.0.1:")
+
+
+def test_missing_weights_end_the_start_with_what_to_do(tmp_path: Path) -> None:
+    environment = {**os.environ, "WEIGHTS_DIR": str(tmp_path), "PORT": str(free_port()), "HOST": "127.0.0.1"}
+    done = subprocess.run([sys.executable, "app.py"], cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "python -m weights.fetch" in done.stderr
+    assert "Traceback" not in done.stderr
