@@ -156,9 +156,10 @@ def _add_routes(app: Quart, service: Service) -> None:
     async def files(name: str) -> Response:
         path = await service.io(service.store.find, name)
         try:
-            response = await send_file(path)
+            response = await send_file(path, cache_timeout=0)
         except FileNotFoundError as exc:  # removed just now
             raise FileNotFound(f"{name} has been removed.") from exc
+        response.headers["Cache-Control"] = "private"  # the framework says public
         cast(FileBody, response.response).buffer_size = FILE_CHUNK_BYTES  # 8 KiB otherwise, each through a thread
         return response
 
@@ -222,7 +223,7 @@ def _add_error_handlers(app: Quart) -> None:
         if status == 404:
             message = f"There is nothing at {request.path[:80]!r}, only POST /upscale, GET /health and GET /files/<name>."
         elif allowed:
-            message = f"{request.path} takes {allowed}, not {request.method[:80]}."
+            message = f"{request.path[:80]} takes {allowed}, not {request.method[:80]}."
         response = _error(status, name.lower().replace(" ", "_"), message, {})
         if allowed:
             response.headers["Allow"] = allowed

@@ -181,7 +181,10 @@ class Service:
 
     @contextlib.contextmanager
     def in_flight(self) -> Iterator[None]:
-        """A request from its first byte to its answer's last: what the drain waits for."""
+        """A request from its first byte to its answer's last: what the drain waits for, if it began before it."""
+        if self._stop.is_set():
+            yield
+            return
         self._in_flight += 1
         self._idle.clear()
         try:

@@ -27,6 +27,7 @@ from upscale import Upscaler, load_upscaler
 
 SAMPLE = Path(__file__).parent.parent / "samples" / "astronaut.jpg"
 WEIGHTS = Path(__file__).parent.parent / "weights"
+_TLS = httpx.create_ssl_context()  # unused; a client would make one for itself each time, which takes longer than most tests
 
 
 @dataclass
@@ -68,7 +69,7 @@ async def serving(
     app = create_app(settings, load=load)
     service: Service = app.extensions["service"]
     server = asyncio.create_task(serve(app, _listen(settings, stall_seconds), shutdown_trigger=service.drained))
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{settings.port}", timeout=60) as client:
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{settings.port}", timeout=60, verify=_TLS) as client:
         await _wait_for(client, server)
         try:
             yield client, service

@@ -96,6 +96,8 @@ async def test_base64_file_and_download_are_the_same_bytes(
     download = await client.get(f"/files/{path.name}")
     assert (download.status_code, download.headers["content-type"]) == (200, media_type)
     assert download.headers["x-content-type-options"] == "nosniff"
+    assert download.headers["cache-control"] == "private"
+    assert int(download.headers["content-length"]) == len(download.content)
     assert base64.b64decode(fields["base64"], validate=True) == saved(fields) == download.content
     width, height = Image.open(io.BytesIO(download.content)).size
     assert fields["upscaled_size"] == {"width": width, "height": height}

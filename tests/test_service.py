@@ -238,6 +238,21 @@ async def test_past_the_drain_time_waiting_and_running_requests_get_503(settings
     assert files_in(settings) == []
 
 
+async def test_the_drain_waits_for_what_began_before_it_and_for_nothing_else(settings: Settings) -> None:
+    service = Service(settings, lambda _: fake_upscaler())
+    with service.in_flight():
+        drained = asyncio.create_task(service.drained())
+        service.stop()
+        await asyncio.sleep(0)
+        with service.in_flight():
+            pass
+        await asyncio.sleep(0)
+        assert not drained.done()
+    with service.in_flight():  # of a client that goes on sending
+        await asyncio.wait_for(drained, 1)
+    await service.close()
+
+
 async def test_an_idle_connection_does_not_hold_up_the_end(settings: Settings) -> None:
     async with asyncio.timeout(5):
         async with house(settings) as h:
