@@ -20,8 +20,9 @@ ENV PATH=/opt/venv/bin:$PATH \
     OUTPUT_DIR=/data/outputs \
     NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility
-RUN useradd --uid 10001 --user-group --no-create-home --home-dir /tmp --shell /usr/sbin/nologin upscale \
-    && install --directory --owner=upscale --group=upscale /data/weights /data/outputs
+# A line of its own in /etc/passwd, since not every slim base has useradd.
+RUN echo "upscale:x:10001:10001::/tmp:/usr/sbin/nologin" >> /etc/passwd \
+    && install --directory --owner=10001 --group=10001 /data/weights /data/outputs
 COPY --from=packages /opt/venv /opt/venv
 WORKDIR /app
 COPY . .
