@@ -6,18 +6,20 @@ holds the two together. This room knows nothing of the others.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Mapping
 from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 VERSION = "0.1.0"
 
 MIB = 1024 * 1024
 GIB = 1024 * MIB
 HOURS = 60 * 60
+MAX_PORT = 65535
 
 # Fixed by the contract, so not settings.
 MAX_IMAGE_BYTES = 7 * MIB
@@ -30,7 +32,7 @@ class ConfigError(ValueError):
     """An environment variable has a value that cannot be used; the message names it and says what would be right."""
 
 
-def _setting(default: object, help_text: str, *, minimum: float | None = None, secret: bool = False) -> Any:
+def _setting(default: object, help_text: str, *, minimum: float = -math.inf, secret: bool = False) -> Any:
     return field(default=default, repr=not secret, metadata={"help": help_text, "minimum": minimum})
 
 
@@ -53,7 +55,7 @@ class Settings:
     output_max_bytes: int = _setting(10 * GIB, "size of the folder above which the oldest results are removed", minimum=0)
 
     queue_limit: int = _setting(8, "requests that may wait; the next one gets 503", minimum=0)
-    body_timeout_seconds: float = _setting(60.0, "time in which a request's body must have arrived, in seconds", minimum=0)
+    body_timeout_seconds: float = _setting(60.0, "time in which a request's body must have arrived, in seconds", minimum=0.1)
     drain_seconds: float = _setting(120.0, "time that running requests get to finish after SIGTERM, in seconds", minimum=0)
 
     registry_url: str = _setting("", "URL to which heartbeats are posted; empty: none are sent", secret=True)
@@ -88,8 +90,10 @@ def _parse(setting: Field[Any], text: str) -> Any:
     except ValueError as exc:
         raise ConfigError(f"{setting.name.upper()} must be {_KINDS[kind]}, not {text!r}") from exc
     minimum = setting.metadata["minimum"]
-    if minimum is not None and not minimum <= cast(float, value) < float("inf"):
-        raise ConfigError(f"{setting.name.upper()} must be a finite number of at least {minimum}, not {text}")
+    maximum = MAX_PORT if setting.name.endswith("port") else math.inf
+    if kind in (int, float) and not (minimum <= value <= maximum and math.isfinite(value)):
+        limits = f"from {minimum} to {maximum}" if maximum < math.inf else f"finite and at least {minimum}"
+        raise ConfigError(f"{setting.name.upper()} must be {limits}, not {text}")
     return value
 
 

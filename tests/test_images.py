@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms
 from PIL.PngImagePlugin import PngImageFile
 
+import containers
 import images
 from config import MAX_IMAGE_BYTES
 from errors import AnimatedImage, BadRequest, BrokenImage, FileTooLarge, NotAnImage, TooManyPixels, UnsupportedFormat
@@ -58,7 +59,7 @@ def png(depth: int, color_type: int, rows: bytes, *chunks: tuple[bytes, bytes], 
     """A PNG of unfiltered rows, for what Pillow cannot write."""
     header = struct.pack(">IIBBBBB", *size, depth, color_type, 0, 0, 0)
     parts = [(b"IHDR", header), *chunks, (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
-    return images.PNG_SIGNATURE + b"".join(map(chunk, parts))
+    return containers.PNG_SIGNATURE + b"".join(map(chunk, parts))
 
 
 def chunk(name_and_body: tuple[bytes, bytes]) -> bytes:
@@ -300,7 +301,7 @@ def test_profile_of_another_color_space_is_dropped_with_a_warning(image_format: 
 
 
 @pytest.mark.parametrize(
-    "body", [b"", b"name\0\0garbage", b"name\0\0" + zlib.compress(b"\0" * (images.MAX_PROFILE_BYTES + 1))]
+    "body", [b"", b"name\0\0garbage", b"name\0\0" + zlib.compress(b"\0" * (containers.MAX_PROFILE_BYTES + 1))]
 )
 def test_broken_or_exploding_profile_of_a_png_is_dropped_with_a_warning(body: bytes) -> None:
     picture, warnings_ = decode_image(png(8, 2, unfiltered(RGB), (b"iCCP", body)))
@@ -458,7 +459,7 @@ def test_claim_of_too_many_pixels_is_refused_by_the_header(image_format: str, wi
 
 def test_largest_allowed_header_is_read() -> None:
     header = read_header(huge("PNG", 7680, 7680))
-    assert header.width * header.height == images.MAX_PIXELS
+    assert header.width * header.height == containers.MAX_PIXELS
 
 
 def test_text_bomb_in_a_png_is_never_unpacked() -> None:
@@ -519,7 +520,7 @@ def test_truncated_file_is_broken(image_format: str, share: float) -> None:
 
 @pytest.mark.parametrize(
     "data",
-    [images.PNG_SIGNATURE, b"\xff\xd8\xff", b"\xff\xd8\xff\xd9", b"RIFF\0\0\0\0WEBP", b"BM" + b"\0" * 12 + b"\x28\0\0\0"],
+    [containers.PNG_SIGNATURE, b"\xff\xd8\xff", b"\xff\xd8\xff\xd9", b"RIFF\0\0\0\0WEBP", b"BM" + b"\0" * 12 + b"\x28\0\0\0"],
 )
 def test_only_a_signature_is_broken(data: bytes) -> None:
     with pytest.raises(BrokenImage):
@@ -606,7 +607,7 @@ def mutated(data: bytes, rng: random.Random) -> bytes:
 
 def with_right_checksums(data: bytes) -> bytes:
     """Of a mutated PNG, so that it is not the checksum alone that stops it."""
-    if not data.startswith(images.PNG_SIGNATURE):
+    if not data.startswith(containers.PNG_SIGNATURE):
         return data
     result, position = bytearray(data), 8
     while position + 12 <= len(data):

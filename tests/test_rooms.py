@@ -13,7 +13,8 @@ ROOT = Path(__file__).parent.parent
 MAY_IMPORT: dict[str, set[str]] = {
     "config": set(),
     "errors": set(),
-    "images": {"config", "errors"},
+    "containers": {"config", "errors"},
+    "images": {"config", "errors", "containers"},
     "utility": {"config", "errors"},
     "contract": {"config", "errors", "images", "utility"},
     "weights.manifest": set(),
@@ -38,7 +39,7 @@ ONLY_IN = {
     "hypercorn": {"app"},
     "werkzeug": {"app"},
     "httpx": {"heartbeat", "weights.fetch", "weights.download"},
-    "PIL": {"images", "upscale"},
+    "PIL": {"containers", "images", "upscale"},
 }
 LAZY = {("upscale", "faces"), ("upscale", "model_utility"), ("weights.fetch", "weights.convert")}  # not before torch is needed
 
