@@ -41,6 +41,10 @@ STALL_SECONDS = 60.0  # after which a client that takes nothing more of its answ
 KEEP_ALIVE_SECONDS = 75  # longer than the minute for which load balancers keep idle connections
 LINGER_SECONDS = 30.0  # in which a client that was answered early may go on sending
 LINGER_SILENCE_SECONDS = 2.0  # after which it is taken to have stopped
+TRY_IT = (
+    """(printf '{{"target_resolution": "2k", "image_b64": "'; base64 -w0 samples/astronaut.jpg; printf '"}}') | """
+    "curl -sS http://127.0.0.1:{port}/upscale -H 'Content-Type: application/json' --data-binary @- -o answer.json"
+)
 CLOSE_SECONDS = 5  # for connections that are open when everything else has ended
 
 
@@ -261,6 +265,7 @@ async def _serve(settings: Settings) -> int:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, partial(_on_signal, loop, service, number))
+    logger.info("loading the networks; once they are ready, try: %s", TRY_IT.format(port=settings.port))
     try:
         await serve(app, _listen(settings), shutdown_trigger=service.drained)
     except OSError as exc:

@@ -96,19 +96,20 @@ def select_device(name: str = "auto", precision: str = "auto", threads: int = 0)
     return Device(torch_device, dtype, _free_memory_bytes(torch_device) // 2, warning)
 
 
-def _unusable_gpu_reason() -> str:
-    """A sentence if the machine has an NVIDIA card that torch cannot use, else the empty string."""
-    if torch.cuda.is_available() or not Path("/proc/driver/nvidia/version").exists():
+def _unusable_gpu_reason(driver: Path = Path("/proc/driver/nvidia/version")) -> str:
+    """Sentences if the machine has an NVIDIA card that torch cannot use, else the empty string."""
+    if torch.cuda.is_available() or not driver.exists():
         return ""
     try:
         torch.cuda.init()  # type: ignore[no-untyped-call]
     except (RuntimeError, AssertionError) as exc:
-        reason = str(exc).splitlines()[0]
+        reason = str(exc).splitlines()[0].rstrip(".")
     else:
         reason = "no device is visible to this process"
     return (
-        f"This machine has an NVIDIA driver, but torch {torch.__version__} cannot use it: {reason} "
-        f"Running on the CPU, which is some hundred times slower. Update the driver to one for CUDA {torch.version.cuda}."
+        f"THE GRAPHICS CARD IS NOT USED, and the CPU is far slower. This machine has an NVIDIA driver, but torch "
+        f"{torch.__version__} says: {reason}. The driver must support CUDA {torch.version.cuda}; a container must be given the "
+        "card (docker run --gpus all)."
     )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
-import socket
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -21,12 +20,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from app import STALL_SECONDS, _listen, create_app
+from bench.server import ROOT, SAMPLE, free_port
 from config import Settings
 from service import Service, State
 from upscale import Upscaler, load_upscaler
 
-SAMPLE = Path(__file__).parent.parent / "samples" / "astronaut.jpg"
-WEIGHTS = Path(__file__).parent.parent / "weights"
+WEIGHTS = ROOT / "weights"
 _TLS = httpx.create_ssl_context()  # unused; a client would make one for itself each time, which takes longer than most tests
 
 
@@ -129,13 +128,6 @@ def assert_error(answer: httpx.Response, status: int, code: str) -> dict[str, An
 def files_in(settings: Settings) -> list[str]:
     """The names in the output folder."""
     return [path.name for path in settings.output_dir.iterdir()] if settings.output_dir.exists() else []
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def encode(pixels: NDArray[np.uint8] | Image.Image, image_format: str = "PNG", **options: Any) -> bytes:

@@ -13,11 +13,9 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from queue import Queue
@@ -28,74 +26,13 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from tests.conftest import SAMPLE, WEIGHTS, b64, encode, free_port, psnr, sample_crop
-
-ROOT = Path(__file__).parent.parent
-
-
-@dataclass
-class Server:
-    """A running `python app.py`."""
-
-    process: subprocess.Popen[str]
-    url: str
-    outputs: Path
-
-    def upscale(self, image: bytes, **fields: Any) -> dict[str, Any]:
-        answer = self.post(image, **fields)
-        assert answer.status_code == 200, answer.text
-        parsed: dict[str, Any] = answer.json()
-        return parsed
-
-    def post(self, image: bytes, **fields: Any) -> httpx.Response:
-        body = {"image_b64": b64(image), "target_resolution": "2k", **fields}
-        return httpx.post(f"{self.url}/upscale", json=body, timeout=120)
-
-    def status(self) -> str:
-        return str(httpx.get(f"{self.url}/health", timeout=5).json()["status"])
-
-
-@contextmanager
-def running_server(outputs: Path, **environment: str) -> Iterator[Server]:
-    port = free_port()
-    settings = {"HOST": "127.0.0.1", "PORT": str(port), "OUTPUT_DIR": str(outputs), "WEIGHTS_DIR": str(WEIGHTS)}
-    process = subprocess.Popen(
-        [sys.executable, "app.py"],
-        cwd=ROOT,
-        env={**os.environ, **settings, **environment},
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    log: list[str] = []
-    reader = threading.Thread(target=lambda: log.extend(process.stderr or ()))  # an unread pipe would block the server
-    reader.start()
-    try:
-        server = Server(process, f"http://127.0.0.1:{port}", outputs)
-        _wait_until_serving(server, log)
-        yield server
-    finally:
-        process.kill()
-        process.wait()
-        reader.join()
-        if process.stderr:
-            process.stderr.close()
-
-
-def _wait_until_serving(server: Server, log: list[str]) -> None:
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and server.process.poll() is None:
-        try:
-            if server.status() != "starting":
-                return
-        except httpx.TransportError:
-            pass
-        time.sleep(0.05)
-    raise AssertionError("the server did not get ready:\n" + "".join(log))
+from bench.server import ROOT, SAMPLE, Server, free_port, running_server
+from tests.conftest import WEIGHTS, encode, psnr, sample_crop
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with running_server(tmp_path_factory.mktemp("outputs")) as running:
+    with running_server(tmp_path_factory.mktemp("outputs"), WEIGHTS_DIR=str(WEIGHTS)) as running:
         yield running
 
 
@@ -130,7 +67,7 @@ def test_the_file_on_disk_the_base64_and_the_download_are_the_same_bytes(server:
     answer = server.upscale(encode(sample_crop(260, 8)))
     data = base64.b64decode(answer["base64"])
     path = Path(answer["file_path"])
-    assert path.parent == server.outputs
+    assert httpx.get(f"{server.url}/files/{path.name}.part").status_code == 404
     assert path.read_bytes() == data
     download = httpx.get(f"{server.url}/files/{path.name}")
     assert (download.content, download.headers["content-type"]) == (data, "image/jpeg")
@@ -140,7 +77,7 @@ def test_the_file_on_disk_the_base64_and_the_download_are_the_same_bytes(server:
 def test_the_face_of_a_photograph_is_found_and_the_missing_restorer_is_named(server: Server) -> None:
     answer = server.upscale(encode(sample_crop(264, 160, left=80, top=20)))
     assert answer["faces_detected"] == 1
-    restored = httpx.get(f"{server.url}/health").json()["models"]["face_restoration"]["loaded"]
+    restored = server.health()["models"]["face_restoration"]["loaded"]
     assert answer["faces_enhanced"] is restored
     assert restored or "GFPGANv1.4.pth" in answer["warnings"][0]
     assert server.upscale(encode(sample_crop(264, 8)), enhance_faces=False)["warnings"] == []
@@ -191,7 +128,7 @@ def test_health_answers_while_the_network_runs(server: Server) -> None:
         job = client.submit(server.upscale, encode(sample_crop(260, 64)))
         seen = set()
         while not job.done():
-            health = httpx.get(f"{server.url}/health", timeout=1).json()
+            health = server.health()
             seen.add((health["queue"]["running"], health["status"] in ("healthy", "degraded")))
         assert job.result()["success"] is True
     assert (1, True) in seen
@@ -208,8 +145,8 @@ def test_the_command_line_gives_the_bytes_of_the_service(server: Server, tmp_pat
 
 def test_nothing_is_left_behind_but_results(server: Server) -> None:
     server.post(b"no picture")
-    server.upscale(encode(sample_crop(257, 2)))
-    assert {path.suffix for path in server.outputs.iterdir()} <= {".jpg", ".png", ".webp"}
+    folder = Path(server.upscale(encode(sample_crop(257, 2)))["file_path"]).parent
+    assert {path.suffix for path in folder.iterdir()} <= {".jpg", ".png", ".webp"}
 
 
 @contextmanager
@@ -239,15 +176,16 @@ def registry() -> Iterator[tuple[str, Queue[dict[str, Any]]]]:
 def test_sigterm_finishes_what_runs_refuses_what_is_new_and_says_so(tmp_path: Path) -> None:
     with (
         registry() as (registry_url, beats),
-        running_server(tmp_path, REGISTRY_URL=registry_url, HEARTBEAT_SECONDS="0.2") as server,
+        running_server(tmp_path, WEIGHTS_DIR=str(WEIGHTS), REGISTRY_URL=registry_url, HEARTBEAT_SECONDS="0.2") as server,
         ThreadPoolExecutor(1) as client,
     ):
         assert beats.get(timeout=10)["type"] == "upscale"
         job = client.submit(server.upscale, encode(sample_crop(260, 96)))
-        while httpx.get(f"{server.url}/health").json()["queue"]["running"] == 0:
+        while server.health()["queue"]["running"] == 0:
             assert not job.done()
+        assert server.process
         server.process.send_signal(signal.SIGTERM)
-        while server.status() != "draining":
+        while server.health()["status"] != "draining":
             assert not job.done()
         refused = server.post(encode(sample_crop(260, 4)))
         assert (refused.status_code, refused.json()["code"]) == (503, "shutting_down")

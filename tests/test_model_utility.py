@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 import model_utility
-from model_utility import Device, Image, SuperResolver, build_rrdbnet, load_state_dict, select_device
+from model_utility import Device, Image, SuperResolver, _unusable_gpu_reason, build_rrdbnet, load_state_dict, select_device
 from tests.conftest import WEIGHTS, max_difference, psnr, sample_crop
 
 from basicsr.archs.rrdbnet_arch import RRDBNet  # isort: skip - after model_utility's shim
@@ -162,8 +163,17 @@ def test_the_same_image_gives_the_same_bytes(fp32: SuperResolver) -> None:
     assert np.array_equal(fp32.super_resolve(FACE, 4, ignore), first)
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine's card can be used")
+def test_a_card_that_torch_cannot_use_is_said_loudly(tmp_path: Path) -> None:
+    driver = tmp_path / "version"
+    assert _unusable_gpu_reason(driver) == ""
+    driver.write_text("NVRM version: NVIDIA UNIX x86_64 Kernel Module  470.0")
+    warning = _unusable_gpu_reason(driver)
+    assert "THE GRAPHICS CARD IS NOT USED" in warning
+    assert f"CUDA {torch.version.cuda}" in warning
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has one")
 def test_a_device_that_is_not_there_is_named() -> None:
-    if torch.cuda.is_available():
-        pytest.skip("this machine has one")
     with pytest.raises(ValueError, match="DEVICE=cuda"):
         select_device("cuda")

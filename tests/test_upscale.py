@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bench.server import SAMPLE
 from errors import ImageTooLarge, JobCancelled
 from images import Picture, decode_image
-from tests.conftest import SAMPLE, FakeResolver, fake_upscaler, sample_crop
+from tests.conftest import FakeResolver, fake_upscaler, sample_crop
 from upscale import ModelStatus, Plan, Size, Upscaler, main, max_input_px, plan_upscale
 
 

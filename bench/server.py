@@ -1,0 +1,99 @@
+"""A real server process, started as an operator starts it: for the figures, the demonstration and the end-to-end tests."""
+
+from __future__ import annotations
+
+import base64
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+ROOT = Path(__file__).parent.parent
+SAMPLE = ROOT / "samples" / "astronaut.jpg"
+START_SECONDS = 120
+
+
+@dataclass
+class Server:
+    """A running service; `process` is None where somebody else started it."""
+
+    url: str
+    process: subprocess.Popen[str] | None = None
+    seconds_to_health: float = 0.0
+    seconds_to_ready: float = 0.0
+
+    def post(self, image: bytes, **fields: Any) -> httpx.Response:
+        """POST /upscale to 2k, unless `fields` say otherwise."""
+        body = {"image_b64": base64.b64encode(image).decode(), "target_resolution": "2k", **fields}
+        return httpx.post(f"{self.url}/upscale", json=body, timeout=600)
+
+    def upscale(self, image: bytes, **fields: Any) -> dict[str, Any]:
+        """The answer's fields, which must be a success."""
+        answer = self.post(image, **fields)
+        if answer.status_code != 200:
+            raise RuntimeError(f"{answer.status_code}: {answer.text}")
+        parsed: dict[str, Any] = answer.json()
+        return parsed
+
+    def health(self) -> dict[str, Any]:
+        """The body of GET /health."""
+        parsed: dict[str, Any] = httpx.get(f"{self.url}/health", timeout=5).json()
+        return parsed
+
+
+@contextmanager
+def running_server(outputs: Path, **environment: str) -> Iterator[Server]:
+    """`python app.py` on a free port of loopback, ready to serve; killed at the end."""
+    port = free_port()
+    settings = {"HOST": "127.0.0.1", "PORT": str(port), "OUTPUT_DIR": str(outputs)}
+    process = subprocess.Popen(
+        [sys.executable, "app.py"], cwd=ROOT, env={**os.environ, **settings, **environment}, stderr=subprocess.PIPE, text=True
+    )
+    log: list[str] = []
+    reader = threading.Thread(target=lambda: log.extend(process.stderr or ()))  # a pipe that nobody reads would block it
+    reader.start()
+    try:
+        server = Server(f"http://127.0.0.1:{port}", process)
+        if not _becomes_ready(server, process):
+            raise RuntimeError("the server did not get ready:\n" + "".join(log))
+        yield server
+    finally:
+        process.kill()
+        process.wait()
+        reader.join()
+        if process.stderr:
+            process.stderr.close()
+
+
+def _becomes_ready(server: Server, process: subprocess.Popen[str]) -> bool:
+    start = time.monotonic()
+    while time.monotonic() - start < START_SECONDS and process.poll() is None:
+        try:
+            status = server.health()["status"]
+        except httpx.TransportError:
+            status = None
+        seconds = time.monotonic() - start
+        if status:
+            server.seconds_to_health = server.seconds_to_health or seconds
+        if status not in (None, "starting"):
+            server.seconds_to_ready = seconds
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def free_port() -> int:
+    """A port of loopback that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
