@@ -107,9 +107,9 @@ def _unusable_gpu_reason(driver: Path = Path("/proc/driver/nvidia/version")) -> 
     else:
         reason = "no device is visible to this process"
     return (
-        f"THE GRAPHICS CARD IS NOT USED, and the CPU is far slower. This machine has an NVIDIA driver, but torch "
-        f"{torch.__version__} says: {reason}. The driver must support CUDA {torch.version.cuda}; a container must be given the "
-        "card (docker run --gpus all)."
+        "THE GRAPHICS CARD IS NOT USED, and the CPU is far slower. This machine has an NVIDIA driver, but torch "
+        f"{torch.__version__} says: {reason}. The driver must support CUDA {torch.version.cuda}, and a container "
+        "must be given the card (docker run --gpus all)."
     )
 
 
