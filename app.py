@@ -30,7 +30,7 @@ from werkzeug.exceptions import HTTPException, RequestEntityTooLarge, RequestTim
 from config import MAX_BODY_BYTES, MAX_IMAGE_BYTES, MIB, ConfigError, Settings
 from errors import BodyTimeout, BodyTooLarge, FileNotFound, InvalidContentType, ServiceError, Unavailable
 from service import Answer, Service, State
-from upscale import Upscaler, load_upscaler
+from upscale import Upscaler, WeightsError, load_upscaler
 
 logger = logging.getLogger(__name__)
 
@@ -272,7 +272,8 @@ async def _serve(settings: Settings) -> int:
         logger.critical("cannot listen on %s:%d: %s", settings.host, settings.port, exc.strerror)
         return 1
     if service.failure:
-        logger.critical("%s", service.failure)
+        expected = isinstance(service.failure, (ConfigError, WeightsError))
+        logger.critical("%s", service.failure, exc_info=None if expected else service.failure)
         return 1
     logger.info("stopped")
     return 0

@@ -36,6 +36,8 @@ sys.modules.setdefault(_shim.__name__, _shim)
 
 from basicsr.archs.rrdbnet_arch import RRDBNet
 
+from config import ConfigError
+
 logger = logging.getLogger(__name__)
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -83,14 +85,14 @@ def select_device(name: str = "auto", precision: str = "auto", threads: int = 0)
     """Resolve `DEVICE`, `PRECISION` and `TORCH_THREADS` on this machine.
 
     Raises:
-        ValueError: the device named is not there.
+        ConfigError: the device named is not there.
     """
     if threads:
         torch.set_num_threads(threads)
     unusable = _unusable_gpu_reason()
     torch_device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
     if torch_device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"DEVICE={name}, but torch cannot use a CUDA device here. {unusable or 'No NVIDIA card was found.'}")
+        raise ConfigError(f"DEVICE={name}, but torch cannot use a CUDA device here. {unusable or 'No NVIDIA card was found.'}")
     warning = unusable if torch_device.type == "cpu" and name == "auto" else ""
     dtype = DTYPES[precision] if precision != "auto" else _native_dtype(torch_device)
     return Device(torch_device, dtype, _free_memory_bytes(torch_device) // 2, warning)

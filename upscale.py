@@ -240,7 +240,7 @@ def load_upscaler(settings: Settings) -> Upscaler:
 
     Raises:
         WeightsError: a required file is missing or not what the manifest says.
-        ValueError: `DEVICE` is not there.
+        ConfigError: `DEVICE` is not there.
     """
     from faces import FaceDetector, FaceRestorer
     from model_utility import SuperResolver, build_rrdbnet, select_device

@@ -23,7 +23,7 @@ from app import STALL_SECONDS, _listen, create_app
 from bench.server import ROOT, SAMPLE, free_port
 from config import Settings
 from service import Service, State
-from upscale import Upscaler, load_upscaler
+from upscale import Upscaler
 
 WEIGHTS = ROOT / "weights"
 _TLS = httpx.create_ssl_context()  # unused; a client would make one for itself each time, which takes longer than most tests
@@ -172,9 +172,3 @@ async def client(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
     async with serving(settings, lambda _: fake_upscaler()) as (client, _):
         await ready(client)
         yield client
-
-
-@pytest.fixture(scope="session")
-def real_upscaler() -> Upscaler:
-    """The real networks, loaded once; only one test at a time uses them."""
-    return load_upscaler(Settings(weights_dir=WEIGHTS))

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import model_utility
+from config import ConfigError
 from model_utility import Device, Image, SuperResolver, _unusable_gpu_reason, build_rrdbnet, load_state_dict, select_device
 from tests.conftest import WEIGHTS, max_difference, psnr, sample_crop
 
@@ -175,5 +176,5 @@ def test_a_card_that_torch_cannot_use_is_said_loudly(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has one")
 def test_a_device_that_is_not_there_is_named() -> None:
-    with pytest.raises(ValueError, match="DEVICE=cuda"):
+    with pytest.raises(ConfigError, match="DEVICE=cuda"):
         select_device("cuda")

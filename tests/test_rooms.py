@@ -21,7 +21,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "weights.download": set(),
     "weights.convert": set(),
     "weights.fetch": {"config", "weights.manifest", "weights.download", "weights.convert"},
-    "model_utility": set(),
+    "model_utility": {"config"},
     "faces": {"model_utility"},
     "upscale": {"config", "errors", "images", "weights.manifest", "faces", "model_utility"},
     "heartbeat": {"config"},
