@@ -265,12 +265,13 @@ async def _serve(settings: Settings) -> int:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, partial(_on_signal, loop, service, number))
-    logger.info("loading the networks; once they are ready, try: %s", TRY_IT.format(port=settings.port))
     try:
-        await serve(app, _listen(settings), shutdown_trigger=service.drained)
+        server_config = _listen(settings)
     except OSError as exc:
         logger.critical("cannot listen on %s:%d: %s", settings.host, settings.port, exc.strerror)
         return 1
+    logger.info("loading the networks; once they are ready, try: %s", TRY_IT.format(port=settings.port))
+    await serve(app, server_config, shutdown_trigger=service.drained)
     if service.failure:
         expected = isinstance(service.failure, (ConfigError, WeightsError))
         logger.critical("%s", service.failure, exc_info=None if expected else service.failure)

@@ -72,6 +72,15 @@ def test_the_default_precision_is_within_50_db_of_the_reference(expected: Image)
     assert psnr(resolver().super_resolve(FACE, 4, ignore), expected) >= 50
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["auto", "fp16", "bf16"])
+def test_a_gpu_is_within_50_db_of_the_reference_and_repeats_itself(expected: Image, precision: str) -> None:
+    on_gpu = SuperResolver({4: build_rrdbnet(load_state_dict(X4PLUS), 4)}, select_device("cuda", precision))
+    result = on_gpu.super_resolve(FACE, 4, ignore)
+    assert psnr(result, expected) >= 50
+    assert np.array_equal(on_gpu.super_resolve(FACE, 4, ignore), result)
+
+
 def test_the_network_sees_rgb(fp32: SuperResolver, expected: Image) -> None:
     """The network is no symmetric function of its channels: fed BGR, it gives a visibly different picture."""
     swapped = fp32.super_resolve(np.ascontiguousarray(FACE[:, :, ::-1]), 4, ignore)[:, :, ::-1]
