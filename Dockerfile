@@ -1,7 +1,15 @@
 # docker build -t upscale .          docs/docker.md has the other commands
 ARG BASE_IMAGE=python:3.11-slim
 
-FROM ${BASE_IMAGE} AS packages
+FROM ${BASE_IMAGE} AS base
+# OpenCV's system libraries. Debian drops the versions that an update replaces, so that no pin would last.
+# hadolint ignore=DL3008
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends libgl1 libglib2.0-0 \
+    && rm -rf /var/lib/apt/lists/*
+
+
+FROM base AS packages
 ENV VENV=/opt/venv \
     PIP_NO_CACHE_DIR=1
 COPY requirements.txt /build/
@@ -10,7 +18,7 @@ COPY requirements /build/requirements
 RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf /build/requirements/setup.sh
 
 
-FROM ${BASE_IMAGE}
+FROM base
 ENV PATH=/opt/venv/bin:$PATH \
     HOME=/tmp \
     PYTHONUNBUFFERED=1 \

@@ -186,9 +186,9 @@ def _log_answer(answer: Answer) -> None:
     fields = answer.fields
     sizes = ["{width}×{height}".format(**fields[key]) for key in ("original_size", "upscaled_size")]  # type: ignore[arg-type]
     logger.info(
-        "%s 200 %s → %s %s, passes %s, %d faces, %s s, %d bytes",
+        "%s 200 %s → %s %s, passes %s, %d faces, %s s, %.3f s of them on the device, %d bytes",
         *(g.request_id, *sizes, fields["format"], fields["upscaling_strategy"], fields["faces_detected"]),
-        *(fields["processing_time"], len(answer.data)),
+        *(fields["processing_time"], answer.device_seconds, len(answer.data)),
     )
 
 

@@ -6,6 +6,8 @@ Nothing here knows requests, files other than weights, or faces. Only the device
 from __future__ import annotations
 
 import copy
+import ctypes
+import importlib.util
 import logging
 import os
 import sys
@@ -23,6 +25,21 @@ from numpy.typing import NDArray
 # As soon as anything else wants a core, an encoder of our own for one, they spin away each other's turn: beside two busy
 # processes on two cores, a pass of 64×64 took 1.9–4.1 s, and 0.8–1.5 s when they wait passively (alone: 0.43 and 0.55 s).
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+
+def _map_shared_libraries() -> None:
+    """Load torch's libraries, if they are where its wheel has them, without the interpreter's lock.
+
+    `import torch` would hold it, and with it /health, for 0.3 s when the files are in memory already. A call through ctypes
+    holds none.
+    """
+    torch_package = importlib.util.find_spec("torch")
+    if sys.platform == "linux" and torch_package and torch_package.origin:
+        library = Path(torch_package.origin).parent / "lib" / "libtorch.so"
+        ctypes.CDLL(None).dlopen(os.fsencode(library), os.RTLD_NOW)  # where there is none, import torch does what it does
+
+
+_map_shared_libraries()
 
 import torch
 import torchvision.transforms.functional as tv_functional

@@ -145,6 +145,7 @@ class Job:
         self.work = work
         self.done = 0.0
         self.started = False
+        self.seconds = 0.0  # on the device
         self.future: Future[Any] | None = None
         self.cancelled = False
 
@@ -243,8 +244,9 @@ class DeviceQueue:
         job.advance(0.0)
         start = self._clock()
         result = function()
+        job.seconds = self._clock() - start
         if job.done:
-            self._measured(job.done / (self._clock() - start))
+            self._measured(job.done / job.seconds)
         return result
 
     def _measured(self, rate: float) -> None:

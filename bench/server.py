@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ class Server:
 
     url: str
     process: subprocess.Popen[str] | None = None
+    log: list[str] = field(default_factory=list)
     seconds_to_health: float = 0.0
     seconds_to_ready: float = 0.0
 
@@ -58,13 +59,12 @@ def running_server(outputs: Path, **environment: str) -> Iterator[Server]:
     process = subprocess.Popen(
         [sys.executable, "app.py"], cwd=ROOT, env={**os.environ, **settings, **environment}, stderr=subprocess.PIPE, text=True
     )
-    log: list[str] = []
-    reader = threading.Thread(target=lambda: log.extend(process.stderr or ()))  # a pipe that nobody reads would block it
+    server = Server(f"http://127.0.0.1:{port}", process)
+    reader = threading.Thread(target=lambda: server.log.extend(process.stderr or ()))  # an unread pipe would block it
     reader.start()
     try:
-        server = Server(f"http://127.0.0.1:{port}", process)
         if not _becomes_ready(server, process):
-            raise RuntimeError("the server did not get ready:\n" + "".join(log))
+            raise RuntimeError("the server did not get ready:\n" + "".join(server.log))
         yield server
     finally:
         process.kill()

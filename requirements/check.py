@@ -8,12 +8,16 @@ import importlib.util
 import sys
 
 NETWORKS = ("torch", "torchvision", "scipy", "tqdm", "yaml", "requests")
-SERVICE = ("quart", "hypercorn", "httpx", "orjson", "pybase64", "numpy", "PIL", "cv2")
+SERVICE = ("quart", "hypercorn", "httpx", "orjson", "pybase64", "numpy", "PIL")
 FOUND = ("basicsr", "facexlib", "gfpgan", "realesrgan")  # model_utility.py imports them, behind its shim
 
 
 def check() -> None:
     """Raises SystemExit with a sentence where something is missing."""
+    try:
+        importlib.import_module("cv2")
+    except ImportError as exc:
+        sys.exit(f"\nOpenCV needs a system library: {exc}. On Debian and Ubuntu: apt-get install libgl1 libglib2.0-0")
     for name in SERVICE + NETWORKS:
         try:
             importlib.import_module(name)
