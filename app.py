@@ -78,6 +78,8 @@ class _Edge:
             await send({"type": "websocket.close", "code": 1000, "reason": None})  # which becomes a 403
         elif scope["type"] == "http":
             scope["path"] = _path_of(scope["path"])
+            # Nothing here depends on the host, and the framework answers 500 to one that is no domain name.
+            scope["headers"] = [(name, b"localhost" if name == b"host" else value) for name, value in scope["headers"]]
             exchange = _Exchange(receive, send, can_close=scope["http_version"].startswith("1"))
             with self._service.in_flight():
                 await self._app(scope, exchange.receive, exchange.send)

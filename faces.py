@@ -32,7 +32,6 @@ MIN_SIDE_PX = 16  # the smallest anchor of RetinaFace; nothing smaller can hold 
 DETECTION_LONG_SIDE_PX = 1280  # detection runs on a copy bounded to this: its time grows with the area, its finds hardly do
 FACE_PX = 512  # GFPGAN's input and output
 BATCH_FACES = 4  # faces restored at once
-FLOPS_PER_FACE = 1.4e11  # GFPGAN v1.4 on one face, for progress and estimates
 
 # Five landmarks (eyes, nose, corners of the mouth) of FFHQ at 512×512, as in facexlib.
 FACE_TEMPLATE = np.array(
@@ -121,8 +120,13 @@ class FaceRestorer:
             restored = self.restore([align_face(original, face.alignment) for face in batch])
             for face, image, mask in zip(batch, restored, self.outline(restored), strict=True):
                 paste_face(canvas, image, mask, paste_matrix(face.alignment, scale), scale)
-            advance(FLOPS_PER_FACE * len(batch))
+            advance(0.0)
         return canvas
+
+    @property
+    def has_outline(self) -> bool:
+        """Whether faces are pasted along their outline."""
+        return self._parser is not None
 
     @torch.inference_mode()
     def restore(self, faces: Sequence[Image]) -> list[Image]:

@@ -113,11 +113,15 @@ def encode_image(picture: Picture, image_format: str, quality: int) -> tuple[byt
     if alpha is not None and image_format == "jpeg":
         pixels, alpha = _flatten_on_white(pixels, alpha), None
         warnings.append("JPEG cannot hold transparency: it was flattened on white.")
+    icc_profile = picture.icc_profile
+    if icc_profile is not None and pixels.ndim == 2 and image_format == "webp":
+        icc_profile = None
+        warnings.append("WebP has no gray: the colour profile of the gray image was left out.")
     image = Image.fromarray(pixels)
     if alpha is not None:
         image.putalpha(Image.fromarray(alpha))
     file = io.BytesIO()
-    image.save(file, image_format, icc_profile=picture.icc_profile, **_save_options(image_format, quality))
+    image.save(file, image_format, icc_profile=icc_profile, **_save_options(image_format, quality))
     return file.getvalue(), warnings
 
 

@@ -61,7 +61,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 UPSAMPLER_TILE_PX = 128  # side of a tile of the upsampler, in pixels of the features: some 100 MB at a time in bf16
 UPSAMPLER_HALO_PX = 2  # its four 3×3 convolutions reach 1/2 + 1/4 + 1/4 + 1/4 of a feature pixel, after nearest upsampling
-BODY_HALO_PX = 32  # the body reaches some 350 px: no pad is exact, 32 keeps the error within 9 grey levels
+BODY_HALO_PX = 32  # the body reaches some 350 px, so no pad is exact; this one keeps a tiled photograph above 40 dB
 BODY_MIN_TILE_PX = 96  # with its halo: below, the halo is most of the work
 BODY_CHANNELS = 700  # peak of live channels per pixel in the body: residuals, growth and the copies that `cat` makes
 FLOPS_PER_FEATURE_PX = 2 * (16_570_000 + 1_360_000)  # body and upsampler of RRDBNet-23, multiply and add counted apart
@@ -79,8 +79,8 @@ class _NonFiniteError(ArithmeticError):
 class Device:
     """Where and how the networks run.
 
-    `memory_bytes` is what may be used at once, measured at start and then kept: a choice that followed the momentary load
-    would give the same request different bytes.
+    `memory_bytes` is what one pass may use, half of all that the device has: a choice that followed the momentary load would
+    give the same request different bytes.
     """
 
     torch_device: torch.device
@@ -108,11 +108,12 @@ def select_device(name: str = "auto", precision: str = "auto", threads: int = 0)
         torch.set_num_threads(threads)
     unusable = _unusable_gpu_reason()
     torch_device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
-    if torch_device.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(f"DEVICE={name}, but torch cannot use a CUDA device here. {unusable or 'No NVIDIA card was found.'}")
+    if torch_device.type == "cuda" and (torch_device.index or 0) >= torch.cuda.device_count():
+        found = f"torch finds {torch.cuda.device_count()} CUDA devices here"
+        raise ConfigError(f"DEVICE={name}, but {found}. {unusable}".rstrip())
     warning = unusable if torch_device.type == "cpu" and name == "auto" else ""
     dtype = DTYPES[precision] if precision != "auto" else _native_dtype(torch_device)
-    return Device(torch_device, dtype, _free_memory_bytes(torch_device) // 2, warning)
+    return Device(torch_device, dtype, _memory_bytes(torch_device) // 2, warning)
 
 
 def _unusable_gpu_reason(driver: Path = Path("/proc/driver/nvidia/version")) -> str:
@@ -135,22 +136,16 @@ def _unusable_gpu_reason(driver: Path = Path("/proc/driver/nvidia/version")) -> 
 def _native_dtype(device: torch.device) -> torch.dtype:
     """The fastest dtype that the device computes natively: elsewhere half precision is emulated, and slower than fp32."""
     if device.type == "cuda":
-        if torch.cuda.is_bf16_supported(including_emulation=False):
-            return torch.bfloat16
-        return torch.float16 if torch.cuda.get_device_capability(device) >= (7, 0) else torch.float32
+        capability = torch.cuda.get_device_capability(device)
+        return torch.bfloat16 if capability >= (8, 0) else torch.float16 if capability >= (7, 0) else torch.float32
     capabilities = torch.cpu.get_capabilities()
     return torch.bfloat16 if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else torch.float32
 
 
-def _free_memory_bytes(device: torch.device) -> int:
+def _memory_bytes(device: torch.device) -> int:
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    return min(_available_bytes("/proc/meminfo"), _cgroup_limit_bytes())
-
-
-def _available_bytes(meminfo: str) -> int:
-    line = next(line for line in Path(meminfo).read_text().splitlines() if line.startswith("MemAvailable:"))
-    return int(line.split()[1]) * 1024
+        return torch.cuda.get_device_properties(device).total_memory
+    return min(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), _cgroup_limit_bytes())
 
 
 def _cgroup_limit_bytes() -> int:
@@ -236,7 +231,6 @@ class SuperResolver:
         height, width = image.shape[:2]
         batch = _to_batch(image, network.conv_first.weight, network.scale)
         features = self._features(network, batch, advance)
-        _check_finite(features)
         scale = 4 if network.scale == 4 else 2
         result = torch.empty((features.shape[2] * 4, features.shape[3] * 4, 3), dtype=torch.uint8)
         for tile, padded, inner in _tiles(features.shape[2], features.shape[3], UPSAMPLER_TILE_PX, UPSAMPLER_HALO_PX):
@@ -249,20 +243,27 @@ class SuperResolver:
         """The body, on the whole image if memory allows, else in tiles as large as memory allows."""
         unshuffled = F.pixel_unshuffle(batch, 2) if network.scale == 2 else batch
         height, width = unshuffled.shape[2:]
-        tile_px = self._body_tile_px(unshuffled.element_size())
+        tile_px = self._body_tile_px(height * width, unshuffled.element_size())
         while True:
             try:
                 if height * width <= tile_px**2:
                     return _body(network, unshuffled, advance)
                 return _tiled_body(network, unshuffled, tile_px, advance)
-            except (torch.OutOfMemoryError, MemoryError) as exc:
-                if tile_px <= BODY_MIN_TILE_PX:
-                    raise MemoryError(f"no memory for a tile of {tile_px} px") from exc
+            except RuntimeError as exc:
+                if not _is_out_of_memory(exc) or tile_px <= BODY_MIN_TILE_PX:
+                    raise
                 tile_px = max(min(tile_px, max(height, width)) // 2, BODY_MIN_TILE_PX)
                 logger.warning("out of memory on %s; tiles of %d px from here on", self.device, tile_px)
 
-    def _body_tile_px(self, bytes_per_channel: int) -> int:
-        return max(int((self.device.memory_bytes / (BODY_CHANNELS * bytes_per_channel)) ** 0.5), BODY_MIN_TILE_PX)
+    def _body_tile_px(self, pixel_count: int, bytes_per_channel: int) -> int:
+        """Side of the largest square whose body fits into memory beside what is kept of all pixels: features and result."""
+        kept_bytes = pixel_count * (2 * 64 * bytes_per_channel + 3 * 4 * 4)
+        free_bytes = max(self.device.memory_bytes - kept_bytes, 0)
+        return max(int((free_bytes / (BODY_CHANNELS * bytes_per_channel)) ** 0.5), BODY_MIN_TILE_PX)
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)  # on a GPU, on the CPU
 
 
 Region = tuple[slice, slice]
@@ -322,10 +323,6 @@ def _upsample(network: RRDBNet, features: Tensor) -> Tensor:
 
 def _to_uint8(rendered: Tensor) -> Tensor:
     """`(1, 3, h, w)` around 0–1 to uint8 `(h, w, 3)`, rounded as the reference does."""
-    _check_finite(rendered)
-    return rendered[0].permute(1, 2, 0).float().clamp_(0, 1).mul_(255).round_().to(torch.uint8)
-
-
-def _check_finite(tensor: Tensor) -> None:
-    if not bool(torch.isfinite(tensor).all()):
+    if not bool(torch.isfinite(rendered).all()):  # what overflowed in the body has come through to here
         raise _NonFiniteError
+    return rendered[0].permute(1, 2, 0).float().clamp_(0, 1).mul_(255).round_().to(torch.uint8)

@@ -93,7 +93,8 @@ class Service:
         """Wait for `stop`, then for the requests that are being served, up to `drain_seconds`."""
         await self._stop.wait()
         try:
-            await asyncio.wait_for(self._idle.wait(), self.settings.drain_seconds)
+            async with asyncio.timeout(self.settings.drain_seconds):
+                await self._idle.wait()
         except TimeoutError:
             logger.warning(
                 "%d requests are not done after %g s and are cancelled", self._in_flight, self.settings.drain_seconds

@@ -9,7 +9,6 @@ import argparse
 import logging
 import pickle
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -26,12 +25,11 @@ from weights.manifest import WeightFile, is_genuine, read_manifest
 
 if TYPE_CHECKING:  # both import torch, which takes seconds: the server answers /health before that
     from faces import Face, FaceDetector, FaceRestorer
-    from model_utility import SuperResolver
+    from model_utility import Advance, SuperResolver
 
 logger = logging.getLogger(__name__)
 
 MAX_PASSES = 3
-Advance = Callable[[float], None]
 
 
 @dataclass(frozen=True)
@@ -163,7 +161,7 @@ class Upscaler:
     precision: str = "fp32"
 
     def work(self, plan: Plan, has_alpha: bool) -> float:
-        """FLOPs of all passes, as `advance` will add them up; faces, which nobody has counted yet, are left out."""
+        """FLOPs of all passes, as `advance` will add them up; faces, of which nobody knows yet, are left out."""
         size, total = plan.original, 0.0
         for scale in plan.passes:
             total += self.resolver.flops(size.height, size.width, scale)
@@ -186,6 +184,8 @@ class Upscaler:
             if faces and self.restorer and not restored:
                 enlarged = replace(enlarged, pixels=self._paste_faces(self.restorer, enlarged, picture, faces, advance))
                 restored = True
+        if restored and self.restorer and not self.restorer.has_outline:
+            warnings.append(f"Faces were pasted with a square soft mask: {self.models['face_parsing'].reason}.")
         return Upscaled(_shrink(enlarged, plan.output), len(faces), restored, (*plan.warnings, *warnings))
 
     def warm_up(self, advance: Advance) -> None:
@@ -301,10 +301,10 @@ def main(arguments: list[str] | None = None) -> int:
     """The command line. Exit status 0: done; 1: the picture or the weights are at fault; 2: the arguments are."""
     parser = argparse.ArgumentParser(prog="upscale.py", description="Make a photograph larger, as the service does.")
     parser.add_argument("input", type=Path, help="PNG, JPEG, WebP or BMP")
-    parser.add_argument("-o", "--output", type=Path, required=True, help="the result; its ending gives the format")
+    parser.add_argument("-o", "--output", type=_output_path, required=True, help="ends in .jpg, .png or .webp")
     parser.add_argument("--target", choices=TARGET_PX, default="4k")
     parser.add_argument("--fit", choices=("passes", "exact"), default="passes")
-    parser.add_argument("--quality", type=int, default=95, help="1–100, for JPEG and WebP")
+    parser.add_argument("--quality", type=int, choices=range(1, 101), metavar="1–100", default=95, help="of JPEG and WebP")
     parser.add_argument("--no-faces", action="store_true", help="do not restore faces")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
@@ -317,7 +317,6 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _upscale_file(options: argparse.Namespace) -> None:
-    image_format = _format_of(options.output)
     picture, warnings = decode_image(options.input.read_bytes())
     plan = plan_upscale(Size(picture.width, picture.height), options.target, options.fit)
     upscaler = load_upscaler(Settings.from_env())
@@ -328,18 +327,22 @@ def _upscale_file(options: argparse.Namespace) -> None:
         upscaled = upscaler.upscale(
             picture, plan, not options.no_faces, lambda done: cast(None, bar.update(100 * done / work))
         )
-    data, encode_warnings = encode_image(upscaled.picture, image_format, options.quality)
+    data, encode_warnings = encode_image(upscaled.picture, _FORMATS[options.output.suffix.lower()], options.quality)
     options.output.write_bytes(data)
     for warning in (*warnings, *upscaled.warnings, *encode_warnings):
         logger.warning("%s: %s", options.input, warning)
 
 
-def _format_of(path: Path) -> str:
-    suffix = path.suffix.lower().lstrip(".").replace("jpeg", "jpg")
-    for image_format, extension in EXTENSIONS.items():
-        if suffix == extension:
-            return image_format
-    raise OSError(f"the output must end in .jpg, .png or .webp, not {path.name!r}")
+_FORMATS = {f".{extension}": image_format for image_format, extension in EXTENSIONS.items()} | {".jpeg": "jpeg"}
+
+
+def _output_path(text: str) -> Path:
+    path = Path(text)
+    if path.suffix.lower() not in _FORMATS:
+        raise argparse.ArgumentTypeError(f"must end in .jpg, .png or .webp, not {path.name!r}")
+    if not path.parent.is_dir():
+        raise argparse.ArgumentTypeError(f"there is no folder {str(path.parent)!r}")
+    return path
 
 
 if __name__ == "__main__":

@@ -169,8 +169,8 @@ class Job:
 class DeviceQueue:
     """Admission, and the one thread that alone touches the device.
 
-    A place is taken before an image is decoded and given back when its answer is encoded, so memory is bounded by
-    `limit + 1` images: one that runs, `limit` that wait. All methods are called on the event loop.
+    A place is taken before an image is decoded and given back when its result is encoded, so that at most `limit + 1` images
+    are in memory: one that runs, `limit` that wait. All methods are called on the event loop.
     """
 
     def __init__(self, limit: int, clock: Callable[[], float] = time.perf_counter) -> None:

@@ -127,12 +127,12 @@ async def test_file_names_that_lead_elsewhere_are_not_found(
     client: httpx.AsyncClient, settings: Settings, tmp_path: Path
 ) -> None:
     secret = tmp_path / "secret.jpg"
-    secret.write_bytes(b"secret")
+    secret.write_bytes(b"house secret")
     settings.output_dir.mkdir(exist_ok=True)
     name = "0123456789abcdef" * 2
     (settings.output_dir / f"{name}.jpg").symlink_to(secret)
-    (settings.output_dir / f"{name}.part").write_bytes(b"secret")
-    (settings.output_dir / "foreign.jpg").write_bytes(b"secret")
+    (settings.output_dir / f"{name}.part").write_bytes(b"house secret")
+    (settings.output_dir / "foreign.jpg").write_bytes(b"house secret")
     (settings.output_dir / f"{name}.png").mkdir()
     names = [
         f"{name}.jpg",
@@ -152,7 +152,7 @@ async def test_file_names_that_lead_elsewhere_are_not_found(
         answer = await reader.read()
         assert answer.startswith(b"HTTP/1.1 404 "), bad_name
         assert json.loads(answer.partition(b"\r\n\r\n")[2])["code"] == "not_found"
-        assert b"secret\n" not in answer
+        assert b"house secret" not in answer
         writer.close()
 
 

@@ -26,7 +26,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from bench.server import ROOT, SAMPLE, Server, free_port, running_server
+from bench.server import ROOT, SAMPLE, Server, running_server
 from tests.conftest import WEIGHTS, encode, psnr, sample_crop
 
 
@@ -197,11 +197,3 @@ def test_sigterm_finishes_what_runs_refuses_what_is_new_and_says_so(tmp_path: Pa
             pass
         assert beats.empty()
     assert beat["url"].startswith("http://127.0.0.1:")
-
-
-def test_missing_weights_end_the_start_with_what_to_do(tmp_path: Path) -> None:
-    environment = {**os.environ, "WEIGHTS_DIR": str(tmp_path), "PORT": str(free_port()), "HOST": "127.0.0.1"}
-    done = subprocess.run([sys.executable, "app.py"], cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    assert "python -m weights.fetch" in done.stderr
-    assert "Traceback" not in done.stderr

@@ -28,12 +28,13 @@ from faces import (
 from images import Picture
 from model_utility import load_state_dict, select_device
 from tests.conftest import WEIGHTS, FakeResolver, max_difference, sample_crop
-from upscale import Size, Upscaler, plan_upscale
+from upscale import ModelStatus, Size, Upscaler, plan_upscale
 
 from gfpgan.archs.gfpganv1_clean_arch import GFPGANv1Clean  # isort: skip - after model_utility's shim
 
 SAMPLE = sample_crop(480, 300)
 DEVICE = select_device("cpu", "fp32")
+NO_PARSER = {"face_parsing": ModelStatus(reason="parser.pth is missing")}
 
 
 def ignore(_work: float) -> None:
@@ -212,10 +213,10 @@ def test_parsenet_loads_strictly_and_outlines_a_face(face: Face) -> None:
 
 def test_restoring_changes_the_face_and_nothing_outside_it(restorer: FaceRestorer, detector: FaceDetector) -> None:
     """The whole pipeline, with a network that only repeats pixels: whatever else changes, the faces changed it."""
-    upscaler = Upscaler(FakeResolver(), detector, restorer)  # type: ignore[arg-type]
-    steps: list[float] = []
-    upscaled = upscaler.upscale(Picture(SAMPLE), plan_upscale(Size(480, 300), "2k"), True, steps.append)
-    assert (upscaled.faces_detected, upscaled.faces_enhanced, upscaled.warnings) == (1, True, ())
+    upscaler = Upscaler(FakeResolver(), detector, restorer, NO_PARSER)  # type: ignore[arg-type]
+    upscaled = upscaler.upscale(Picture(SAMPLE), plan_upscale(Size(480, 300), "2k"), True, ignore)
+    assert (upscaled.faces_detected, upscaled.faces_enhanced) == (1, True)
+    assert upscaled.warnings == ("Faces were pasted with a square soft mask: parser.pth is missing.",)
     changed = (upscaled.picture.pixels != SAMPLE.repeat(4, 0).repeat(4, 1)).any(axis=2)
     rows, columns = np.nonzero(changed)
     (face,) = detector.detect(SAMPLE)
@@ -232,6 +233,8 @@ def test_faces_are_restored_once_in_the_first_of_several_passes(restorer: FaceRe
     calls: list[int] = []
 
     class Counting(FaceRestorer):
+        has_outline = True
+
         def restore_into(self, canvas: Image, original: Image, *rest: Any) -> Image:
             calls.append(canvas.shape[0] // original.shape[0])
             return canvas
@@ -246,7 +249,7 @@ def test_faces_are_restored_once_in_the_first_of_several_passes(restorer: FaceRe
 
 def test_faces_of_a_gray_picture_stay_gray(restorer: FaceRestorer, detector: FaceDetector) -> None:
     gray = np.array(PILImage.fromarray(SAMPLE).convert("L"))
-    upscaler = Upscaler(FakeResolver(), detector, restorer)  # type: ignore[arg-type]
+    upscaler = Upscaler(FakeResolver(), detector, restorer, NO_PARSER)  # type: ignore[arg-type]
     upscaled = upscaler.upscale(Picture(gray), plan_upscale(Size(480, 300), "2k"), True, ignore)
     assert upscaled.faces_enhanced
     assert upscaled.picture.pixels.shape == (1200, 1920)

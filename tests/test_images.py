@@ -281,8 +281,12 @@ def test_unusable_cmyk_profile_gives_a_warning_and_the_plain_conversion(profile:
 def test_profile_survives_byte_for_byte(image_format: str, mode: str, profile: bytes, output: str) -> None:
     picture, warnings_ = decode_image(saved(in_mode(mode), image_format, icc_profile=profile))
     assert picture.icc_profile == profile and warnings_ == []
-    written, _ = encode_image(picture, output, 90)
-    assert Image.open(io.BytesIO(written)).info["icc_profile"] == profile
+    written, warnings_ = encode_image(picture, output, 90)
+    kept = Image.open(io.BytesIO(written)).info.get("icc_profile")
+    if (mode, output) == ("L", "webp"):  # its pixels are RGB, which a profile of gray does not describe
+        assert kept is None and "colour profile" in warnings_[0]
+    else:
+        assert kept == profile and warnings_ == []
 
 
 def test_profile_of_a_palette_image_is_kept() -> None:

@@ -161,7 +161,7 @@ async def test_the_work_of_a_running_client_that_leaves_stops_at_its_next_step(s
     assert files_in(settings) == [Path((await following).json()["file_path"]).name]
 
 
-async def test_clients_that_leave_at_any_moment_leave_no_file_and_no_place_behind(settings: Settings) -> None:
+async def test_clients_that_leave_at_any_moment_leave_no_half_file_and_no_place_behind(settings: Settings) -> None:
     async with house(replace(settings, queue_limit=100)) as h:
         h.resolver.gate.set()
         bodies = post(order(10))

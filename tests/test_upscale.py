@@ -143,9 +143,24 @@ def test_the_command_line_names_the_file_at_fault(tmp_path: Path, capsys: pytest
     (tmp_path / "note.jpg").write_text("not a picture")
     assert main([str(tmp_path / "note.jpg"), "-o", str(tmp_path / "out.png")]) == 1
     assert "note.jpg" in capsys.readouterr().err
-    assert main([str(SAMPLE), "-o", str(tmp_path / "out.gif")]) == 1
-    assert "out.gif" in capsys.readouterr().err
     assert not (tmp_path / "out.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["-o", "out.gif"], "out.gif"),
+        (["-o", "nowhere/out.png"], "nowhere"),
+        (["-o", "out.jpg", "--quality", "101"], "quality"),
+    ],
+)
+def test_the_command_line_refuses_wrong_arguments_before_any_work(
+    arguments: list[str], named: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        main([str(SAMPLE), *arguments])
+    assert end.value.code == 2
+    assert named in capsys.readouterr().err
 
 
 def test_the_sample_is_a_photograph_that_two_k_takes_in_one_pass() -> None:

@@ -66,7 +66,7 @@ def fetch_all(
     Returns: by name, in the manifest's order, whether the file is there now. A fallback that is not needed is left out.
 
     Raises:
-        OSError: the folder cannot be written.
+        OSError: the folder is not there and cannot be made.
     """
     folder.mkdir(parents=True, exist_ok=True)
     have: dict[str, bool] = {}
@@ -121,7 +121,7 @@ class _Fetcher:
                 fill(part)
                 _check(part, file)
                 part.replace(path)
-        except SourceError as exc:
+        except (SourceError, OSError) as exc:  # also a folder or a disk that takes nothing more: what is there may be enough
             self.say(f"{file.name}: {exc}")
             return False
         self.say(f"{file.name}: done, {path.stat().st_size / 1e6:.1f} MB, and its SHA-256 is right")
