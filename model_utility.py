@@ -231,13 +231,12 @@ class SuperResolver:
         height, width = image.shape[:2]
         batch = _to_batch(image, network.conv_first.weight, network.scale)
         features = self._features(network, batch, advance)
-        scale = 4 if network.scale == 4 else 2
         result = torch.empty((features.shape[2] * 4, features.shape[3] * 4, 3), dtype=torch.uint8)
         for tile, padded, inner in _tiles(features.shape[2], features.shape[3], UPSAMPLER_TILE_PX, UPSAMPLER_HALO_PX):
             rendered = _upsample(network, features[:, :, *padded])[:, :, *_times(inner, 4)]
             result[_times(tile, 4)] = _to_uint8(rendered).cpu()
             advance(0.0)
-        return result.numpy()[: height * scale, : width * scale]
+        return result.numpy()[: height * network.scale, : width * network.scale]
 
     def _features(self, network: RRDBNet, batch: Tensor, advance: Advance) -> Tensor:
         """The body, on the whole image if memory allows, else in tiles as large as memory allows."""
