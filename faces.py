@@ -10,17 +10,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
-import cv2
 import numpy as np
+from numpy.typing import NDArray
+
+from model_utility import Advance, Device  # first: it prepares the process for torch, and lets gfpgan be imported
+
+# isort: split
+import cv2
 import torch
 from facexlib.detection.retinaface import RetinaFace
 from facexlib.parsing.parsenet import ParseNet
-from numpy.typing import NDArray
+from gfpgan.archs.gfpganv1_clean_arch import GFPGANv1Clean
 from torch import Tensor
-
-from model_utility import Advance, Device  # its shim lets basicsr, and so gfpgan, be imported
-
-from gfpgan.archs.gfpganv1_clean_arch import GFPGANv1Clean  # isort: skip
 
 Image = NDArray[np.uint8]
 Matrix = NDArray[np.float64]

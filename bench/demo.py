@@ -10,9 +10,9 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.client import HTTPException
 from pathlib import Path
 
-import httpx
 from PIL import Image
 
 from bench.server import ROOT, SAMPLE, Server, running_server
@@ -66,7 +66,7 @@ def _service() -> Iterator[Server]:
 def _is_ours(server: Server) -> bool:
     try:
         return "max_image_size_mb" in server.health()
-    except (httpx.TransportError, ValueError):  # nobody there, or somebody else
+    except (OSError, HTTPException, ValueError):  # nobody there, or somebody else
         return False
 
 

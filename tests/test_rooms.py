@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import ast
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -97,3 +100,19 @@ def test_what_needs_torch_is_not_imported_with_the_room(room: str, imported: str
     outside = [node for node in body if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)]
     assert imported not in imports_of(outside)
     assert imported in imports_of(body)
+
+
+def test_torch_is_imported_into_a_process_that_is_prepared_for_it() -> None:
+    """OpenMP reads its policy when torch is loaded; a room that imports torch before `model_utility` would be too early."""
+    watch = """
+import importlib.abc, os, sys
+
+class Watch(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        assert name != "torch" or "OMP_WAIT_POLICY" in os.environ, "torch is imported too early"
+
+sys.meta_path.insert(0, Watch())
+import faces
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    subprocess.run([sys.executable, "-c", watch], cwd=ROOT, env=environment, check=True)  # noqa: S603 - our own interpreter
