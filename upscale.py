@@ -182,7 +182,7 @@ class Upscaler:
         for scale in plan.passes:
             enlarged = self._enlarge(enlarged, scale, advance)
             if faces and self.restorer and not restored:
-                enlarged = replace(enlarged, pixels=self._paste_faces(self.restorer, enlarged, picture, faces, advance))
+                enlarged = replace(enlarged, pixels=_paste_faces(self.restorer, enlarged, picture, faces, advance))
                 restored = True
         if restored and self.restorer and not self.restorer.has_outline:
             warnings.append(f"Faces were pasted with a square soft mask: {self.models['face_parsing'].reason}.")
@@ -209,11 +209,12 @@ class Upscaler:
         alpha = self.resolver.super_resolve(picture.alpha, scale, advance) if picture.alpha is not None else None
         return replace(picture, pixels=pixels, alpha=alpha)
 
-    def _paste_faces(
-        self, restorer: FaceRestorer, enlarged: Picture, picture: Picture, faces: list[Face], advance: Advance
-    ) -> NDArray[np.uint8]:
-        pasted = restorer.restore_into(_as_rgb(enlarged.pixels), _as_rgb(picture.pixels), faces, advance)
-        return pasted if enlarged.pixels.ndim == 3 else np.asarray(Image.fromarray(pasted).convert("L"))
+
+def _paste_faces(
+    restorer: FaceRestorer, enlarged: Picture, picture: Picture, faces: list[Face], advance: Advance
+) -> NDArray[np.uint8]:
+    pasted = restorer.restore_into(_as_rgb(enlarged.pixels), _as_rgb(picture.pixels), faces, advance)
+    return pasted if enlarged.pixels.ndim == 3 else np.asarray(Image.fromarray(pasted).convert("L"))
 
 
 def _as_rgb(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from facexlib.detection.retinaface import RetinaFace
 from facexlib.parsing.parsenet import ParseNet
 from facexlib.utils.face_restoration_helper import FaceRestoreHelper
 from PIL import Image as PILImage
@@ -90,6 +91,13 @@ def test_the_face_of_the_sample_is_found_where_it_is(face: Face) -> None:
 @pytest.mark.parametrize("image", [np.zeros((1, 1, 3), np.uint8), np.zeros((15, 400, 3), np.uint8), SAMPLE[:, 300:]])
 def test_no_face_is_found_where_there_is_none(detector: FaceDetector, image: Image) -> None:
     assert detector.detect(image) == []
+
+
+def test_the_large_detector_loads_strictly_and_runs() -> None:
+    torch.manual_seed(50)
+    weights = RetinaFace("resnet50", device=torch.device("cpu")).state_dict()
+    found = FaceDetector.load(weights, "resnet50", DEVICE).detect(sample_crop(64, 48))
+    assert all(isinstance(face, Face) for face in found)  # where, only its trained weights would know
 
 
 def test_a_large_photograph_is_searched_on_a_bounded_copy_and_answered_at_full_size(
