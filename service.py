@@ -282,8 +282,9 @@ def _answer_fields(order: Order, plan: Plan, upscaled: Upscaled, path: str, warn
         "target_resolution": plan.target,
         "total_scale": float(plan.total_scale),
         "upscaling_strategy": list(plan.passes),
-        "faces_detected": upscaled.faces_detected,
+        "faces_detected": len(upscaled.faces),
         "faces_enhanced": upscaled.faces_enhanced,
+        "faces": [{"box": list(box)} for box in upscaled.faces],
         "format": order.output_format,
         "warnings": warnings,
     }

@@ -31,6 +31,9 @@ logger = logging.getLogger(__name__)
 
 MAX_PASSES = 3
 
+Box = tuple[int, int, int, int]
+"""Left, top, right, bottom in pixels, within the picture."""
+
 
 @dataclass(frozen=True)
 class Size:
@@ -144,7 +147,7 @@ class Upscaled:
     """What the pipeline gives for one picture."""
 
     picture: Picture
-    faces_detected: int
+    faces: tuple[Box, ...]  # found on the input
     faces_enhanced: bool
     warnings: tuple[str, ...]
 
@@ -186,7 +189,8 @@ class Upscaler:
                 restored = True
         if restored and self.restorer and not self.restorer.has_outline:
             warnings.append(f"Faces were pasted with a square soft mask: {self.models['face_parsing'].reason}.")
-        return Upscaled(_shrink(enlarged, plan.output), len(faces), restored, (*plan.warnings, *warnings))
+        boxes = tuple(_clipped(face.box, plan.original) for face in faces)
+        return Upscaled(_shrink(enlarged, plan.output), boxes, restored, (*plan.warnings, *warnings))
 
     def warm_up(self, advance: Advance) -> None:
         """One small pass, so that the first request is not the slow one and the device's rate is known."""
@@ -215,6 +219,13 @@ def _paste_faces(
 ) -> NDArray[np.uint8]:
     pasted = restorer.restore_into(_as_rgb(enlarged.pixels), _as_rgb(picture.pixels), faces, advance)
     return pasted if enlarged.pixels.ndim == 3 else np.asarray(Image.fromarray(pasted).convert("L"))
+
+
+def _clipped(box: tuple[float, float, float, float], size: Size) -> Box:
+    left, top, right, bottom = (
+        min(max(round(at), 0), limit) for at, limit in zip(box, (size.width, size.height) * 2, strict=True)
+    )
+    return left, top, right, bottom
 
 
 def _as_rgb(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:

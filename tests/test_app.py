@@ -58,6 +58,7 @@ async def test_answer_has_every_field_of_the_contract(client: httpx.AsyncClient)
         "upscaling_strategy": list,
         "faces_detected": int,
         "faces_enhanced": bool,
+        "faces": list,
         "processing_time": float,
         "format": str,
         "request_id": str,
@@ -73,6 +74,7 @@ async def test_answer_has_every_field_of_the_contract(client: httpx.AsyncClient)
         "upscaling_strategy": [4, 4, 2],
         "faces_detected": 0,
         "faces_enhanced": False,
+        "faces": [],
         "format": "png",
         "warnings": [],
     }

@@ -77,6 +77,9 @@ def test_the_file_on_disk_the_base64_and_the_download_are_the_same_bytes(server:
 def test_the_face_of_a_photograph_is_found_and_the_missing_restorer_is_named(server: Server) -> None:
     answer = server.upscale(encode(sample_crop(264, 160, left=80, top=20)))
     assert answer["faces_detected"] == 1
+    ((left, top, right, bottom),) = [face["box"] for face in answer["faces"]]
+    assert 60 < left < 110 < 140 < right < 190  # 80 and 20 px less than in the whole sample
+    assert 0 < top < 50 < 100 < bottom < 160
     restored = server.health()["models"]["face_restoration"]["loaded"]
     assert answer["faces_enhanced"] is restored
     assert restored or "GFPGANv1.4.pth" in answer["warnings"][0]

@@ -223,7 +223,7 @@ def test_restoring_changes_the_face_and_nothing_outside_it(restorer: FaceRestore
     """The whole pipeline, with a network that only repeats pixels: whatever else changes, the faces changed it."""
     upscaler = Upscaler(FakeResolver(), detector, restorer, NO_PARSER)  # type: ignore[arg-type]
     upscaled = upscaler.upscale(Picture(SAMPLE), plan_upscale(Size(480, 300), "2k"), True, ignore)
-    assert (upscaled.faces_detected, upscaled.faces_enhanced) == (1, True)
+    assert (len(upscaled.faces), upscaled.faces_enhanced) == (1, True)
     assert upscaled.warnings == ("Faces were pasted with a square soft mask: parser.pth is missing.",)
     changed = (upscaled.picture.pixels != SAMPLE.repeat(4, 0).repeat(4, 1)).any(axis=2)
     rows, columns = np.nonzero(changed)

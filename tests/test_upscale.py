@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -114,6 +115,16 @@ def test_work_adds_up_to_what_was_announced() -> None:
     assert sum(done) == upscaler.work(plan, has_alpha=True) == 2 * 200 * (1 + 16 + 256)
 
 
+def test_boxes_of_faces_are_whole_pixels_within_the_picture() -> None:
+    upscaler = fake_upscaler()
+    found = [SimpleNamespace(box=(-3.2, 1.6, 22.4, 9.4)), SimpleNamespace(box=(2.5, -0.4, 7.51, 31.0))]
+    upscaler.detector = SimpleNamespace(detect=lambda _image: found)  # type: ignore[assignment]
+    upscaler.restorer = None
+    upscaler.models = {"face_restoration": ModelStatus(reason="b.pth is missing")}
+    upscaled = upscaler.upscale(Picture(sample_crop(20, 10)), plan_upscale(Size(20, 10), "2k"), True, ignore)
+    assert upscaled.faces == ((0, 2, 20, 9), (2, 0, 8, 10))
+
+
 def test_missing_face_models_are_never_silent() -> None:
     models = {
         "face_detection": ModelStatus(reason="a.pth is missing"),
@@ -121,7 +132,7 @@ def test_missing_face_models_are_never_silent() -> None:
     }
     upscaler = Upscaler(FakeResolver(), models=models)  # type: ignore[arg-type]
     upscaled = upscaler.upscale(Picture(sample_crop(20, 10)), plan_upscale(Size(20, 10), "2k"), True, ignore)
-    assert (upscaled.faces_detected, upscaled.faces_enhanced) == (0, False)
+    assert (upscaled.faces, upscaled.faces_enhanced) == ((), False)
     assert upscaled.warnings == (
         "Faces were not searched for: a.pth is missing.",
         "Faces were not restored: b.pth is missing.",
