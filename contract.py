@@ -1,10 +1,12 @@
 """What a client may ask, and what is wrong with what it asked: the fields of POST /upscale, from JSON bytes to an order.
 
-Reads the image's header, never its pixels. Knows nothing of HTTP or networks.
+`FIELDS` is the one table of them: requests are validated and documented from it. Reads the image's header, never its pixels.
+Knows nothing of HTTP or networks.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,13 +18,10 @@ from errors import InvalidJSON, MissingField, NotAnObject, OutOfRange, TooManyVa
 from images import ImageHeader, read_header
 from utility import decode_base64
 
-FITS = ("passes", "exact")
-DEFAULT_QUALITY = 95
 MAX_NAMED_FIELDS = 20  # of those that nobody knows
 # orjson holds the interpreter's lock: a million fields made /health wait for half a second, these for a hundredth of one.
 # Base64 has no comma, so commas tell how many values there can be.
 MAX_COMMAS = 20_000
-_FIELDS = ("image_b64", "target_resolution", "enhance_faces", "output_format", "quality", "fit")
 _KINDS = {
     str: "a string",
     bool: "true or false",
@@ -33,13 +32,102 @@ _KINDS = {
 }
 
 
+@dataclass(frozen=True)
+class Field:
+    """One field of a request.
+
+    A string is one of `choices`, if there are any, `any_case` or as they are written; a number is from `minimum` to `maximum`,
+    both included. `default` is None where there is none, or where it depends on the image, as the description says.
+    """
+
+    name: str
+    kind: type
+    description: str
+    example: object
+    default: object = None
+    required: bool = False
+    choices: tuple[str, ...] = ()
+    any_case: bool = False
+    minimum: float = -math.inf
+    maximum: float = math.inf
+
+    def take_from(self, given: Mapping[str, Any]) -> Any:
+        """The valid value that was given, a choice as it is written here; the default where none was given.
+
+        Raises:
+            MissingField, WrongType, OutOfRange: each names the field, and what would be right.
+        """
+        if self.name in given:
+            return self._validate(given[self.name])
+        if self.required:
+            raise MissingField(f"{self.name} is missing: it must hold {self.description}.", field=self.name)
+        return self.default
+
+    def _validate(self, value: Any) -> Any:
+        if type(value) is not self.kind and (self.kind, type(value)) != (float, int):
+            raise WrongType(f"{self.name} must be {_KINDS[self.kind]}, not {_kind(value)}.", field=self.name)
+        if self.choices:
+            return self._choose(value)
+        if self.kind in (int, float) and not self.minimum <= value <= self.maximum:
+            raise OutOfRange(f"{self.name} must be from {self.minimum:g} to {self.maximum:g}, not {value}.", field=self.name)
+        return value
+
+    def _choose(self, value: str) -> str:
+        chosen = value.lower() if self.any_case else value
+        if chosen not in self.choices:
+            allowed = ", ".join(self.choices)
+            message = f"{self.name} must be one of {allowed}, not {value[:80]!r}."
+            raise OutOfRange(message, field=self.name, allowed=list(self.choices))
+        return chosen
+
+
+IMAGE = Field(
+    "image_b64",
+    str,
+    "the image file (PNG, JPEG, WebP or BMP) in standard base64; whitespace and a `data:image/…;base64,` prefix are accepted",
+    # 8×8 gray pixels, as PNG
+    example="iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAAAAADhZOFXAAAAEElEQVR42mNsYIAAJgaKGAAmCACQtTEKkQAAAABJRU5ErkJggg==",
+    required=True,
+)
+# What may be asked beside the image: one row here and one attribute of `Order` each.
+OPTIONS = (
+    Field(
+        "target_resolution",
+        str,
+        "the long side to reach at most: " + ", ".join(map(str, TARGET_PX.values())) + " px",
+        example="2k",
+        default="4k",
+        choices=tuple(TARGET_PX),
+        any_case=True,
+    ),
+    Field("enhance_faces", bool, "restore faces where faces are found", example=True, default=True),
+    Field(
+        "output_format",
+        str,
+        "how the result is encoded; left out: `jpeg`, or `png` where the input has alpha",
+        example="webp",
+        choices=tuple(EXTENSIONS),
+    ),
+    Field("quality", int, "JPEG and WebP only", example=90, default=95, minimum=1, maximum=100),
+    Field(
+        "fit",
+        str,
+        "`exact`: go past the target and shrink the result to it",
+        example="exact",
+        default="passes",
+        choices=("passes", "exact"),
+    ),
+)
+FIELDS = (IMAGE, *OPTIONS)
+
+
 @dataclass(frozen=True, eq=False)
 class Order:
-    """A valid request. `warnings` are sentences for the response."""
+    """A valid request: the image, what is asked of it as in `OPTIONS`, and `warnings`, sentences for the response."""
 
     image: bytes
     header: ImageHeader
-    target: str
+    target_resolution: str
     enhance_faces: bool
     output_format: str
     quality: int
@@ -53,32 +141,28 @@ def parse_order(body: bytes) -> Order:
     Raises:
         BadRequest: which field, what was wrong with it, and what would be right.
     """
-    fields = _parse_object(body)
-    image = decode_base64(_text(fields, "image_b64"))
+    given = _parse_object(body)
+    image = decode_base64(IMAGE.take_from(given))
     header = read_header(image)
-    return Order(
-        image=image,
-        header=header,
-        target=_choice(fields, "target_resolution", TARGET_PX, default="4k", any_case=True),
-        enhance_faces=_boolean(fields, "enhance_faces", default=True),
-        output_format=_choice(fields, "output_format", EXTENSIONS, default="png" if header.has_alpha else "jpeg"),
-        quality=_quality(fields),
-        fit=_choice(fields, "fit", FITS, default="passes"),
-        warnings=_unknown_fields(fields),
-    )
+    options = {field.name: field.take_from(given) for field in OPTIONS}
+    options["output_format"] = options["output_format"] or ("png" if header.has_alpha else "jpeg")
+    return Order(image, header, **options, warnings=_unknown_fields(given))
 
 
-def _unknown_fields(fields: Mapping[str, Any]) -> tuple[str, ...]:
-    unknown = [repr(name[:80]) for name in fields if name not in _FIELDS]
+def _unknown_fields(given: Mapping[str, Any]) -> tuple[str, ...]:
+    unknown = [repr(name[:80]) for name in given if name not in _NAMES]
     if not unknown:
         return ()
     named = ", ".join(unknown[:MAX_NAMED_FIELDS]) + (", …" if len(unknown) > MAX_NAMED_FIELDS else "")
-    return (f"Ignored, since nobody here knows it: {named}. Known fields are {', '.join(_FIELDS)}.",)
+    return (f"Ignored, since nobody here knows it: {named}. Known fields are {', '.join(_NAMES)}.",)
+
+
+_NAMES = tuple(field.name for field in FIELDS)
 
 
 def _parse_object(body: bytes) -> dict[str, Any]:
     if body.count(b",") > MAX_COMMAS:
-        raise TooManyValues(f"The body has more than {MAX_COMMAS:,} commas: send {', '.join(_FIELDS)} and nothing else.")
+        raise TooManyValues(f"The body has more than {MAX_COMMAS:,} commas: send {', '.join(_NAMES)} and nothing else.")
     try:
         # orjson refuses what json lets through: NaN, bytes that are not UTF-8, nesting without end
         parsed = orjson.loads(body)
@@ -93,42 +177,17 @@ def _kind(value: object) -> str:
     return "null" if value is None else _KINDS[type(value)]
 
 
-def _wrong_type(name: str, value: object, wanted: type) -> WrongType:
-    return WrongType(f"{name} must be {_KINDS[wanted]}, not {_kind(value)}.", field=name)
+def fields_table() -> str:
+    """The README's table of fields, in Markdown."""
+    rows = ["| field | type | default | meaning |", "|---|---|---|---|"]
+    for field in FIELDS:
+        default = "" if field.default is None else f"`{orjson.dumps(field.default).decode()}`"
+        rows.append(f"| `{field.name}` | {_type_in_words(field)} | {default} | {field.description} |")
+    return "\n".join(rows)
 
 
-def _text(fields: Mapping[str, Any], name: str) -> str:
-    if name not in fields:
-        raise MissingField(f"{name} is missing: it must hold the image file in base64.", field=name)
-    value = fields[name]
-    if not isinstance(value, str):
-        raise _wrong_type(name, value, str)
-    return value
-
-
-def _choice(
-    fields: Mapping[str, Any], name: str, allowed: Mapping[str, Any] | tuple[str, ...], *, default: str, any_case: bool = False
-) -> str:
-    value = fields.get(name, default)
-    if not isinstance(value, str):
-        raise _wrong_type(name, value, str)
-    chosen = value.lower() if any_case else value
-    if chosen not in allowed:
-        raise OutOfRange(f"{name} must be one of {', '.join(allowed)}, not {value[:80]!r}.", field=name, allowed=list(allowed))
-    return chosen
-
-
-def _boolean(fields: Mapping[str, Any], name: str, *, default: bool) -> bool:
-    value = fields.get(name, default)
-    if not isinstance(value, bool):
-        raise _wrong_type(name, value, bool)
-    return value
-
-
-def _quality(fields: Mapping[str, Any]) -> int:
-    value = fields.get("quality", DEFAULT_QUALITY)
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise _wrong_type("quality", value, int)
-    if not 1 <= value <= 100:
-        raise OutOfRange(f"quality must be from 1 to 100, not {value}.", field="quality")
-    return value
+def _type_in_words(field: Field) -> str:
+    if field.choices:
+        return ", ".join(f'`"{choice}"`' for choice in field.choices) + (", any case" if field.any_case else "")
+    limits = f" from {field.minimum:g} to {field.maximum:g}" if field.kind in (int, float) else ""
+    return _KINDS[field.kind].removeprefix("a ") + limits + (", required" if field.required else "")

@@ -213,7 +213,7 @@ class Service:
         start = time.perf_counter()
         upscaler = self._ready()
         order = await self.io(parse_order, body)
-        plan = plan_upscale(Size(order.header.width, order.header.height), order.target, order.fit)
+        plan = plan_upscale(Size(order.header.width, order.header.height), order.target_resolution, order.fit)
         job = Job(upscaler.work(plan, order.header.has_alpha))
         with self._queue.place(job):
             picture, decode_warnings = await self.io(decode_image, order.image)

@@ -8,8 +8,8 @@ import numpy as np
 import orjson
 import pytest
 
-from contract import MAX_NAMED_FIELDS, Order, parse_order
-from errors import BadRequest, InvalidJSON, NotAnImage
+from contract import FIELDS, MAX_NAMED_FIELDS, OPTIONS, Field, Order, parse_order
+from errors import BadRequest, InvalidJSON, NotAnImage, OutOfRange
 from images import ImageHeader
 from tests.conftest import b64, encode
 
@@ -24,13 +24,13 @@ def parse(**fields: Any) -> Order:
 def test_what_is_left_out_has_its_default() -> None:
     order = parse()
     assert (order.image, order.header) == (IMAGE, ImageHeader(30, 20, has_alpha=False))
-    assert (order.target, order.enhance_faces, order.output_format) == ("4k", True, "jpeg")
+    assert (order.target_resolution, order.enhance_faces, order.output_format) == ("4k", True, "jpeg")
     assert (order.quality, order.fit, order.warnings) == (95, "passes", ())
 
 
 def test_what_is_given_is_taken() -> None:
     order = parse(target_resolution="8K", enhance_faces=False, output_format="webp", quality=1, fit="exact")
-    assert (order.target, order.enhance_faces, order.output_format) == ("8k", False, "webp")
+    assert (order.target_resolution, order.enhance_faces, order.output_format) == ("8k", False, "webp")
     assert (order.quality, order.fit, order.warnings) == (1, "exact", ())
     assert parse(quality=100).quality == 100
 
@@ -49,7 +49,7 @@ def test_unknown_fields_are_named_up_to_a_number() -> None:
     assert len(warning) < 300
 
 
-@pytest.mark.parametrize("name", ["target_resolution", "enhance_faces", "output_format", "quality", "fit"])
+@pytest.mark.parametrize("name", [field.name for field in OPTIONS])
 @pytest.mark.parametrize("value", [None, [], {}, 1.5, "", "x" * 10_000])
 def test_an_error_names_its_field_and_never_repeats_much_of_the_input(name: str, value: object) -> None:
     with pytest.raises(BadRequest) as caught:
@@ -57,6 +57,22 @@ def test_an_error_names_its_field_and_never_repeats_much_of_the_input(name: str,
     assert name in caught.value.message
     assert caught.value.details["field"] == name
     assert (caught.value.status, len(caught.value.message) < 200) == (400, True)
+
+
+def test_every_example_and_every_default_is_valid() -> None:
+    examples = {field.name: field.example for field in FIELDS}
+    order = parse_order(orjson.dumps(examples))
+    assert {field.name: getattr(order, field.name) for field in OPTIONS} == {field.name: field.example for field in OPTIONS}
+    defaults = {field.name: field.default for field in OPTIONS if field.default is not None}
+    assert parse(**defaults).warnings == ()
+
+
+def test_a_number_may_be_written_without_a_fraction_and_must_lie_within_its_limits() -> None:
+    field = Field("strength", float, "how much", example=0.5, default=1.0, minimum=0, maximum=1)
+    assert [field.take_from({"strength": value}) for value in (0, 1, 0.25)] == [0, 1, 0.25]
+    for value in (-0.01, 2, float("nan")):
+        with pytest.raises(OutOfRange, match="strength must be from 0 to 1"):
+            field.take_from({"strength": value})
 
 
 def test_an_invalid_image_is_named_before_other_fields() -> None:

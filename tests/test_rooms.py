@@ -29,7 +29,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "upscale": {"config", "errors", "images", "weights.manifest", "faces", "model_utility"},
     "heartbeat": {"config"},
     "service": {"config", "errors", "images", "utility", "contract", "upscale", "heartbeat"},
-    "app": {"config", "errors", "service", "upscale"},
+    "edge": set(),
+    "answers": {"errors", "service"},
+    "app": {"config", "errors", "service", "upscale", "edge", "answers"},
 }
 # Heavy or all-embracing packages, and the only rooms that know them.
 ONLY_IN = {
@@ -38,9 +40,9 @@ ONLY_IN = {
     "basicsr": {"model_utility", "faces"},
     "facexlib": {"faces"},
     "gfpgan": {"faces"},
-    "quart": {"app"},
-    "hypercorn": {"app"},
-    "werkzeug": {"app"},
+    "quart": {"app", "answers"},
+    "hypercorn": {"app", "edge"},
+    "werkzeug": {"app", "answers"},
     "httpx": {"heartbeat", "weights.fetch", "weights.download"},
     "PIL": {"containers", "images", "upscale"},
 }
