@@ -12,8 +12,8 @@ import pybase64
 from quart import Quart, Response, g, request
 from werkzeug.exceptions import HTTPException
 
+from dispatch import Answer
 from errors import ServiceError, Unavailable
-from service import Answer
 
 logger = logging.getLogger(__name__)
 

@@ -24,9 +24,10 @@ from werkzeug.exceptions import RequestEntityTooLarge, RequestTimeout
 
 from answers import add_error_handlers, json_response, stream_answer
 from config import MAX_BODY_BYTES, MAX_IMAGE_BYTES, MIB, ConfigError, Settings
+from dispatch import Answer
 from edge import Edge
 from errors import BodyTimeout, BodyTooLarge, FileNotFound, InvalidContentType
-from service import Answer, Service, State
+from service import Service, State
 from upscale import Upscaler, WeightsError, load_upscaler
 
 logger = logging.getLogger(__name__)
@@ -88,7 +89,7 @@ def _add_routes(app: Quart, service: Service) -> None:
 
     @app.get("/files/<name>")
     async def files(name: str) -> Response:
-        path = await service.io(service.store.find, name)
+        path = await service.io.run(service.store.find, name)
         try:
             response = await send_file(path, cache_timeout=0)
         except FileNotFoundError as exc:  # removed just now

@@ -1,7 +1,6 @@
-"""One request, one way: parse → admission → decode → device → encode → file. And what lives as long as the process does.
+"""What lives as long as the process does: start and end, state and health; and a request from its bytes to its answer.
 
-The event loop only waits here: parsing, decoding, encoding and files run in io threads, networks on the device's thread.
-This room knows neither HTTP nor torch.
+The event loop only waits here. This room knows neither HTTP nor torch.
 """
 
 from __future__ import annotations
@@ -12,27 +11,22 @@ import gc
 import logging
 import time
 from collections.abc import Callable, Coroutine, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import replace
 from enum import StrEnum
 from functools import partial
-from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
-from config import EXTENSIONS, MAX_IMAGE_BYTES, MIB, TARGET_PX, VERSION, Settings
+from config import MAX_IMAGE_BYTES, MIB, TARGET_PX, VERSION, Settings
 from contract import Order, parse_order
+from device_queue import DeviceQueue, Job
+from dispatch import Answer, Dispatcher, Ticket
 from errors import JobCancelled, ModelsLoading, ShuttingDown
 from heartbeat import Heartbeat
-from images import decode_image, encode_image
-from upscale import Plan, Size, Upscaled, Upscaler, load_upscaler, max_input_px, plan_upscale
-from utility import DeviceQueue, Job, ResultStore
+from upscale import Upscaler, load_upscaler, max_input_px
+from utility import IOThreads, ResultStore
 
 logger = logging.getLogger(__name__)
 
-P = ParamSpec("P")
-T = TypeVar("T")
-
-IO_THREADS = 4
 SWEEP_SECONDS = 60.0
 CANCEL_SECONDS = 10.0  # a cancelled job ends at its next step: a block of the network, or one face
 LOADING_RETRY_SECONDS = 10
@@ -48,15 +42,6 @@ class State(StrEnum):
     DRAINING = "draining"
 
 
-@dataclass(frozen=True, eq=False)
-class Answer:
-    """A result: the encoded file, and every other field of the response."""
-
-    data: bytes
-    fields: dict[str, object]
-    device_seconds: float
-
-
 class Service:
     """Built once per process; all its methods are called on the event loop."""
 
@@ -64,10 +49,11 @@ class Service:
         self.settings = settings
         self.store = ResultStore(settings.output_dir, settings.retention_seconds, settings.output_max_bytes)
         self.failure: Exception | None = None
+        self.io = IOThreads()
         self._queue = DeviceQueue(settings.queue_limit)
+        self._dispatcher = Dispatcher(self._queue, self.store, self.io)
         self._load = load
         self._upscaler: Upscaler | None = None
-        self._io_threads = ThreadPoolExecutor(IO_THREADS, thread_name_prefix="io")
         self._heartbeat = Heartbeat(settings, self._describe) if settings.registry_url else None
         self._tasks: list[asyncio.Task[None]] = []
         self._stop = asyncio.Event()
@@ -99,7 +85,7 @@ class Service:
             logger.warning(
                 "%d requests are not done after %g s and are cancelled", self._in_flight, self.settings.drain_seconds
             )
-            self._queue.cancel_all()
+            self._dispatcher.cancel_all()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._idle.wait(), CANCEL_SECONDS)
 
@@ -107,7 +93,7 @@ class Service:
         """End the background tasks and let the threads go."""
         self.stop()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._io_threads.shutdown(wait=False, cancel_futures=True)
+        self.io.close()
         self._queue.close()
 
     async def _load_upscaler(self) -> None:
@@ -130,7 +116,7 @@ class Service:
     async def _sweep_forever(self) -> None:
         while not self._stop.is_set():
             try:
-                removed = await self.io(self.store.sweep, time.time())
+                removed = await self.io.run(self.store.sweep, time.time())
             except OSError as exc:
                 logger.error("the output folder cannot be tidied: %s", exc)
             else:
@@ -204,26 +190,23 @@ class Service:
             BadRequest, Unavailable: see `errors`.
             asyncio.CancelledError: the client went away; its place is free and its work ends at the next step.
         """
+        start = time.perf_counter()
+        self._ready()
+        ticket = await self.submit(await self.io.run(parse_order, body))
         try:
-            return await self._upscale(body, request_id)
+            answer = await ticket.answer()
         except JobCancelled as exc:  # a client that went away gets no answer; what is left is the shutdown
             raise _shutting_down() from exc
-
-    async def _upscale(self, body: bytes, request_id: str) -> Answer:
-        start = time.perf_counter()
-        upscaler = self._ready()
-        order = await self.io(parse_order, body)
-        plan = plan_upscale(Size(order.header.width, order.header.height), order.target_resolution, order.fit)
-        job = Job(upscaler.work(plan, order.header.has_alpha))
-        with self._queue.place(job):
-            picture, decode_warnings = await self.io(decode_image, order.image)
-            upscaled = await self._queue.run(job, partial(upscaler.upscale, picture, plan, order.enhance_faces, job.advance))
-            data, encode_warnings = await self.io(encode_image, upscaled.picture, order.output_format, order.quality)
-            path, save_warnings = await self._save(data, EXTENSIONS[order.output_format])
-        warnings = [*order.warnings, *decode_warnings, *upscaled.warnings, *encode_warnings, *save_warnings]
-        fields = _answer_fields(order, plan, upscaled, path, warnings)
         seconds = round(time.perf_counter() - start, 3)
-        return Answer(data, {**fields, "processing_time": seconds, "request_id": request_id}, job.seconds)
+        return replace(answer, fields={**answer.fields, "processing_time": seconds, "request_id": request_id})
+
+    async def submit(self, order: Order) -> Ticket:
+        """Take an order in, and return without waiting for its answer: the ticket has its progress, its place and its end.
+
+        Raises:
+            BadRequest, Unavailable: it cannot be taken; see `errors`.
+        """
+        return await self._dispatcher.submit(order, self._ready())
 
     def _ready(self) -> Upscaler:
         if self._stop.is_set():
@@ -231,23 +214,6 @@ class Service:
         if self._upscaler is None:
             raise ModelsLoading("The models are still loading. Try again soon.", retry_after_seconds=LOADING_RETRY_SECONDS)
         return self._upscaler
-
-    async def _save(self, data: bytes, extension: str) -> tuple[str, list[str]]:
-        """The path of the saved result; empty, with a warning, where the disk would not have it."""
-        saving: Future[Path] = self._io_threads.submit(self.store.save, data, extension)
-        try:
-            path: Path = await asyncio.wrap_future(saving)
-            return str(path), []
-        except OSError as exc:
-            logger.error("a result could not be saved in %s: %s", self.store.folder, exc)
-            return "", [f"The server could not keep the file ({exc.strerror}): file_path is empty, base64 holds the result."]
-        except asyncio.CancelledError:
-            saving.add_done_callback(_discard)  # nobody will ever hear of that file
-            raise
-
-    async def io(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run a function in an io thread."""
-        return await asyncio.get_running_loop().run_in_executor(self._io_threads, partial(function, *args, **kwargs))
 
 
 def _load_without_pauses(load: Callable[[Settings], Upscaler], settings: Settings) -> Upscaler:
@@ -265,26 +231,3 @@ def _load_without_pauses(load: Callable[[Settings], Upscaler], settings: Setting
 
 def _shutting_down() -> ShuttingDown:
     return ShuttingDown("The server is shutting down. Try again soon.", retry_after_seconds=DRAINING_RETRY_SECONDS)
-
-
-def _discard(saving: Future[Path]) -> None:
-    if not saving.cancelled() and saving.exception() is None:
-        saving.result().unlink(missing_ok=True)
-
-
-def _answer_fields(order: Order, plan: Plan, upscaled: Upscaled, path: str, warnings: list[str]) -> dict[str, object]:
-    picture = upscaled.picture
-    return {
-        "success": True,
-        "file_path": path,
-        "original_size": {"width": plan.original.width, "height": plan.original.height},
-        "upscaled_size": {"width": picture.width, "height": picture.height},
-        "target_resolution": plan.target,
-        "total_scale": float(plan.total_scale),
-        "upscaling_strategy": list(plan.passes),
-        "faces_detected": len(upscaled.faces),
-        "faces_enhanced": upscaled.faces_enhanced,
-        "faces": [{"box": list(box)} for box in upscaled.faces],
-        "format": order.output_format,
-        "warnings": warnings,
-    }

@@ -1,6 +1,6 @@
-"""What comes in and goes out, and in what turn: base64, the folder of results, the queue in front of the device.
+"""What comes in and goes out: base64, the folder of results, the threads for both.
 
-This room knows neither HTTP nor networks: a job's work is a number and a function.
+This room knows neither HTTP nor networks.
 """
 
 from __future__ import annotations
@@ -12,20 +12,22 @@ import os
 import re
 import secrets
 import stat
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import ParamSpec, TypeVar
 
 import pybase64
 
 from config import MAX_IMAGE_BYTES, MIB
-from errors import FileNotFound, FileTooLarge, InvalidBase64, JobCancelled, QueueFull
+from errors import FileNotFound, FileTooLarge, InvalidBase64
 
+P = ParamSpec("P")
 T = TypeVar("T")
+
+IO_THREADS = 4
 
 _DATA_URL = re.compile(r"\s*data:image/[\w.+-]+(?:;[\w.+-]+=[\w.+-]+)*;base64,", re.ASCII | re.IGNORECASE)
 _WHITESPACE = " \t\n\r\v\f"
@@ -137,134 +139,19 @@ _OWN_NAME = re.compile(r"[0-9a-f]{32}\.(?:jpg|png|webp|part)", re.ASCII)
 _PARTIAL_SECONDS = 60 * 60
 
 
-class Job:
-    """One request's work on the device: its progress and its cancellation in one object, which any thread may call."""
+class IOThreads:
+    """Where everything runs that would hold the event loop and does not touch the device."""
 
-    def __init__(self, work: float) -> None:
-        """`work` is in the unit that `advance` counts, FLOPs here."""
-        self.work = work
-        self.done = 0.0
-        self.started = False
-        self.seconds = 0.0  # on the device
-        self.future: Future[Any] | None = None
-        self.cancelled = False
+    def __init__(self) -> None:
+        self._executor = ThreadPoolExecutor(IO_THREADS, thread_name_prefix="io")
 
-    def advance(self, work: float) -> None:
-        """Note that `work` has been done. The pipeline calls it between any two steps.
+    async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """The function's result; what it does goes on if the caller is cancelled."""
+        return await asyncio.wrap_future(self.submit(function, *args, **kwargs))
 
-        Raises:
-            JobCancelled: nobody waits for the result any more.
-        """
-        self.done += work
-        if self.cancelled:
-            raise JobCancelled("The job was cancelled.")
-
-    def cancel(self) -> None:
-        """Let the job end at its next step, or never start."""
-        self.cancelled = True
-        if self.future is not None:
-            self.future.cancel()
-
-
-class DeviceQueue:
-    """Admission, and the one thread that alone touches the device.
-
-    A place is taken before an image is decoded and given back when its result is encoded, so that at most `limit + 1` images
-    are in memory: one that runs, `limit` that wait. All methods are called on the event loop.
-    """
-
-    def __init__(self, limit: int, clock: Callable[[], float] = time.perf_counter) -> None:
-        self.limit = limit
-        self._clock = clock  # in seconds
-        self._flops_per_second = 0.0  # 0: not measured yet
-        self._jobs: list[Job] = []
-        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="device")
-
-    @property
-    def running(self) -> int:
-        """Requests on the device, or past it and being encoded."""
-        return sum(job.started for job in self._jobs)
-
-    @property
-    def waiting(self) -> int:
-        """Requests that have a place and whose turn has not come."""
-        return len(self._jobs) - self.running
-
-    @contextlib.contextmanager
-    def place(self, job: Job) -> Iterator[None]:
-        """Hold a place for `job`. An exception from within, a cancellation too, cancels the job.
-
-        On the way out the place is free again: at once, or when the device has reached the job's next step.
-
-        Raises:
-            QueueFull: `limit` requests wait already.
-        """
-        if len(self._jobs) > self.limit:
-            raise QueueFull(
-                f"The queue is full: {self.limit} requests are waiting already. Try again later.",
-                retry_after_seconds=self.retry_after_seconds(),
-            )
-        self._jobs.append(job)
-        try:
-            yield
-        except BaseException:
-            job.cancel()
-            raise
-        finally:
-            if job.future is None or job.future.done():
-                self._jobs.remove(job)
-            else:  # the coroutine has gone, the thread has not
-                loop = asyncio.get_running_loop()
-                job.future.add_done_callback(partial(self._remove_later, loop, job))
-
-    def _remove_later(self, loop: asyncio.AbstractEventLoop, job: Job, _: Future[Any]) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop is closed: the process ends, and nobody counts places any more
-            loop.call_soon_threadsafe(self._jobs.remove, job)
-
-    async def run(self, job: Job, function: Callable[[], T]) -> T:
-        """Run `function` on the device's thread, when the jobs before it are done; it reports to `job.advance`.
-
-        Raises:
-            JobCancelled: somebody else than the caller's own cancellation ended the job.
-        """
-        try:
-            return await asyncio.wrap_future(self.submit(job, function))
-        except asyncio.CancelledError as exc:
-            if job.cancelled:  # while it waited; our own cancellation has not reached the job yet
-                raise JobCancelled("The job was cancelled.") from exc
-            raise
-
-    def submit(self, job: Job, function: Callable[[], T]) -> Future[T]:
-        """Like `run`, for a caller that does not wait."""
-        job.future = self._executor.submit(self._work, job, function)
-        return job.future
-
-    def _work(self, job: Job, function: Callable[[], T]) -> T:
-        job.started = True
-        job.advance(0.0)
-        start = self._clock()
-        result = function()
-        job.seconds = self._clock() - start
-        if job.done:
-            self._measured(job.done / job.seconds)
-        return result
-
-    def _measured(self, rate: float) -> None:
-        known = self._flops_per_second
-        self._flops_per_second = 0.7 * known + 0.3 * rate if known else rate
-
-    def retry_after_seconds(self) -> int:
-        """When the next place is likely to be free: what is left of the oldest job at the rate measured so far, or 1."""
-        if not self._jobs or not self._flops_per_second:
-            return 1
-        oldest = self._jobs[0]
-        return max(1, math.ceil((oldest.work - oldest.done) / self._flops_per_second))
-
-    def cancel_all(self) -> None:
-        """End every job at its next step."""
-        for job in self._jobs:
-            job.cancel()
+    def submit(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        return self._executor.submit(partial(function, *args, **kwargs))
 
     def close(self) -> None:
-        """Let the device's thread go, once it has finished what it is doing."""
+        """Let the threads go; what has not begun never will."""
         self._executor.shutdown(wait=False, cancel_futures=True)

@@ -28,10 +28,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "faces": {"model_utility"},
     "upscale": {"config", "errors", "images", "weights.manifest", "faces", "model_utility"},
     "heartbeat": {"config"},
-    "service": {"config", "errors", "images", "utility", "contract", "upscale", "heartbeat"},
+    "device_queue": {"errors"},
+    "dispatch": {"config", "errors", "images", "utility", "contract", "upscale", "device_queue"},
+    "service": {"config", "errors", "utility", "contract", "upscale", "device_queue", "dispatch", "heartbeat"},
     "edge": set(),
-    "answers": {"errors", "service"},
-    "app": {"config", "errors", "service", "upscale", "edge", "answers"},
+    "answers": {"errors", "dispatch"},
+    "app": {"config", "errors", "service", "dispatch", "upscale", "edge", "answers"},
 }
 # Heavy or all-embracing packages, and the only rooms that know them.
 ONLY_IN = {

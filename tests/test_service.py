@@ -187,7 +187,7 @@ async def test_a_client_that_leaves_while_its_result_is_saved_leaves_no_file_beh
 
     async with house(settings) as h:
         h.resolver.gate.set()
-        h.service.store = SlowStore(settings.output_dir, retention_seconds=60, max_bytes=MIB)
+        h.service._dispatcher.store = SlowStore(settings.output_dir, retention_seconds=60, max_bytes=MIB)
         leaving = await h.send(10)
         await asyncio.to_thread(saving.wait)
         leaving.close()

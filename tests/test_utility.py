@@ -1,22 +1,17 @@
-"""Base64, the folder of results, jobs and the queue in front of the device."""
+"""Base64 and the folder of results."""
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import os
 import re
-import threading
-from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 
 import pytest
 
 from config import MAX_IMAGE_BYTES
-from errors import FileNotFound, FileTooLarge, InvalidBase64, JobCancelled, QueueFull
-from tests.conftest import until
-from utility import DeviceQueue, Job, ResultStore, decode_base64
+from errors import FileNotFound, FileTooLarge, InvalidBase64
+from utility import ResultStore, decode_base64
 
 HOUR = 60 * 60.0
 NOW = 1_000_000_000.0
@@ -149,119 +144,3 @@ def test_sweep_leaves_what_is_being_written_and_removes_what_a_killed_process_le
 
 def test_sweep_of_a_folder_that_is_not_there_yet_removes_nothing(store: ResultStore) -> None:
     assert store.sweep(NOW) == 0
-
-
-# jobs and the queue
-
-
-def test_a_job_counts_its_work_until_it_is_cancelled() -> None:
-    job = Job(100)
-    job.advance(30)
-    job.advance(20)
-    assert job.done == 50
-    job.cancel()
-    with pytest.raises(JobCancelled):
-        job.advance(10)
-
-
-@pytest.fixture
-def queue() -> Iterator[DeviceQueue]:
-    queue = DeviceQueue(limit=2)
-    yield queue
-    queue.close()
-
-
-async def test_work_runs_one_at_a_time_in_order_on_one_thread(queue: DeviceQueue) -> None:
-    seen: list[tuple[int, str]] = []
-
-    def work(number: int) -> int:
-        seen.append((number, threading.current_thread().name))
-        return number
-
-    async def serve(number: int) -> int:
-        job = Job(1)
-        with queue.place(job):
-            return await queue.run(job, partial(work, number))
-
-    assert await asyncio.gather(*map(serve, range(3))) == [0, 1, 2]
-    assert seen == [(number, "device_0") for number in range(3)]
-    assert (queue.running, queue.waiting) == (0, 0)
-
-
-async def test_one_more_than_waiting_and_running_is_refused(queue: DeviceQueue) -> None:
-    with queue.place(Job(1)), queue.place(Job(1)), queue.place(Job(1)):
-        assert queue.waiting == 3
-        with pytest.raises(QueueFull) as refused, queue.place(Job(1)):
-            pass
-        assert (refused.value.status, refused.value.retry_after_seconds) == (503, 1)
-    with queue.place(Job(1)):
-        assert queue.waiting == 1
-
-
-async def test_an_error_in_a_place_frees_it_and_cancels_the_job(queue: DeviceQueue) -> None:
-    job = Job(1)
-    with pytest.raises(ValueError, match="decode"), queue.place(job):
-        raise ValueError("decode")
-    assert (job.cancelled, queue.waiting) == (True, 0)
-
-
-async def test_a_job_that_waits_and_is_cancelled_by_others_says_so_to_its_caller(queue: DeviceQueue) -> None:
-    gate, ran = threading.Event(), threading.Event()
-
-    async def serve(work: Callable[[], object]) -> None:
-        job = Job(1)
-        with queue.place(job):
-            await queue.run(job, work)
-
-    tasks = [asyncio.create_task(serve(work)) for work in (gate.wait, ran.set)]
-    await until(lambda: (queue.running, queue.waiting) == (1, 1))
-    queue.cancel_all()
-    with pytest.raises(JobCancelled):
-        await tasks[1]
-    assert (queue.running, queue.waiting) == (1, 0)  # the thread has not reached a step yet
-    gate.set()
-    await tasks[0]
-    assert not ran.is_set()
-
-
-async def test_a_callers_own_cancellation_stays_one_and_keeps_the_place_until_the_next_step(queue: DeviceQueue) -> None:
-    gate, job = threading.Event(), Job(2)
-
-    def work() -> None:
-        gate.wait()
-        job.advance(1)
-        job.advance(1)
-
-    async def serve() -> None:
-        with queue.place(job):
-            await queue.run(job, work)
-
-    task = asyncio.create_task(serve())
-    await until(lambda: queue.running == 1)
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    assert queue.running == 1
-    gate.set()
-    await until(lambda: queue.running == 0)
-    assert job.done == 1
-
-
-async def test_retry_after_is_what_the_oldest_job_still_needs_at_the_measured_rate() -> None:
-    queue = DeviceQueue(limit=2, clock=iter([0.0, 2.0]).__next__)
-    measured = Job(200)
-    await queue.run(measured, partial(measured.advance, 200))  # in 2 s
-    assert queue.retry_after_seconds() == 1  # nobody is there
-    oldest, younger = Job(1000), Job(50_000)
-    with queue.place(oldest), queue.place(younger):
-        assert queue.retry_after_seconds() == 10
-        oldest.advance(550)
-        assert queue.retry_after_seconds() == 5  # 4.5, rounded up
-        oldest.advance(10_000)
-        assert queue.retry_after_seconds() == 1  # the estimate was too low
-    queue.close()
-
-
-async def test_retry_after_is_one_second_while_no_rate_is_known(queue: DeviceQueue) -> None:
-    with queue.place(Job(10**18)):
-        assert queue.retry_after_seconds() == 1
