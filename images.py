@@ -174,6 +174,7 @@ def _use_profile(source: Source, warnings: list[str]) -> tuple[bytes | None, Ima
     profile = source.icc_profile
     if profile is None:
         return None, None
+    profile = profile[: int.from_bytes(profile[:4], "big")]  # what follows it, of whatever kind, does not go out again
     is_cmyk = source.image.mode == "CMYK"
     space = b"CMYK" if is_cmyk else b"GRAY" if source.is_gray else b"RGB "
     to_srgb = None

@@ -26,6 +26,7 @@ Array = NDArray[np.uint8]
 H, W = 17, 24
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 EXACT = {"lossless": True, "exact": True}  # for WebP; the others' writers do not look at these
+LONG_PROFILE = struct.pack(">I", len(SRGB) + 200_000) + SRGB[4:] + b"\0" * 200_000
 GRAY_PROFILE = SRGB[:16] + b"GRAY" + SRGB[20:]
 
 # The smooth picture that every test starts from: red goes across, green down, blue both ways.
@@ -273,7 +274,7 @@ def test_unusable_cmyk_profile_gives_a_warning_and_the_plain_conversion(profile:
     ("image_format", "mode", "profile"),
     [
         *((image_format, "RGB", SRGB) for image_format in ("PNG", "JPEG", "WEBP")),
-        *((image_format, "RGB", SRGB + b"\0" * 200_000) for image_format in ("PNG", "JPEG", "WEBP")),
+        *((image_format, "RGB", LONG_PROFILE) for image_format in ("PNG", "JPEG", "WEBP")),
         *((image_format, "L", GRAY_PROFILE) for image_format in ("PNG", "JPEG")),
     ],
 )
@@ -317,6 +318,20 @@ def test_jpeg_profile_with_a_part_missing_is_dropped_with_a_warning() -> None:
     whole = saved(in_mode("RGB"), "JPEG", icc_profile=SRGB)
     data = whole.replace(b"ICC_PROFILE\0\x01\x01", b"ICC_PROFILE\0\x01\x02")
     picture, warnings_ = decode_image(data)
+    assert picture.icc_profile is None and len(warnings_) == 1
+
+
+@pytest.mark.parametrize("image_format", ["JPEG", "WEBP", "PNG"])
+def test_what_follows_a_profile_does_not_go_out_again(image_format: str) -> None:
+    picture, warnings_ = decode_image(saved(in_mode("RGB"), image_format, icc_profile=SRGB + b"<script>"))
+    assert picture.icc_profile == SRGB and warnings_ == []
+
+
+@pytest.mark.parametrize("image_format", ["JPEG", "WEBP", "PNG"])
+def test_profile_of_many_megabytes_is_dropped_with_a_warning(image_format: str) -> None:
+    size = containers.MAX_PROFILE_BYTES + 4
+    profile = struct.pack(">I", size) + SRGB[4:] + b"\0" * (size - len(SRGB))
+    picture, warnings_ = decode_image(saved(in_mode("RGB"), image_format, icc_profile=profile))
     assert picture.icc_profile is None and len(warnings_) == 1
 
 
@@ -479,6 +494,22 @@ def test_jpeg_of_endless_scans_is_refused() -> None:
     decode_image(data[:-2] + scan * 50 + data[-2:])
     with pytest.raises(BrokenImage):
         read_header(data[:-2] + scan * 1000 + data[-2:])
+
+
+def test_png_of_endless_chunks_is_refused() -> None:
+    data = png(8, 2, unfiltered(RGB))
+    empty, end = chunk((b"IDAT", b"")), data.index(b"IDAT") - 4
+    np.testing.assert_array_equal(decode_image(data[:end] + empty * 1000 + data[end:])[0].pixels, RGB)
+    with pytest.raises(BrokenImage):
+        read_header(data[:end] + empty * 500_000 + data[end:])
+
+
+@pytest.mark.parametrize("compression", [1, 2])
+def test_bmp_in_runs_is_refused_and_says_so(compression: int) -> None:
+    data = bytearray(saved(in_mode("P"), "BMP"))
+    data[28:34] = struct.pack("<HI", {1: 8, 2: 4}[compression], compression)
+    with pytest.raises(UnsupportedFormat, match="RLE"):
+        read_header(bytes(data))
 
 
 def test_jpeg_of_endless_segments_is_refused() -> None:

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import re
+
+from hypercorn.config import Config
+
+import app
+import containers
+import contract
 import errors
 from bench.server import ROOT
-from config import settings_table
+from config import GIB, MAX_BODY_BYTES, MAX_IMAGE_BYTES, MIB, Settings, settings_table
 from contract import fields_table
 from errors import JobCancelled, ServiceError, Unavailable
 from weights.manifest import WeightFile, read_manifest
@@ -36,3 +43,35 @@ def test_every_error_is_in_the_readme_and_in_the_tree() -> None:
 
 def test_the_table_of_fields_is_that_of_the_contract() -> None:
     assert fields_table() in README
+
+
+LIMITS = {
+    "head of an HTTP request": f"{Config.h11_max_incomplete_size // 1024} KiB",
+    "body of a request": f"{MAX_BODY_BYTES // MIB} MiB",
+    "time for a body to arrive": f"{Settings.body_timeout_seconds:g} s (`BODY_TIMEOUT_SECONDS`)",
+    "time in which a client may take nothing of its answer": f"{app.STALL_SECONDS:g} s",
+    "time that a connection may be idle": f"{app.KEEP_ALIVE_SECONDS:g} s",
+    "commas in a JSON body": f"{contract.MAX_COMMAS:,}",
+    "unknown fields that are named": str(contract.MAX_NAMED_FIELDS),
+    "image file": f"{MAX_IMAGE_BYTES // MIB} MiB",
+    "pixels of an image": f"{containers.MAX_PIXELS:,}",
+    "frames": "1",
+    "colour profile, unpacked": f"{containers.MAX_PROFILE_BYTES // MIB} MiB",
+    "chunks of a PNG": f"{containers.MAX_PNG_CHUNKS:,}",
+    "text chunks of a PNG that are unpacked": "0",
+    "scans of a JPEG": str(containers.MAX_JPEG_SCANS),
+    "segments of a JPEG": f"{containers.MAX_JPEG_SEGMENTS:,}",
+    "tags of EXIF that are read": "1 (the orientation)",
+    "runs (RLE) in a BMP": "0",
+    "requests that wait": f"{Settings.queue_limit} (`QUEUE_LIMIT`)",
+    "folder of results": f"{Settings.output_max_bytes // GIB} GiB (`OUTPUT_MAX_BYTES`)",
+}
+
+
+def limits_in_the_readme() -> dict[str, str]:
+    section = README.partition("\n## Limits\n")[2].partition("\n## ")[0]
+    return dict(re.findall(r"^\| ([^|]+) \| ([^|]+) \| [^|]+ \|$", section, re.MULTILINE)[1:])
+
+
+def test_the_table_of_limits_has_the_values_of_the_code() -> None:
+    assert limits_in_the_readme() == LIMITS
