@@ -13,7 +13,7 @@ from quart import Quart, Response, g, request
 from werkzeug.exceptions import HTTPException
 
 from dispatch import Answer
-from errors import ServiceError, Unavailable
+from errors import ServiceError, Unavailable, defect
 
 logger = logging.getLogger(__name__)
 
@@ -38,13 +38,16 @@ async def _chunks(head: bytes, data: bytes, tail: bytes) -> AsyncIterator[bytes]
     yield tail
 
 
+_PLACES = "POST /upscale, GET /jobs/<id>, GET /health and GET /files/<name>"
+
+
 def add_error_handlers(app: Quart) -> None:
     """Whatever goes wrong is answered with JSON."""
 
     @app.errorhandler(ServiceError)
     async def service_error(error: ServiceError) -> Response:
         logger.info("%s %d %s: %s", g.request_id, error.status, error.code, error.message)
-        response = _error(error.status, error.code, error.message, error.details)
+        response = json_response(error.body(g.request_id), error.status)
         if isinstance(error, Unavailable):
             response.headers["Retry-After"] = str(error.retry_after_seconds)
         return response
@@ -55,23 +58,19 @@ def add_error_handlers(app: Quart) -> None:
         allowed = dict(error.get_headers()).get("Allow")
         message = error.description or name
         if status == 404:
-            message = f"There is nothing at {request.path[:80]!r}, only POST /upscale, GET /health and GET /files/<name>."
+            message = f"There is nothing at {request.path[:80]!r}, only {_PLACES}."
         elif allowed:
             message = f"{request.path[:80]} takes {allowed}, not {request.method[:80]}."
-        response = _error(status, name.lower().replace(" ", "_"), message, {})
+        body = {"success": False, "error": message, "code": name.lower().replace(" ", "_"), "request_id": g.request_id}
+        response = json_response(body, status)
         if allowed:
             response.headers["Allow"] = allowed
         return response
 
     @app.errorhandler(Exception)
-    async def defect(error: Exception) -> Response:
+    async def internal_error(error: Exception) -> Response:
         logger.error("%s 500 internal_error", g.request_id, exc_info=error)
-        return _error(500, "internal_error", "Something is wrong on our side. Please report the request_id.", {})
-
-
-def _error(status: int, code: str, message: str, details: dict[str, object]) -> Response:
-    body = {"success": False, "error": message, "code": code, **details, "request_id": g.request_id}
-    return json_response(body, status)
+        return json_response(defect().body(g.request_id), 500)
 
 
 def json_response(body: dict[str, object], status: int) -> Response:

@@ -27,6 +27,8 @@ from config import MAX_BODY_BYTES, MAX_IMAGE_BYTES, MIB, ConfigError, Settings
 from dispatch import Answer
 from edge import Edge
 from errors import BodyTimeout, BodyTooLarge, FileNotFound, InvalidContentType
+from job_answers import accept_job, prefers_async, show_job, stream_events
+from jobs import Jobs
 from service import Service, State
 from upscale import Upscaler, WeightsError, load_upscaler
 
@@ -53,15 +55,18 @@ def create_app(settings: Settings, *, load: Callable[[Settings], Upscaler] = loa
     app.config["BODY_TIMEOUT"] = settings.body_timeout_seconds
     app.config["RESPONSE_TIMEOUT"] = RESPONSE_TIMEOUT_SECONDS
     service = app.extensions["service"] = Service(settings, load)
+    jobs = Jobs(service)
     app.before_serving(service.start)
+    app.after_serving(jobs.close)
     app.after_serving(service.close)
-    _add_routes(app, service)
+    _add_routes(app, service, jobs)
+    _add_job_routes(app, jobs)
     add_error_handlers(app)
     app.asgi_app = Edge(cast(ASGIFramework, app.asgi_app), service.in_flight)  # type: ignore[method-assign]
     return app
 
 
-def _add_routes(app: Quart, service: Service) -> None:
+def _add_routes(app: Quart, service: Service, jobs: Jobs) -> None:
     @app.before_request
     async def name_request() -> None:
         g.request_id = uuid.uuid4().hex
@@ -74,6 +79,8 @@ def _add_routes(app: Quart, service: Service) -> None:
 
     @app.post("/upscale")
     async def upscale() -> Response:
+        if prefers_async():
+            return accept_job(await jobs.create(await _read_json_body(), g.request_id))
         try:
             answer = await service.upscale(await _read_json_body(), g.request_id)
         except asyncio.CancelledError:
@@ -97,6 +104,30 @@ def _add_routes(app: Quart, service: Service) -> None:
         response.headers["Cache-Control"] = "private"  # the framework says public
         cast(FileBody, response.response).buffer_size = FILE_CHUNK_BYTES  # 8 KiB otherwise, each through a thread
         return response
+
+
+def _add_job_routes(app: Quart, jobs: Jobs) -> None:
+    @app.put("/jobs/<job_id>")
+    async def put_job(job_id: str) -> Response:
+        job = await jobs.put(job_id, await _read_json_body(), g.request_id)
+        if prefers_async() and not job["completed_at"]:
+            return accept_job(job)
+        return show_job(await jobs.wait(job_id))
+
+    @app.get("/jobs/<job_id>")
+    async def get_job(job_id: str) -> Response:
+        return show_job(await jobs.get(job_id))
+
+    @app.post("/jobs/<job_id>/cancel")
+    async def cancel_job(job_id: str) -> Response:
+        return show_job(await jobs.cancel(job_id))
+
+    @app.get("/jobs/<job_id>/events")
+    async def follow_job(job_id: str) -> Response:
+        job = await jobs.get(job_id)
+        if job["completed_at"] and request.headers.get("Last-Event-ID") == job["status"]:
+            return Response(b"", status=204)  # a browser that comes back after the end, until it is told not to
+        return stream_events(jobs.events(job_id))
 
 
 async def _read_json_body() -> bytes:

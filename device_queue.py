@@ -26,7 +26,7 @@ class Job:
         """`work` is in the unit that `advance` counts, FLOPs here."""
         self.work = work
         self.done = 0.0
-        self.started = False
+        self.started_at: float | None = None  # seconds since the epoch
         self.seconds = 0.0  # on the device
         self.future: Future[Any] | None = None
         self.cancelled = False
@@ -70,7 +70,7 @@ class DeviceQueue:
     @property
     def running(self) -> int:
         """Jobs on the device, or past it and being encoded."""
-        return sum(job.started for job in self._jobs)
+        return sum(job.started_at is not None for job in self._jobs)
 
     @property
     def waiting(self) -> int:
@@ -119,7 +119,7 @@ class DeviceQueue:
         return await asyncio.wrap_future(job.future)
 
     def _work(self, job: Job, function: Callable[[], T]) -> T:
-        job.started = True
+        job.started_at = time.time()
         job.advance(0.0)
         start = self._clock()
         result = function()

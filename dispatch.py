@@ -49,9 +49,9 @@ class Ticket:
         return self._job.progress
 
     @property
-    def started(self) -> bool:
-        """Whether the device has begun with it."""
-        return self._job.started
+    def started_at(self) -> float | None:
+        """When the device began with it, in seconds since the epoch; None if it has not."""
+        return self._job.started_at
 
     @property
     def position(self) -> int:
@@ -95,6 +95,15 @@ class Ticket:
             self._answer.set_result(making.result())
 
 
+def plan_order(order: Order) -> Plan:
+    """What will be done to the order's image.
+
+    Raises:
+        ImageTooLarge: no pass fits below the order's target.
+    """
+    return plan_upscale(Size(order.header.width, order.header.height), order.target_resolution, order.fit)
+
+
 class Dispatcher:
     """Takes orders in and sees to it that they are made. All its methods are called on the event loop."""
 
@@ -111,7 +120,7 @@ class Dispatcher:
             ImageTooLarge: no pass fits below the order's target.
             QueueFull: there is no place.
         """
-        plan = plan_upscale(Size(order.header.width, order.header.height), order.target_resolution, order.fit)
+        plan = plan_order(order)
         job = Job(upscaler.work(plan, order.header.has_alpha))
         self._queue.admit(job)
         making = asyncio.create_task(self._make(order, plan, job, upscaler))

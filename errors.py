@@ -18,12 +18,16 @@
     │   ├── TooManyPixels                too_many_pixels
     │   └── ImageTooLarge                image_too_large
     ├── FileNotFound                404  not_found
+    ├── JobNotFound                 404  not_found
     ├── BodyTimeout                 408  body_timeout
+    ├── JobConflict                 409  job_conflict
     ├── BodyTooLarge                413  body_too_large
     ├── Unavailable                 503  (each carries retry_after_seconds)
     │   ├── QueueFull                    queue_full
     │   ├── ModelsLoading                models_loading
-    │   └── ShuttingDown                 shutting_down
+    │   ├── ShuttingDown                 shutting_down
+    │   └── Interrupted                  interrupted
+    ├── ResultNotSaved              507  result_not_saved
     └── JobCancelled                (none: nobody is left to answer)
 
 A foreign exception (Pillow, orjson, torch, OSError) is translated once, where it enters, `from exc`. Whatever is not in
@@ -46,6 +50,15 @@ class ServiceError(Exception):
         super().__init__(message)
         self.message = message
         self.details = details
+
+    def body(self, request_id: str) -> dict[str, object]:
+        """The JSON object in which clients hear of it."""
+        return {"success": False, "error": self.message, "code": self.code, **self.details, "request_id": request_id}
+
+
+def defect() -> ServiceError:
+    """What a client hears of an error of ours, which is only in the log."""
+    return ServiceError("Something is wrong on our side. Please report the request_id.")
 
 
 class BadRequest(ServiceError):
@@ -128,6 +141,18 @@ class FileNotFound(ServiceError):
     code = "not_found"
 
 
+class JobNotFound(ServiceError):
+    status = 404
+    code = "not_found"
+
+
+class JobConflict(ServiceError):
+    """The id of a job is taken by another request."""
+
+    status = 409
+    code = "job_conflict"
+
+
 class BodyTimeout(ServiceError):
     status = 408
     code = "body_timeout"
@@ -159,6 +184,19 @@ class ModelsLoading(Unavailable):
 
 class ShuttingDown(Unavailable):
     code = "shutting_down"
+
+
+class Interrupted(Unavailable):
+    """The process ended before a job was done."""
+
+    code = "interrupted"
+
+
+class ResultNotSaved(ServiceError):
+    """A job is done, and its file could not be kept."""
+
+    status = 507
+    code = "result_not_saved"
 
 
 class JobCancelled(ServiceError):

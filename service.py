@@ -191,14 +191,22 @@ class Service:
             asyncio.CancelledError: the client went away; its place is free and its work ends at the next step.
         """
         start = time.perf_counter()
-        self._ready()
-        ticket = await self.submit(await self.io.run(parse_order, body))
+        ticket = await self.submit(await self.read_order(body))
         try:
             answer = await ticket.answer()
         except JobCancelled as exc:  # a client that went away gets no answer; what is left is the shutdown
-            raise _shutting_down() from exc
+            raise shutting_down() from exc
         seconds = round(time.perf_counter() - start, 3)
         return replace(answer, fields={**answer.fields, "processing_time": seconds, "request_id": request_id})
+
+    async def read_order(self, body: bytes) -> Order:
+        """The order in a request's body, where orders can be served now.
+
+        Raises:
+            BadRequest, Unavailable: see `errors`.
+        """
+        self._ready()
+        return await self.io.run(parse_order, body)
 
     async def submit(self, order: Order) -> Ticket:
         """Take an order in, and return without waiting for its answer: the ticket has its progress, its place and its end.
@@ -210,7 +218,7 @@ class Service:
 
     def _ready(self) -> Upscaler:
         if self._stop.is_set():
-            raise _shutting_down()
+            raise shutting_down()
         if self._upscaler is None:
             raise ModelsLoading("The models are still loading. Try again soon.", retry_after_seconds=LOADING_RETRY_SECONDS)
         return self._upscaler
@@ -229,5 +237,6 @@ def _load_without_pauses(load: Callable[[Settings], Upscaler], settings: Setting
         gc.enable()
 
 
-def _shutting_down() -> ShuttingDown:
+def shutting_down() -> ShuttingDown:
+    """What a client hears that comes too late, or that cannot be served to the end."""
     return ShuttingDown("The server is shutting down. Try again soon.", retry_after_seconds=DRAINING_RETRY_SECONDS)

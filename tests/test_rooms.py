@@ -31,9 +31,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "device_queue": {"errors"},
     "dispatch": {"config", "errors", "images", "utility", "contract", "upscale", "device_queue"},
     "service": {"config", "errors", "utility", "contract", "upscale", "device_queue", "dispatch", "heartbeat"},
+    "jobs": {"errors", "utility", "contract", "dispatch", "service"},
     "edge": set(),
     "answers": {"errors", "dispatch"},
-    "app": {"config", "errors", "service", "dispatch", "upscale", "edge", "answers"},
+    "job_answers": {"jobs", "answers"},
+    "app": {"config", "errors", "service", "dispatch", "upscale", "edge", "answers", "jobs", "job_answers"},
 }
 # Heavy or all-embracing packages, and the only rooms that know them.
 ONLY_IN = {
@@ -42,9 +44,9 @@ ONLY_IN = {
     "basicsr": {"model_utility", "faces"},
     "facexlib": {"faces"},
     "gfpgan": {"faces"},
-    "quart": {"app", "answers"},
+    "quart": {"app", "answers", "job_answers"},
     "hypercorn": {"app", "edge"},
-    "werkzeug": {"app", "answers"},
+    "werkzeug": {"app", "answers", "job_answers"},
     "httpx": {"heartbeat", "weights.fetch", "weights.download"},
     "PIL": {"containers", "images", "upscale"},
 }

@@ -1,0 +1,318 @@
+"""Jobs: orders that are carried out while nobody waits on the line, and what is known of each, by its id.
+
+The order of a job takes the one way through `Service` that every order takes, and counts in the queue like any other. What
+this room adds is a record: state, times, progress, result or error. It knows no HTTP.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import hashlib
+import logging
+import re
+import secrets
+import time
+from collections import OrderedDict
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import PurePath
+from typing import Any
+
+from contract import Order, parse_order
+from dispatch import Answer, Ticket, plan_order
+from errors import (
+    Interrupted,
+    JobCancelled,
+    JobConflict,
+    JobNotFound,
+    OutOfRange,
+    ResultNotSaved,
+    ServiceError,
+    defect,
+)
+from service import DRAINING_RETRY_SECONDS, Service, shutting_down
+
+logger = logging.getLogger(__name__)
+
+EVENT_SECONDS = 0.2  # between two events of progress
+KEEP_ALIVE_SECONDS = 15.0  # of silence, after which proxies begin to wonder
+FINISHED_IN_MEMORY = 1000  # records, of about 2 kB each
+
+_ID = re.compile(r"[A-Za-z0-9_-]{8,64}", re.ASCII)
+
+JobObject = dict[str, Any]
+"""What clients see of a job, as JSON."""
+
+
+class Status(StrEnum):
+    """The states of a job, in the words of cog (https://github.com/replicate/cog/blob/main/docs/http.md)."""
+
+    STARTING = "starting"  # waits for its turn
+    PROCESSING = "processing"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELED = "canceled"
+
+
+@dataclass(eq=False)
+class JobRecord:
+    """What is known of one job. Times are in seconds since the epoch."""
+
+    id: str
+    fingerprint: str  # of the request, so that another request under the same id is noticed
+    plan: dict[str, object]
+    created_at: float
+    status: Status = Status.STARTING
+    started_at: float | None = None
+    completed_at: float | None = None
+    progress: float = 0.0  # 0–1
+    result: dict[str, object] | None = None
+    error: dict[str, object] | None = None
+
+
+@dataclass(eq=False)
+class _Live:
+    """A job that is not done: its record, and the hold on its work."""
+
+    record: JobRecord
+    ticket: Ticket
+    request_id: str
+    given_up: bool = False
+    done: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def refresh(self) -> None:
+        """Take over into the record how far the work is."""
+        self.record.progress = round(self.ticket.progress, 4)
+        self.record.started_at = self.ticket.started_at
+        self.record.status = Status.PROCESSING if self.record.started_at else Status.STARTING
+
+
+class Jobs:
+    """All jobs of one service; its methods are called on the event loop."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._live: dict[str, _Live] = {}
+        self._finished: OrderedDict[str, JobRecord] = OrderedDict()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._naming = asyncio.Lock()  # of those whose callers choose the id
+        self._closing = False
+
+    async def create(self, body: bytes, request_id: str) -> JobObject:
+        """Start a job under a new id of 128 random bits, which nobody can guess.
+
+        Raises:
+            BadRequest, Unavailable: as the same request would get without a job.
+        """
+        return await self._start(secrets.token_hex(16), await self._service.read_order(body), request_id)
+
+    async def put(self, job_id: str, body: bytes, request_id: str) -> JobObject:
+        """Start a job under the caller's id, or return the one that the same request has started.
+
+        Raises:
+            BadRequest, Unavailable: as the same request would get without a job, or the id is none.
+            JobConflict: another request has this id.
+        """
+        if not _ID.fullmatch(job_id):
+            raise OutOfRange("The id of a job must be 8 to 64 letters, digits, - and _.", field="id")
+        async with self._naming:
+            record = await self._look_up(job_id)
+            if record is None:
+                return await self._start(job_id, await self._service.read_order(body), request_id)
+        if record.fingerprint != _fingerprint(await self._service.io.run(parse_order, body)):
+            raise JobConflict("Another request was sent under this id. Choose another id, or send the same request.")
+        return self._view(record)
+
+    async def get(self, job_id: str) -> JobObject:
+        """The job object.
+
+        Raises:
+            JobNotFound: there is no job of that id.
+        """
+        return self._view(await self._find(job_id))
+
+    async def wait(self, job_id: str) -> JobObject:
+        """The job object, once the job is done.
+
+        Raises:
+            JobNotFound: there is no job of that id.
+        """
+        record = await self._find(job_id)
+        if live := self._live.get(job_id):
+            await live.done.wait()
+        return self._view(record)
+
+    async def cancel(self, job_id: str) -> JobObject:
+        """End a job: its place is free at once, or when the device has reached its next step. One that is done stays as it is.
+
+        Raises:
+            JobNotFound: there is no job of that id.
+        """
+        if live := self._live.get(job_id):
+            live.given_up = True
+            live.ticket.cancel()
+        return await self.wait(job_id)
+
+    async def events(self, job_id: str) -> AsyncGenerator[JobObject | None]:
+        """The job object at every change of state and, while anything else changes, every `EVENT_SECONDS`.
+
+        Ends after the last state. None stands for `KEEP_ALIVE_SECONDS` without a change.
+
+        Raises:
+            JobNotFound: there is no job of that id.
+        """
+        record = await self._find(job_id)
+        live = self._live.get(job_id)
+        last, silent_seconds = self._view(record), 0.0
+        yield last
+        while live and not last["completed_at"]:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(live.done.wait(), EVENT_SECONDS)
+            view = self._view(record)
+            if last["status"] == Status.STARTING and view["completed_at"] and view["started_at"]:
+                yield {**last, "status": Status.PROCESSING, "started_at": view["started_at"]}  # it was shorter than a look
+            silent_seconds += EVENT_SECONDS
+            if view != last or silent_seconds >= KEEP_ALIVE_SECONDS:
+                yield view if view != last else None
+                last, silent_seconds = view, 0.0
+
+    async def close(self) -> None:
+        """End what still runs; its records say so."""
+        self._closing = True
+        for live in self._live.values():
+            live.ticket.cancel()
+        await asyncio.gather(*self._tasks)
+
+    # one job
+
+    async def _start(self, job_id: str, order: Order, request_id: str) -> JobObject:
+        plan = plan_order(order)
+        ticket = await self._service.submit(order)
+        record = JobRecord(
+            id=job_id,
+            fingerprint=_fingerprint(order),
+            plan={
+                "original_size": {"width": plan.original.width, "height": plan.original.height},
+                "upscaled_size": {"width": plan.output.width, "height": plan.output.height},
+                "upscaling_strategy": list(plan.passes),
+                "target_resolution": plan.target,
+            },
+            created_at=time.time(),
+        )
+        live = self._live[job_id] = _Live(record, ticket, request_id)
+        task = asyncio.create_task(self._carry_out(live))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return self._view(record)
+
+    async def _carry_out(self, live: _Live) -> None:
+        record = live.record
+        with self._service.in_flight():
+            try:
+                answer = await live.ticket.answer()
+                completed_at = time.time()
+                seconds = round(completed_at - record.created_at, 3)
+                record.result = {**_result_fields(answer), "processing_time": seconds, "request_id": live.request_id}
+                record.status, record.progress = Status.SUCCEEDED, 1.0
+            except Exception as exc:
+                completed_at = time.time()
+                live.refresh()
+                self._fail(live, exc)
+            record.started_at, record.completed_at = live.ticket.started_at, completed_at
+            logger.info(
+                "%s job %s %s after %.3f s", live.request_id, record.id, record.status, completed_at - record.created_at
+            )
+            self._retire(live)
+
+    def _fail(self, live: _Live, exc: Exception) -> None:
+        if isinstance(exc, JobCancelled) and live.given_up:
+            live.record.status = Status.CANCELED
+            return
+        if isinstance(exc, JobCancelled):  # the drain took too long
+            error: ServiceError = interrupted() if self._closing else shutting_down()
+        elif isinstance(exc, ServiceError):
+            error = exc
+        else:
+            logger.error("%s internal_error in a job", live.request_id, exc_info=exc)
+            error = defect()
+        live.record.status = Status.FAILED
+        live.record.error = {**error.body(live.request_id), "status_code": error.status}
+
+    def _retire(self, live: _Live) -> None:
+        del self._live[live.record.id]
+        self._finished[live.record.id] = live.record
+        while len(self._finished) > FINISHED_IN_MEMORY:
+            self._finished.popitem(last=False)
+        live.done.set()
+
+    # what is known of it
+
+    async def _look_up(self, job_id: str) -> JobRecord | None:
+        live = self._live.get(job_id)
+        return live.record if live else self._finished.get(job_id)
+
+    async def _find(self, job_id: str) -> JobRecord:
+        record = await self._look_up(job_id)
+        if record is None:
+            raise JobNotFound("There is no such job: what is known of jobs is removed after a while, with their results.")
+        return record
+
+    def _view(self, record: JobRecord) -> JobObject:
+        live = self._live.get(record.id)
+        if live:
+            live.refresh()
+        waiting = live and record.status is Status.STARTING
+        eta_seconds = live.ticket.predicted_seconds if live else None
+        url = f"/jobs/{record.id}"
+        return {
+            "id": record.id,
+            "status": record.status,
+            "progress": record.progress,
+            "position": live.ticket.position if live and waiting else 0,
+            "eta_seconds": None if eta_seconds is None else round(eta_seconds, 1),
+            "created_at": _iso(record.created_at),
+            "started_at": _iso(record.started_at),
+            "completed_at": _iso(record.completed_at),
+            "plan": record.plan,
+            "result": record.result,
+            "error": record.error,
+            "urls": {"get": url, "events": f"{url}/events", "cancel": f"{url}/cancel"},
+        }
+
+
+def interrupted() -> Interrupted:
+    """Of a job that was under way when its process ended."""
+    return Interrupted(
+        "The server was restarted before this was done. Send it again.", retry_after_seconds=DRAINING_RETRY_SECONDS
+    )
+
+
+def _fingerprint(order: Order) -> str:
+    """SHA-256 of what was asked, the image and every choice, however it was written down."""
+    choices = {
+        item.name: getattr(order, item.name) for item in dataclasses.fields(order) if item.name not in ("image", "header")
+    }
+    return hashlib.sha256(repr(sorted(choices.items())).encode() + order.image).hexdigest()
+
+
+def _result_fields(answer: Answer) -> dict[str, object]:
+    """The answer without its base64, which nobody would keep; so without a file there is no result.
+
+    Raises:
+        ResultNotSaved: there is none.
+    """
+    name = PurePath(str(answer.fields["file_path"])).name
+    if not name:
+        raise ResultNotSaved("The server could not keep the result: its disk is full or out of order. Try again later.")
+    return {**answer.fields, "url": f"/files/{name}"}
+
+
+def _iso(seconds: float | None) -> str | None:
+    """ISO 8601 in UTC, to the millisecond."""
+    if seconds is None:
+        return None
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

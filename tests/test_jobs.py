@@ -1,0 +1,296 @@
+"""Jobs over a real socket, with a network that waits for the test."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from typing import Any
+
+import httpx
+import numpy as np
+import orjson
+import pytest
+
+from config import Settings
+from service import Service
+from tests.conftest import FakeResolver, assert_error, b64, encode, fake_upscaler, files_in, ready, send_raw, serving, until
+
+ASYNC = {"Prefer": "respond-async"}
+
+
+def order(gray: int = 10, **fields: Any) -> dict[str, Any]:
+    """A request of three passes."""
+    return {"image_b64": b64(encode(np.full((20, 20, 3), gray, np.uint8))), "target_resolution": "2k", **fields}
+
+
+class House:
+    """A service whose network waits at `gate`, and what a test asks of it."""
+
+    def __init__(self, client: httpx.AsyncClient, service: Service, resolver: FakeResolver) -> None:
+        self.client = client
+        self.service = service
+        self.resolver = resolver
+
+    async def submit(self, gray: int = 10) -> dict[str, Any]:
+        answer = await self.client.post("/upscale", json=order(gray), headers=ASYNC)
+        assert answer.status_code == 202, answer.text
+        job: dict[str, Any] = answer.json()
+        return job
+
+    async def job(self, job_id: str) -> dict[str, Any]:
+        answer = await self.client.get(f"/jobs/{job_id}")
+        assert answer.status_code == 200, answer.text
+        job: dict[str, Any] = answer.json()
+        return job
+
+    async def job_is(self, job_id: str, status: str) -> dict[str, Any]:
+        async with asyncio.timeout(10):
+            while (job := await self.job(job_id))["status"] != status:
+                assert not job["completed_at"], job
+        return job
+
+    async def follow(self, job_id: str) -> AsyncIterator[dict[str, Any]]:
+        """The events of a job, until the server ends them."""
+        async with self.client.stream("GET", f"/jobs/{job_id}/events") as stream:
+            assert stream.headers["content-type"] == "text/event-stream"
+            event = ""
+            async for line in stream.aiter_lines():
+                if line.startswith("event: "):
+                    event = line.removeprefix("event: ")
+                elif line.startswith("data: "):
+                    job = orjson.loads(line.removeprefix("data: "))
+                    assert job["status"] == event
+                    yield job
+
+
+@contextlib.asynccontextmanager
+async def house(settings: Settings) -> AsyncIterator[House]:
+    resolver = FakeResolver()
+    async with serving(settings, lambda _: fake_upscaler(resolver)) as (client, service):
+        await ready(client)
+        resolver.gate.clear()
+        try:
+            yield House(client, service, resolver)
+        finally:
+            resolver.gate.set()
+
+
+# the life of a job
+
+
+async def test_a_job_is_accepted_at_once_and_gives_what_the_synchronous_call_gives(settings: Settings) -> None:
+    async with house(settings) as h:
+        answer = await h.client.post("/upscale", json=order(), headers=ASYNC)
+        job = answer.json()
+        assert answer.status_code == 202
+        assert answer.headers["location"] == job["urls"]["get"] == f"/jobs/{job['id']}"
+        assert answer.headers["preference-applied"] == "respond-async"
+        assert re.fullmatch(r"[0-9a-f]{32}", job["id"])
+        assert job["plan"] == {
+            "original_size": {"width": 20, "height": 20},
+            "upscaled_size": {"width": 1280, "height": 1280},
+            "upscaling_strategy": [4, 4, 4],
+            "target_resolution": "2k",
+        }
+        assert (job["result"], job["error"], job["completed_at"]) == (None, None, None)
+        running = await h.job_is(job["id"], "processing")
+        assert re.fullmatch(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", running["started_at"])
+        h.resolver.gate.set()
+        done = await h.job_is(job["id"], "succeeded")
+        synchronous = (await h.client.post("/upscale", json=order())).json()
+        file = await h.client.get(done["result"]["url"])
+    assert done["created_at"] <= done["started_at"] <= done["completed_at"]
+    assert (done["progress"], done["position"], done["error"]) == (1.0, 0, None)
+    assert b64(file.content) == synchronous["base64"]
+    assert set(done["result"]) == set(synchronous) - {"base64"} | {"url"}
+
+
+@pytest.mark.parametrize(
+    ("prefer", "status"),
+    [
+        (["respond-async"], 202),
+        (["Respond-Async"], 202),
+        (["wait=10, respond-async; x=1"], 202),
+        (["handling=lenient", "respond-async"], 202),
+        (['foo="a, b" , respond-async'], 202),
+        (['respond-async=""'], 202),
+        (['foo="respond-async, x"'], 200),
+        (["respond-asynchronously"], 200),
+        (["foo; respond-async"], 200),
+        ([""], 200),
+    ],
+)
+async def test_the_preference_is_found_among_others(client: httpx.AsyncClient, prefer: list[str], status: int) -> None:
+    headers = [("Prefer", value) for value in prefer]
+    answer = await client.post("/upscale", json=order(), headers=headers)
+    assert answer.status_code == status, prefer
+    assert ("preference-applied" in answer.headers) == (status == 202)
+
+
+async def test_waiting_jobs_know_their_place_and_count_in_admission(settings: Settings) -> None:
+    async with house(replace(settings, queue_limit=2)) as h:
+        jobs = [await h.submit(gray) for gray in (10, 20, 30)]
+        await h.job_is(jobs[0]["id"], "processing")
+        assert [(await h.job(job["id"]))["position"] for job in jobs] == [0, 1, 2]
+        etas = [(await h.job(job["id"]))["eta_seconds"] for job in jobs]
+        assert etas == sorted(etas)
+        refused = await h.client.post("/upscale", json=order(40), headers=ASYNC)
+        assert_error(refused, 503, "queue_full")
+        assert int(refused.headers["retry-after"]) >= 1
+        assert_error(await h.client.post("/upscale", json=order(40)), 503, "queue_full")
+        h.resolver.gate.set()
+        for job in jobs:
+            await h.job_is(job["id"], "succeeded")
+
+
+async def test_a_request_that_is_wrong_is_refused_and_not_a_failed_job(client: httpx.AsyncClient) -> None:
+    assert_error(await client.post("/upscale", json={"image_b64": "AAAA"}, headers=ASYNC), 400, "not_an_image")
+    assert_error(await client.get("/jobs/0123456789abcdef"), 404, "not_found")
+    assert_error(await client.get("/jobs/0123456789abcdef/events"), 404, "not_found")
+    assert_error(await client.post("/jobs/0123456789abcdef/cancel"), 404, "not_found")
+
+
+async def test_a_defect_fails_the_job_and_tells_nothing_of_the_inside(settings: Settings) -> None:
+    async with house(settings) as h:
+        job = await h.submit()
+        h.resolver.error = RuntimeError("secret of the house")
+        h.resolver.gate.set()
+        failed = await h.job_is(job["id"], "failed")
+    assert (failed["error"]["code"], failed["error"]["status_code"], failed["result"]) == ("internal_error", 500, None)
+    assert "secret" not in str(failed)
+
+
+async def test_a_result_that_cannot_be_saved_fails_the_job(settings: Settings) -> None:
+    async with house(settings) as h:
+        job = await h.submit()
+        settings.output_dir.rmdir() if settings.output_dir.exists() else None
+        settings.output_dir.write_bytes(b"a file where the folder should be")
+        h.resolver.gate.set()
+        failed = await h.job_is(job["id"], "failed")
+    assert (failed["error"]["code"], failed["error"]["status_code"]) == ("result_not_saved", 507)
+
+
+# the end of a job
+
+
+async def test_a_cancelled_job_frees_the_device_at_its_next_step_and_leaves_no_file(settings: Settings) -> None:
+    async with house(replace(settings, queue_limit=0)) as h:
+        job = await h.submit()
+        await h.job_is(job["id"], "processing")
+        canceled = (await h.client.post(f"/jobs/{job['id']}/cancel")).json()
+        assert (canceled["status"], canceled["result"], canceled["error"]) == ("canceled", None, None)
+        assert canceled["completed_at"]
+        h.resolver.gate.set()
+        async with asyncio.timeout(10):
+            while (await h.client.post("/upscale", json=order(20))).status_code != 200:
+                pass
+        assert (await h.client.post(f"/jobs/{job['id']}/cancel")).json() == await h.job(job["id"]) == canceled
+    assert len([name for name in files_in(settings) if name.endswith(".jpg")]) == 1
+
+
+async def test_a_waiting_job_that_is_cancelled_never_starts(settings: Settings) -> None:
+    async with house(settings) as h:
+        running, waiting = await h.submit(10), await h.submit(20)
+        await h.job_is(running["id"], "processing")
+        canceled = (await h.client.post(f"/jobs/{waiting['id']}/cancel")).json()
+        assert (canceled["status"], canceled["started_at"]) == ("canceled", None)
+        assert (await h.client.get("/health")).json()["queue"]["waiting"] == 0
+        h.resolver.gate.set()
+        await h.job_is(running["id"], "succeeded")
+
+
+async def test_the_drain_finishes_jobs_refuses_new_ones_and_answers_about_them(settings: Settings) -> None:
+    async with house(settings) as h:
+        job = await h.submit()
+        await h.job_is(job["id"], "processing")
+        h.service.stop()
+        assert_error(await h.client.post("/upscale", json=order(), headers=ASYNC), 503, "shutting_down")
+        events = h.follow(job["id"])
+        assert (await anext(events))["status"] == "processing"
+        h.resolver.gate.set()
+        assert [event async for event in events][-1]["status"] == "succeeded"
+
+
+async def test_past_the_drain_time_a_job_fails_and_says_why(settings: Settings) -> None:
+    async with house(replace(settings, drain_seconds=0.2)) as h:
+        running, waiting = await h.submit(10), await h.submit(20)
+        await h.job_is(running["id"], "processing")
+        events = [event async for event in _after(h.service.stop, h.follow(waiting["id"]))]
+        assert (events[-1]["status"], events[-1]["error"]["code"]) == ("failed", "shutting_down")
+
+
+async def _after(action: Any, events: AsyncIterator[dict[str, Any]]) -> AsyncIterator[dict[str, Any]]:
+    """The events, with something done after the first."""
+    yield await anext(events)
+    action()
+    async for event in events:
+        yield event
+
+
+# PUT
+
+
+async def test_the_same_put_is_the_same_job_in_whatever_state(settings: Settings) -> None:
+    async with house(settings) as h:
+        first, second = await asyncio.gather(
+            *(h.client.put("/jobs/my-own-id_1", json=order(), headers=ASYNC) for _ in range(2))
+        )
+        assert (first.status_code, second.status_code) == (202, 202)
+        assert first.headers["location"] == second.headers["location"] == "/jobs/my-own-id_1"
+        assert first.json()["created_at"] == second.json()["created_at"]
+        assert (await h.client.get("/health")).json()["queue"]["waiting"] <= 1
+        other_words = dict(reversed([*order(target_resolution="2K").items()]))
+        assert (await h.client.put("/jobs/my-own-id_1", json=other_words, headers=ASYNC)).status_code == 202
+        conflict = await h.client.put("/jobs/my-own-id_1", json=order(20), headers=ASYNC)
+        assert_error(conflict, 409, "job_conflict")
+        waiting = asyncio.create_task(h.client.put("/jobs/my-own-id_1", json=order()))
+        h.resolver.gate.set()
+        answer = await waiting
+        assert (answer.status_code, answer.json()["status"]) == (200, "succeeded")
+        again = await h.client.put("/jobs/my-own-id_1", json=order(), headers=ASYNC)
+        assert (again.status_code, again.json()) == (200, answer.json())
+        assert_error(await h.client.put("/jobs/my-own-id_1", json=order(quality=5)), 409, "job_conflict")
+        h.service.stop()
+        assert (await h.client.put("/jobs/my-own-id_1", json=order(), headers=ASYNC)).status_code == 200
+
+
+@pytest.mark.parametrize("job_id", ["short", "x" * 65, "with.dot.in.it", "with%20space", "%ff%ff%ff%ff%ff%ff%ff%ff"])
+async def test_an_id_that_is_none_is_refused(client: httpx.AsyncClient, job_id: str) -> None:
+    assert_error(await client.put(f"/jobs/{job_id}", json=order()), 400, "out_of_range")
+    assert_error(await client.get(f"/jobs/{job_id}"), 404, "not_found")
+
+
+# events
+
+
+async def test_events_tell_every_change_of_state_and_end(settings: Settings) -> None:
+    async with house(settings) as h:
+        before, job = await h.submit(10), await h.submit(20)
+        seen = []
+        async for event in h.follow(job["id"]):
+            seen.append(event)
+            h.resolver.gate.set()
+        assert list(dict.fromkeys(event["status"] for event in seen)) == ["starting", "processing", "succeeded"]
+        assert [event["progress"] for event in seen] == sorted(event["progress"] for event in seen)
+        assert seen[-1] == await h.job(job["id"])
+        assert [event async for event in h.follow(job["id"])] == [seen[-1]]
+        assert [event["status"] async for event in h.follow(before["id"])] == ["succeeded"]
+        ended = await h.client.get(f"/jobs/{job['id']}/events", headers={"Last-Event-ID": "succeeded"})
+        assert (ended.status_code, ended.content) == (204, b"")
+
+
+async def test_a_follower_that_leaves_disturbs_nobody_and_leaves_nothing(settings: Settings) -> None:
+    async with house(settings) as h:
+        job = await h.submit()
+        before = len(asyncio.all_tasks())
+        _, writer = await send_raw(
+            h.client.base_url.port or 0, f"GET {job['urls']['events']} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
+        )
+        await until(lambda: len(asyncio.all_tasks()) > before)
+        writer.close()
+        await until(lambda: len(asyncio.all_tasks()) <= before)
+        h.resolver.gate.set()
+        await h.job_is(job["id"], "succeeded")
