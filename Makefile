@@ -4,7 +4,7 @@
 python := .venv/bin/python
 setup  := PYTHON="$(PYTHON)" requirements/setup.sh
 
-.PHONY: help setup weights run test demo
+.PHONY: help setup weights run test demo bench
 help:     ## this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile
 
@@ -27,3 +27,8 @@ test: ## and run the linters, the type checker and the tests (ARGS="-k name" goe
 
 demo: weights   ## and show what it does to pictures
 	@$(python) -m bench.demo
+
+bench:    ## measure the README's figures (QUICK=1: three minutes, small pictures; ARGS="pass128 start" names some sections)
+	@$(setup) --bench
+	@$(python) -m weights.fetch
+	@$(python) -m bench $(if $(QUICK),--quick) $(ARGS)

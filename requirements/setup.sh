@@ -3,6 +3,7 @@
 #
 #   requirements/setup.sh         what the service needs
 #   requirements/setup.sh --dev   and what its tests need
+#   requirements/setup.sh --bench and what its figures need
 #
 #   PYTHON   the interpreter; unset: the first of those below that is of a right version
 #   VENV     the folder, .venv by default
@@ -56,7 +57,7 @@ if [ ! -e "$VENV/.installed-$have-$checksum" ]; then
         make_venv
         have=$(version_of "$VENV/bin/python")
     fi
-    rm -f "$VENV"/.installed-* "$VENV"/.dev-*
+    rm -f "$VENV"/.installed-* "$VENV"/.dev-* "$VENV"/.bench-*
     echo "Installing what the service needs. The first time, torch and CUDA are about 3 GB to download: some minutes."
     "$VENV/bin/python" -m pip install $quiet -r requirements.txt
     PYTHONPATH=$PWD/requirements/setup_hook BASICSR_EXT=False \
@@ -65,8 +66,10 @@ if [ ! -e "$VENV/.installed-$have-$checksum" ]; then
     touch "$VENV/.installed-$have-$checksum"
 fi
 
-if [ "${1:-}" = --dev ] && [ ! -e "$VENV/.dev-$have-$checksum" ]; then
-    echo "Installing what the tests need."
-    "$VENV/bin/python" -m pip install $quiet -r requirements/dev.txt
-    touch "$VENV/.dev-$have-$checksum"
+extra=${1:-}
+extra=${extra#--}
+if [ -n "$extra" ] && [ ! -e "$VENV/.$extra-$have-$checksum" ]; then
+    echo "Installing what $extra needs."
+    "$VENV/bin/python" -m pip install $quiet -r "requirements/$extra.txt"
+    touch "$VENV/.$extra-$have-$checksum"
 fi
