@@ -6,36 +6,81 @@ import asyncio
 import logging
 import math
 from collections.abc import AsyncIterator
+from typing import Any
+from urllib.parse import quote
 
 import orjson
 import pybase64
 from quart import Quart, Response, g, request
 from werkzeug.exceptions import HTTPException
 
+from config import EXTENSIONS
 from dispatch import Answer
 from errors import ServiceError, Unavailable, defect
 
 logger = logging.getLogger(__name__)
 
 BASE64_CHUNK_BYTES = 48 * 1024  # a multiple of 3, so that the pieces join without padding
+FILE_CHUNK_BYTES = 64 * 1024
+MAX_HEADER_ITEMS = 6  # of a list, in a header: proxies give up on an answer with some 4 KB of headers
+MAX_HEADER_ITEM_CHARACTERS = 300
+RESULT_HEADERS = {  # X-Upscale-<name>: field of an answer
+    "Original-Size": "original_size",
+    "Size": "upscaled_size",
+    "Target-Resolution": "target_resolution",
+    "Passes": "upscaling_strategy",
+    "Total-Scale": "total_scale",
+    "Faces-Detected": "faces_detected",
+    "Faces-Enhanced": "faces_enhanced",
+    "File-Path": "file_path",
+    "Processing-Time": "processing_time",
+    "Warnings": "warnings",
+}
 
 
-def stream_answer(answer: Answer) -> Response:
+def json_answer(answer: Answer) -> Response:
     """JSON in pieces: 40 MB from one call would hold the event loop, and with it /health, for a quarter of a second."""
     head = orjson.dumps(answer.fields)[:-1] + b',"base64":"'
     tail = b'"}'
-    response = Response(_chunks(head, answer.data, tail), content_type="application/json")
+
+    async def chunks() -> AsyncIterator[bytes]:
+        yield head
+        async for chunk in _in_chunks(answer.data, BASE64_CHUNK_BYTES):
+            yield pybase64.b64encode(chunk)
+        yield tail
+
+    response = Response(chunks(), content_type="application/json")
     response.content_length = len(head) + 4 * math.ceil(len(answer.data) / 3) + len(tail)
     return response
 
 
-async def _chunks(head: bytes, data: bytes, tail: bytes) -> AsyncIterator[bytes]:
-    yield head
-    view = memoryview(data)
-    for start in range(0, len(data), BASE64_CHUNK_BYTES):
-        yield pybase64.b64encode(view[start : start + BASE64_CHUNK_BYTES])
+def image_response(answer: Answer) -> Response:
+    """The encoded file itself; what JSON says beside it is in headers, texts percent-encoded."""
+    headers = {f"X-Upscale-{name}": _header_text(answer.fields[field]) for name, field in RESULT_HEADERS.items()}
+    image_format = str(answer.fields["format"])
+    file_name = f"upscaled-{headers['X-Upscale-Size']}.{EXTENSIONS[image_format]}"
+    headers["Content-Disposition"] = f'inline; filename="{file_name}"'
+    response = Response(_in_chunks(answer.data, FILE_CHUNK_BYTES), headers=headers, content_type=f"image/{image_format}")
+    response.content_length = len(answer.data)
+    return response
+
+
+async def _in_chunks(data: bytes, size_bytes: int) -> AsyncIterator[bytes]:
+    for start in range(0, len(data), size_bytes):
+        yield data[start : start + size_bytes]
         await asyncio.sleep(0)  # whoever else waits for the loop comes first
-    yield tail
+
+
+def _header_text(value: Any) -> str:
+    """In ASCII: a size as 480x300, a list with commas, of a long one the beginning, and a text as in a URL."""
+    if isinstance(value, dict):
+        return "{width}x{height}".format(**value)
+    if isinstance(value, list):
+        kept = value if len(value) <= MAX_HEADER_ITEMS else [*value[: MAX_HEADER_ITEMS - 1], "…"]
+        return ", ".join(_header_text(item[:MAX_HEADER_ITEM_CHARACTERS] if isinstance(item, str) else item) for item in kept)
+    if isinstance(value, str):
+        return quote(value, safe=" /:;.()'=")
+    return orjson.dumps(value).decode()
 
 
 _PLACES = "POST /upscale, GET /jobs/<id>, GET /health and GET /files/<name>"

@@ -20,13 +20,13 @@ from hypercorn.config import Config
 from hypercorn.typing import ASGIFramework
 from quart import Quart, Response, g, request, send_file
 from quart.wrappers.response import FileBody
-from werkzeug.exceptions import RequestEntityTooLarge, RequestTimeout
 
-from answers import add_error_handlers, json_response, stream_answer
-from config import MAX_BODY_BYTES, MAX_IMAGE_BYTES, MIB, ConfigError, Settings
+from answers import add_error_handlers, image_response, json_answer, json_response
+from bodies import UpscaleRequest, read_submission
+from config import MAX_BODY_BYTES, ConfigError, Settings
 from dispatch import Answer
 from edge import Edge
-from errors import BodyTimeout, BodyTooLarge, FileNotFound, InvalidContentType
+from errors import FileNotFound
 from job_answers import accept_job, prefers_async, show_job, stream_events
 from jobs import Jobs
 from service import Service, State
@@ -51,6 +51,7 @@ def create_app(settings: Settings, *, load: Callable[[Settings], Upscaler] = loa
     A test hands in its own `load`. The `Service` behind the application is `app.extensions["service"]`.
     """
     app = Quart(__name__, static_folder=None)
+    app.request_class = UpscaleRequest
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
     app.config["BODY_TIMEOUT"] = settings.body_timeout_seconds
     app.config["RESPONSE_TIMEOUT"] = RESPONSE_TIMEOUT_SECONDS
@@ -79,15 +80,16 @@ def _add_routes(app: Quart, service: Service, jobs: Jobs) -> None:
 
     @app.post("/upscale")
     async def upscale() -> Response:
+        submission = await read_submission()
         if prefers_async():
-            return accept_job(await jobs.create(await _read_json_body(), g.request_id))
+            return accept_job(await jobs.create(submission, g.request_id))
         try:
-            answer = await service.upscale(await _read_json_body(), g.request_id)
+            answer = await service.upscale(submission, g.request_id)
         except asyncio.CancelledError:
             logger.info("%s client gone", g.request_id)
             raise
         _log_answer(answer)
-        return stream_answer(answer)
+        return image_response(answer) if submission.accepted else json_answer(answer)
 
     @app.get("/health")
     async def health() -> Response:
@@ -109,7 +111,7 @@ def _add_routes(app: Quart, service: Service, jobs: Jobs) -> None:
 def _add_job_routes(app: Quart, jobs: Jobs) -> None:
     @app.put("/jobs/<job_id>")
     async def put_job(job_id: str) -> Response:
-        job = await jobs.put(job_id, await _read_json_body(), g.request_id)
+        job = await jobs.put(job_id, await read_submission(), g.request_id)
         if prefers_async() and not job["completed_at"]:
             return accept_job(job)
         return show_job(await jobs.wait(job_id))
@@ -128,20 +130,6 @@ def _add_job_routes(app: Quart, jobs: Jobs) -> None:
         if job["completed_at"] and request.headers.get("Last-Event-ID") == job["status"]:
             return Response(b"", status=204)  # a browser that comes back after the end, until it is told not to
         return stream_events(jobs.events(job_id))
-
-
-async def _read_json_body() -> bytes:
-    if request.mimetype != "application/json":
-        raise InvalidContentType(f"Content-Type must be application/json, not {request.mimetype[:80] or 'missing'}.")
-    try:
-        return await request.get_data(False, False, False)  # not cached, bytes, no form
-    except RequestEntityTooLarge as exc:
-        raise BodyTooLarge(
-            f"The body is over {MAX_BODY_BYTES // MIB} MB. The image in it may have up to {MAX_IMAGE_BYTES // MIB} MB.",
-            limit_bytes=MAX_BODY_BYTES,
-        ) from exc
-    except RequestTimeout as exc:
-        raise BodyTimeout("The body did not arrive in time: the connection is too slow, or Content-Length too large.") from exc
 
 
 def _log_answer(answer: Answer) -> None:

@@ -1,20 +1,31 @@
-"""What a client may ask, and what is wrong with what it asked: the fields of POST /upscale, from JSON bytes to an order.
+"""What a client may ask, and what is wrong with what it asked: the fields of POST /upscale, from a body's bytes to an order.
 
-`FIELDS` is the one table of them: requests are validated and documented from it. Reads the image's header, never its pixels.
-Knows nothing of HTTP or networks.
+They come all as JSON, or the image as it is and the rest in a query string. `FIELDS` is the one table of them: requests are
+validated and documented from it. Reads the image's header, never its pixels. Knows nothing of HTTP or networks.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import parse_qsl
 
 import orjson
 
 from config import EXTENSIONS, TARGET_PX
-from errors import InvalidJSON, MissingField, NotAnObject, OutOfRange, TooManyValues, WrongType
+from errors import (
+    InvalidJSON,
+    MissingField,
+    NotAcceptable,
+    NotAnObject,
+    OutOfRange,
+    RepeatedField,
+    TooManyValues,
+    WrongType,
+)
 from images import ImageHeader, read_header
 from utility import decode_base64
 
@@ -122,6 +133,21 @@ FIELDS = (IMAGE, *OPTIONS)
 
 
 @dataclass(frozen=True, eq=False)
+class Submission:
+    """A request as it came over the wire.
+
+    The body is a JSON object, or if `is_raw` the image file itself. `query` is the query string, without its question mark.
+    `accepted` has the weight, from 0 to 1, of each output format that the client would take as the answer's body; it is empty
+    where the client wants JSON, which holds any format.
+    """
+
+    body: bytes
+    is_raw: bool = False
+    query: str = ""
+    accepted: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
 class Order:
     """A valid request: the image, what is asked of it as in `OPTIONS`, and `warnings`, sentences for the response."""
 
@@ -135,34 +161,69 @@ class Order:
     warnings: tuple[str, ...] = ()
 
 
-def parse_order(body: bytes) -> Order:
-    """Validate a request body, down to the image's header.
+def parse_order(submission: Submission) -> Order:
+    """Validate a request, down to the image's header.
 
     Raises:
         BadRequest: which field, what was wrong with it, and what would be right.
+        NotAcceptable: the format of the result is none that the client would take.
     """
-    given = _parse_object(body)
-    image = decode_base64(IMAGE.take_from(given))
+    given = _parse_query(submission.query) if submission.is_raw else _parse_object(submission.body)
+    image = submission.body if submission.is_raw else decode_base64(IMAGE.take_from(given))
     header = read_header(image)
-    options = {field.name: field.take_from(given) for field in OPTIONS}
-    options["output_format"] = options["output_format"] or ("png" if header.has_alpha else "jpeg")
-    return Order(image, header, **options, warnings=_unknown_fields(given))
+    options = {option.name: option.take_from(given) for option in OPTIONS}
+    options["output_format"] = _output_format(options["output_format"], header, submission.accepted)
+    warnings = _unknown_fields(given, OPTIONS if submission.is_raw else FIELDS)
+    if submission.query and not submission.is_raw:
+        warnings += ("Ignored: the query string. Beside JSON, options are fields of its object.",)
+    return Order(image, header, **options, warnings=warnings)
 
 
-def _unknown_fields(given: Mapping[str, Any]) -> tuple[str, ...]:
-    unknown = [repr(name[:80]) for name in given if name not in _NAMES]
+def _output_format(asked: str | None, header: ImageHeader, accepted: Mapping[str, float]) -> str:
+    """The format asked for; else of those that the client likes best the usual one, if it is among them."""
+    usual = "png" if header.has_alpha else "jpeg"
+    if not accepted:
+        return asked or usual
+    chosen = asked or max(EXTENSIONS, key=lambda name: (accepted[name], name == usual))
+    if not accepted[chosen]:
+        raise NotAcceptable(
+            f"The answer would be image/{chosen}, which Accept leaves out. It may name application/json, "
+            f"{', '.join(f'image/{name}' for name in EXTENSIONS)} or image/*, in accordance with output_format.",
+        )
+    return chosen
+
+
+def _unknown_fields(given: Mapping[str, Any], known: Sequence[Field]) -> tuple[str, ...]:
+    names = [field.name for field in known]
+    unknown = [repr(name[:80]) for name in given if name not in names]
     if not unknown:
         return ()
     named = ", ".join(unknown[:MAX_NAMED_FIELDS]) + (", …" if len(unknown) > MAX_NAMED_FIELDS else "")
-    return (f"Ignored, since nobody here knows it: {named}. Known fields are {', '.join(_NAMES)}.",)
+    return (f"Ignored, since nobody here knows it: {named}. Known fields are {', '.join(names)}.",)
 
 
-_NAMES = tuple(field.name for field in FIELDS)
+def _parse_query(query: str) -> dict[str, Any]:
+    """The fields of a query string; what is no string there is written as in JSON."""
+    kinds = {option.name: option.kind for option in OPTIONS}
+    given: dict[str, Any] = {}
+    for name, text in parse_qsl(query, keep_blank_values=True):
+        if name in given and name in kinds:
+            raise RepeatedField(f"{name} is in the query string more than once.", field=name)
+        given[name] = text if kinds.get(name, str) is str else _parse_literal(text)
+    return given
+
+
+def _parse_literal(text: str) -> Any:
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return text  # whose field says what it should be
 
 
 def _parse_object(body: bytes) -> dict[str, Any]:
     if body.count(b",") > MAX_COMMAS:
-        raise TooManyValues(f"The body has more than {MAX_COMMAS:,} commas: send {', '.join(_NAMES)} and nothing else.")
+        names = ", ".join(field.name for field in FIELDS)
+        raise TooManyValues(f"The body has more than {MAX_COMMAS:,} commas: send {names} and nothing else.")
     try:
         # orjson refuses what json lets through: NaN, bytes that are not UTF-8, nesting without end
         parsed = orjson.loads(body)

@@ -7,6 +7,7 @@
     │   ├── TooManyValues                too_many_values
     │   ├── NotAnObject                  not_an_object
     │   ├── MissingField                 missing_field
+    │   ├── RepeatedField                repeated_field
     │   ├── WrongType                    wrong_type
     │   ├── OutOfRange                   out_of_range
     │   ├── InvalidBase64                invalid_base64
@@ -19,6 +20,7 @@
     │   └── ImageTooLarge                image_too_large
     ├── FileNotFound                404  not_found
     ├── JobNotFound                 404  not_found
+    ├── NotAcceptable               406  not_acceptable
     ├── BodyTimeout                 408  body_timeout
     ├── JobConflict                 409  job_conflict
     ├── BodyTooLarge                413  body_too_large
@@ -90,6 +92,10 @@ class MissingField(BadRequest):
     code = "missing_field"
 
 
+class RepeatedField(BadRequest):
+    code = "repeated_field"
+
+
 class WrongType(BadRequest):
     code = "wrong_type"
 
@@ -151,6 +157,13 @@ class JobConflict(ServiceError):
 
     status = 409
     code = "job_conflict"
+
+
+class NotAcceptable(ServiceError):
+    """The client's Accept header leaves out what it asked for."""
+
+    status = 406
+    code = "not_acceptable"
 
 
 class BodyTimeout(ServiceError):

@@ -22,7 +22,7 @@ from enum import StrEnum
 from pathlib import PurePath
 from typing import Any
 
-from contract import Order, parse_order
+from contract import Order, Submission, parse_order
 from dispatch import Answer, Ticket, plan_order
 from errors import (
     Interrupted,
@@ -102,15 +102,15 @@ class Jobs:
         self._naming = asyncio.Lock()  # of those whose callers choose the id
         self._closing = False
 
-    async def create(self, body: bytes, request_id: str) -> JobObject:
+    async def create(self, submission: Submission, request_id: str) -> JobObject:
         """Start a job under a new id of 128 random bits, which nobody can guess.
 
         Raises:
             BadRequest, Unavailable: as the same request would get without a job.
         """
-        return await self._start(secrets.token_hex(16), await self._service.read_order(body), request_id)
+        return await self._start(secrets.token_hex(16), await self._service.read_order(submission), request_id)
 
-    async def put(self, job_id: str, body: bytes, request_id: str) -> JobObject:
+    async def put(self, job_id: str, submission: Submission, request_id: str) -> JobObject:
         """Start a job under the caller's id, or return the one that the same request has started.
 
         Raises:
@@ -122,8 +122,8 @@ class Jobs:
         async with self._naming:
             record = await self._look_up(job_id)
             if record is None:
-                return await self._start(job_id, await self._service.read_order(body), request_id)
-        if record.fingerprint != _fingerprint(await self._service.io.run(parse_order, body)):
+                return await self._start(job_id, await self._service.read_order(submission), request_id)
+        if record.fingerprint != _fingerprint(await self._service.io.run(parse_order, submission)):
             raise JobConflict("Another request was sent under this id. Choose another id, or send the same request.")
         return self._view(record)
 

@@ -17,7 +17,7 @@ from functools import partial
 from typing import Any
 
 from config import MAX_IMAGE_BYTES, MIB, TARGET_PX, VERSION, Settings
-from contract import Order, parse_order
+from contract import Order, Submission, parse_order
 from device_queue import DeviceQueue, Job
 from dispatch import Answer, Dispatcher, Ticket
 from errors import JobCancelled, ModelsLoading, ShuttingDown
@@ -183,7 +183,7 @@ class Service:
             if self._in_flight == 0:
                 self._idle.set()
 
-    async def upscale(self, body: bytes, request_id: str) -> Answer:
+    async def upscale(self, submission: Submission, request_id: str) -> Answer:
         """Serve one request.
 
         Raises:
@@ -191,7 +191,7 @@ class Service:
             asyncio.CancelledError: the client went away; its place is free and its work ends at the next step.
         """
         start = time.perf_counter()
-        ticket = await self.submit(await self.read_order(body))
+        ticket = await self.submit(await self.read_order(submission))
         try:
             answer = await ticket.answer()
         except JobCancelled as exc:  # a client that went away gets no answer; what is left is the shutdown
@@ -199,14 +199,14 @@ class Service:
         seconds = round(time.perf_counter() - start, 3)
         return replace(answer, fields={**answer.fields, "processing_time": seconds, "request_id": request_id})
 
-    async def read_order(self, body: bytes) -> Order:
-        """The order in a request's body, where orders can be served now.
+    async def read_order(self, submission: Submission) -> Order:
+        """The order in a request, where orders can be served now.
 
         Raises:
             BadRequest, Unavailable: see `errors`.
         """
         self._ready()
-        return await self.io.run(parse_order, body)
+        return await self.io.run(parse_order, submission)
 
     async def submit(self, order: Order) -> Ticket:
         """Take an order in, and return without waiting for its answer: the ticket has its progress, its place and its end.

@@ -8,7 +8,7 @@ import numpy as np
 import orjson
 import pytest
 
-from contract import FIELDS, MAX_NAMED_FIELDS, OPTIONS, Field, Order, parse_order
+from contract import FIELDS, MAX_NAMED_FIELDS, OPTIONS, Field, Order, Submission, parse_order
 from errors import BadRequest, InvalidJSON, NotAnImage, OutOfRange
 from images import ImageHeader
 from tests.conftest import b64, encode
@@ -18,7 +18,7 @@ IMAGE = encode(GRAY)
 
 
 def parse(**fields: Any) -> Order:
-    return parse_order(orjson.dumps({"image_b64": b64(IMAGE), **fields}))
+    return parse_order(Submission(orjson.dumps({"image_b64": b64(IMAGE), **fields})))
 
 
 def test_what_is_left_out_has_its_default() -> None:
@@ -61,7 +61,7 @@ def test_an_error_names_its_field_and_never_repeats_much_of_the_input(name: str,
 
 def test_every_example_and_every_default_is_valid() -> None:
     examples = {field.name: field.example for field in FIELDS}
-    order = parse_order(orjson.dumps(examples))
+    order = parse_order(Submission(orjson.dumps(examples)))
     assert {field.name: getattr(order, field.name) for field in OPTIONS} == {field.name: field.example for field in OPTIONS}
     defaults = {field.name: field.default for field in OPTIONS if field.default is not None}
     assert parse(**defaults).warnings == ()
@@ -85,5 +85,5 @@ def test_an_invalid_image_is_named_before_other_fields() -> None:
 )
 def test_bytes_that_are_no_json_are_refused_in_a_short_sentence(body: bytes) -> None:
     with pytest.raises(InvalidJSON) as caught:
-        parse_order(body)
+        parse_order(Submission(body))
     assert len(caught.value.message) < 200

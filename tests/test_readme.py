@@ -10,13 +10,15 @@ import app
 import containers
 import contract
 import errors
+from answers import RESULT_HEADERS
 from bench.server import ROOT
 from config import GIB, MAX_BODY_BYTES, MAX_IMAGE_BYTES, MIB, Settings, settings_table
-from contract import fields_table
+from contract import FIELDS, fields_table
 from errors import JobCancelled, ServiceError, Unavailable
 from weights.manifest import WeightFile, read_manifest
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+API = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
 
 
 def weights_row(file: WeightFile) -> str:
@@ -43,6 +45,13 @@ def test_every_error_is_in_the_readme_and_in_the_tree() -> None:
 
 def test_the_table_of_fields_is_that_of_the_contract() -> None:
     assert fields_table() in README
+
+
+def test_every_field_and_every_header_is_in_the_page_of_the_api() -> None:
+    for name in [field.name for field in FIELDS]:
+        assert f"| `{name}` |" in API
+    for name in RESULT_HEADERS:
+        assert f"| `X-Upscale-{name}` |" in API
 
 
 LIMITS = {

@@ -33,9 +33,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "service": {"config", "errors", "utility", "contract", "upscale", "device_queue", "dispatch", "heartbeat"},
     "jobs": {"errors", "utility", "contract", "dispatch", "service"},
     "edge": set(),
-    "answers": {"errors", "dispatch"},
+    "bodies": {"config", "contract", "errors"},
+    "answers": {"config", "errors", "dispatch"},
     "job_answers": {"jobs", "answers"},
-    "app": {"config", "errors", "service", "dispatch", "upscale", "edge", "answers", "jobs", "job_answers"},
+    "app": {"config", "errors", "service", "dispatch", "upscale", "edge", "bodies", "answers", "jobs", "job_answers"},
 }
 # Heavy or all-embracing packages, and the only rooms that know them.
 ONLY_IN = {
@@ -44,9 +45,9 @@ ONLY_IN = {
     "basicsr": {"model_utility", "faces"},
     "facexlib": {"faces"},
     "gfpgan": {"faces"},
-    "quart": {"app", "answers", "job_answers"},
+    "quart": {"app", "bodies", "answers", "job_answers"},
     "hypercorn": {"app", "edge"},
-    "werkzeug": {"app", "answers", "job_answers"},
+    "werkzeug": {"bodies", "answers", "job_answers"},
     "httpx": {"heartbeat", "weights.fetch", "weights.download"},
     "PIL": {"containers", "images", "upscale"},
 }

@@ -1,0 +1,59 @@
+"""What comes in over HTTP: a body of either kind, within its limits, and what the client would take as an answer."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from quart import Request, request
+from werkzeug.datastructures import MIMEAccept
+from werkzeug.exceptions import RequestEntityTooLarge, RequestTimeout
+
+from config import EXTENSIONS, MAX_BODY_BYTES, MAX_IMAGE_BYTES, MIB
+from contract import Submission
+from errors import BodyTimeout, BodyTooLarge, InvalidContentType
+
+JSON = "application/json"
+
+
+class UpscaleRequest(Request):
+    """A request whose body may be as large as its kind allows; whatever is beyond that is not kept."""
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self.is_raw = self.mimetype.startswith("image/") or self.mimetype == "application/octet-stream"
+        self.limit_bytes = MAX_IMAGE_BYTES if self.is_raw else MAX_BODY_BYTES
+        self.body = self.body_class(self.content_length, self.limit_bytes)
+
+
+async def read_submission() -> Submission:
+    """The current request's body and what belongs to it; nothing of it is validated but its size and kind.
+
+    Raises:
+        InvalidContentType, BodyTooLarge, BodyTimeout: as they say.
+    """
+    current = cast(UpscaleRequest, request)
+    if not current.is_raw and current.mimetype != JSON:
+        sent = current.mimetype[:80] or "missing"
+        raise InvalidContentType(f"Content-Type must be {JSON}, or image/* for the image file itself, not {sent}.")
+    try:
+        body = await current.get_data(False, False, False)  # not cached, bytes, no form
+    except RequestEntityTooLarge as exc:
+        raise _too_large(current) from exc
+    except RequestTimeout as exc:
+        raise BodyTimeout("The body did not arrive in time: the connection is too slow, or Content-Length too large.") from exc
+    return Submission(
+        body, current.is_raw, current.query_string.decode("utf-8", "replace"), _accepted(current.accept_mimetypes)
+    )
+
+
+def _too_large(current: UpscaleRequest) -> BodyTooLarge:
+    within = "" if current.is_raw else f" The image in it may have up to {MAX_IMAGE_BYTES // MIB} MB."
+    return BodyTooLarge(f"The body is over {current.limit_bytes // MIB} MB.{within}", limit_bytes=current.limit_bytes)
+
+
+def _accepted(accept: MIMEAccept) -> dict[str, float]:
+    """The weight of each output format, where the client would rather have an image than JSON; else nothing."""
+    liking_for_images = max((weight for name, weight in accept if name.lower().startswith("image/")), default=0.0)
+    if liking_for_images <= accept.quality(JSON):
+        return {}
+    return {name: accept.quality(f"image/{name}") for name in EXTENSIONS}
