@@ -10,10 +10,11 @@ import contextlib
 import math
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from functools import partial
 from typing import Any, TypeVar
 
+from device_thread import DeviceThread
 from errors import JobCancelled, QueueFull
 
 T = TypeVar("T")
@@ -65,7 +66,7 @@ class DeviceQueue:
         self._clock = clock  # in seconds
         self._flops_per_second = 0.0  # 0: not measured yet
         self._jobs: list[Job] = []
-        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="device")
+        self._executor = DeviceThread("device_0")
 
     @property
     def running(self) -> int:
