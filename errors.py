@@ -23,6 +23,7 @@
     ├── NotAcceptable               406  not_acceptable
     ├── BodyTimeout                 408  body_timeout
     ├── JobConflict                 409  job_conflict
+    ├── ResultExpired               410  result_expired
     ├── BodyTooLarge                413  body_too_large
     ├── Unavailable                 503  (each carries retry_after_seconds)
     │   ├── QueueFull                    queue_full
@@ -53,9 +54,10 @@ class ServiceError(Exception):
         self.message = message
         self.details = details
 
-    def body(self, request_id: str) -> dict[str, object]:
-        """The JSON object in which clients hear of it."""
-        return {"success": False, "error": self.message, "code": self.code, **self.details, "request_id": request_id}
+    def body(self, request_id: str, *, with_status: bool = False) -> dict[str, object]:
+        """The JSON object in which clients hear of it; with `status_code` where no HTTP status goes with it."""
+        status = {"status_code": self.status} if with_status else {}
+        return {"success": False, "error": self.message, "code": self.code, **self.details, "request_id": request_id, **status}
 
 
 def defect() -> ServiceError:
@@ -164,6 +166,13 @@ class NotAcceptable(ServiceError):
 
     status = 406
     code = "not_acceptable"
+
+
+class ResultExpired(ServiceError):
+    """A job is done, and its file was removed since."""
+
+    status = 410
+    code = "result_expired"
 
 
 class BodyTimeout(ServiceError):

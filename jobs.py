@@ -18,23 +18,24 @@ from collections import OrderedDict
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from enum import StrEnum
 from pathlib import PurePath
 from typing import Any
 
 from contract import Order, Submission, parse_order
 from dispatch import Answer, Ticket, plan_order
 from errors import (
-    Interrupted,
+    FileNotFound,
     JobCancelled,
     JobConflict,
     JobNotFound,
     OutOfRange,
+    ResultExpired,
     ResultNotSaved,
     ServiceError,
     defect,
 )
-from service import DRAINING_RETRY_SECONDS, Service, shutting_down
+from job_store import JobRecord, JobStore, Status
+from service import Service, shutting_down
 
 logger = logging.getLogger(__name__)
 
@@ -48,59 +49,36 @@ JobObject = dict[str, Any]
 """What clients see of a job, as JSON."""
 
 
-class Status(StrEnum):
-    """The states of a job, in the words of cog (https://github.com/replicate/cog/blob/main/docs/http.md)."""
-
-    STARTING = "starting"  # waits for its turn
-    PROCESSING = "processing"
-    SUCCEEDED = "succeeded"
-    FAILED = "failed"
-    CANCELED = "canceled"
-
-
-@dataclass(eq=False)
-class JobRecord:
-    """What is known of one job. Times are in seconds since the epoch."""
-
-    id: str
-    fingerprint: str  # of the request, so that another request under the same id is noticed
-    plan: dict[str, object]
-    created_at: float
-    status: Status = Status.STARTING
-    started_at: float | None = None
-    completed_at: float | None = None
-    progress: float = 0.0  # 0–1
-    result: dict[str, object] | None = None
-    error: dict[str, object] | None = None
-
-
 @dataclass(eq=False)
 class _Live:
     """A job that is not done: its record, and the hold on its work."""
 
     record: JobRecord
     ticket: Ticket
-    request_id: str
     given_up: bool = False
+    saved: asyncio.Event = field(default_factory=asyncio.Event)
     done: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def refresh(self) -> None:
-        """Take over into the record how far the work is."""
-        self.record.progress = round(self.ticket.progress, 4)
-        self.record.started_at = self.ticket.started_at
-        self.record.status = Status.PROCESSING if self.record.started_at else Status.STARTING
+    def look(self) -> JobRecord:
+        """The record, with how far the work is."""
+        started_at, progress = self.ticket.started_at, round(self.ticket.progress, 4)
+        if self.done.is_set():
+            return self.record
+        status = Status.PROCESSING if started_at else Status.STARTING
+        return dataclasses.replace(self.record, status=status, started_at=started_at, progress=progress)
 
 
 class Jobs:
     """All jobs of one service; its methods are called on the event loop."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, *, finished_in_memory: int = FINISHED_IN_MEMORY) -> None:
         self._service = service
+        self._finished_in_memory = finished_in_memory
         self._live: dict[str, _Live] = {}
         self._finished: OrderedDict[str, JobRecord] = OrderedDict()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._store = JobStore(service.settings.output_dir)
         self._naming = asyncio.Lock()  # of those whose callers choose the id
-        self._closing = False
 
     async def create(self, submission: Submission, request_id: str) -> JobObject:
         """Start a job under a new id of 128 random bits, which nobody can guess.
@@ -133,7 +111,10 @@ class Jobs:
         Raises:
             JobNotFound: there is no job of that id.
         """
-        return self._view(await self._find(job_id))
+        record = await self._look_up(job_id)
+        if record is None:
+            raise JobNotFound("There is no such job: what is known of jobs is removed after a while, with their results.")
+        return self._view(record)
 
     async def wait(self, job_id: str) -> JobObject:
         """The job object, once the job is done.
@@ -141,10 +122,9 @@ class Jobs:
         Raises:
             JobNotFound: there is no job of that id.
         """
-        record = await self._find(job_id)
         if live := self._live.get(job_id):
             await live.done.wait()
-        return self._view(record)
+        return await self.get(job_id)
 
     async def cancel(self, job_id: str) -> JobObject:
         """End a job: its place is free at once, or when the device has reached its next step. One that is done stays as it is.
@@ -165,14 +145,13 @@ class Jobs:
         Raises:
             JobNotFound: there is no job of that id.
         """
-        record = await self._find(job_id)
         live = self._live.get(job_id)
-        last, silent_seconds = self._view(record), 0.0
+        last, silent_seconds = await self.get(job_id), 0.0
         yield last
         while live and not last["completed_at"]:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(live.done.wait(), EVENT_SECONDS)
-            view = self._view(record)
+            view = self._view(live.look())
             if last["status"] == Status.STARTING and view["completed_at"] and view["started_at"]:
                 yield {**last, "status": Status.PROCESSING, "started_at": view["started_at"]}  # it was shorter than a look
             silent_seconds += EVENT_SECONDS
@@ -182,97 +161,96 @@ class Jobs:
 
     async def close(self) -> None:
         """End what still runs; its records say so."""
-        self._closing = True
         for live in self._live.values():
             live.ticket.cancel()
         await asyncio.gather(*self._tasks)
+        self._store.close()
 
     # one job
 
     async def _start(self, job_id: str, order: Order, request_id: str) -> JobObject:
         plan = plan_order(order)
+        fingerprint = await self._service.io.run(_fingerprint, order)
         ticket = await self._service.submit(order)
-        record = JobRecord(
-            id=job_id,
-            fingerprint=_fingerprint(order),
-            plan={
-                "original_size": {"width": plan.original.width, "height": plan.original.height},
-                "upscaled_size": {"width": plan.output.width, "height": plan.output.height},
-                "upscaling_strategy": list(plan.passes),
-                "target_resolution": plan.target,
-            },
-            created_at=time.time(),
-        )
-        live = self._live[job_id] = _Live(record, ticket, request_id)
+        planned: dict[str, object] = {
+            "original_size": {"width": plan.original.width, "height": plan.original.height},
+            "upscaled_size": {"width": plan.output.width, "height": plan.output.height},
+            "upscaling_strategy": list(plan.passes),
+            "target_resolution": plan.target,
+        }
+        record = JobRecord(job_id, request_id, fingerprint, planned, created_at=time.time())
+        live = self._live[job_id] = _Live(record, ticket)
         task = asyncio.create_task(self._carry_out(live))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        return self._view(record)
+        await live.saved.wait()
+        return self._view(live.look())
 
     async def _carry_out(self, live: _Live) -> None:
-        record = live.record
         with self._service.in_flight():
-            try:
-                answer = await live.ticket.answer()
-                completed_at = time.time()
-                seconds = round(completed_at - record.created_at, 3)
-                record.result = {**_result_fields(answer), "processing_time": seconds, "request_id": live.request_id}
-                record.status, record.progress = Status.SUCCEEDED, 1.0
-            except Exception as exc:
-                completed_at = time.time()
-                live.refresh()
-                self._fail(live, exc)
-            record.started_at, record.completed_at = live.ticket.started_at, completed_at
-            logger.info(
-                "%s job %s %s after %.3f s", live.request_id, record.id, record.status, completed_at - record.created_at
-            )
-            self._retire(live)
+            await self._save(live.record)
+            live.saved.set()
+            outcome = await self._outcome(live)
+            completed_at = time.time()
+            record = dataclasses.replace(live.look(), **outcome, completed_at=completed_at)
+            await self._save(record)  # before anybody hears of it: what was said once must be true after a restart
+            live.record = self._finished[record.id] = record
+            live.done.set()
+            del self._live[record.id]
+            while len(self._finished) > self._finished_in_memory:
+                self._finished.popitem(last=False)
+            logger.info("%s job %s after %.3f s", record.request_id, record.status, completed_at - record.created_at)
 
-    def _fail(self, live: _Live, exc: Exception) -> None:
-        if isinstance(exc, JobCancelled) and live.given_up:
-            live.record.status = Status.CANCELED
-            return
-        if isinstance(exc, JobCancelled):  # the drain took too long
-            error: ServiceError = interrupted() if self._closing else shutting_down()
-        elif isinstance(exc, ServiceError):
+    async def _outcome(self, live: _Live) -> dict[str, Any]:
+        """How the job ended, as fields of its record."""
+        record = live.record
+        try:
+            result = _result_fields(await live.ticket.answer())
+            seconds = round(time.time() - record.created_at, 3)
+            result |= {"processing_time": seconds, "request_id": record.request_id}
+            return {"status": Status.SUCCEEDED, "progress": 1.0, "result": result}
+        except JobCancelled:
+            if live.given_up:
+                return {"status": Status.CANCELED}
+            error: ServiceError = shutting_down()  # the drain took too long
+        except ServiceError as exc:
             error = exc
-        else:
-            logger.error("%s internal_error in a job", live.request_id, exc_info=exc)
+        except Exception as exc:
+            logger.error("%s internal_error in a job", record.request_id, exc_info=exc)
             error = defect()
-        live.record.status = Status.FAILED
-        live.record.error = {**error.body(live.request_id), "status_code": error.status}
+        return {"status": Status.FAILED, "error": error.body(record.request_id, with_status=True)}
 
-    def _retire(self, live: _Live) -> None:
-        del self._live[live.record.id]
-        self._finished[live.record.id] = live.record
-        while len(self._finished) > FINISHED_IN_MEMORY:
-            self._finished.popitem(last=False)
-        live.done.set()
+    async def _save(self, record: JobRecord) -> None:
+        try:
+            await self._service.io.run(self._store.save, record)
+        except OSError as exc:  # it is in memory, for a while
+            logger.error("%s the record of a job could not be saved: %s", record.request_id, exc)
 
     # what is known of it
 
     async def _look_up(self, job_id: str) -> JobRecord | None:
-        live = self._live.get(job_id)
-        return live.record if live else self._finished.get(job_id)
-
-    async def _find(self, job_id: str) -> JobRecord:
-        record = await self._look_up(job_id)
-        if record is None:
-            raise JobNotFound("There is no such job: what is known of jobs is removed after a while, with their results.")
+        if live := self._live.get(job_id):
+            return live.look()
+        record = self._finished.get(job_id) or await self._service.io.run(self._store.load, job_id)
+        if record is None or record.result is None:
+            return record
+        try:
+            await self._service.io.run(self._service.store.find, PurePath(str(record.result["file_path"])).name)
+        except FileNotFound:
+            error = ResultExpired("The result of this job was removed after its time. Send it again, as another job.")
+            body = error.body(record.request_id, with_status=True)
+            return dataclasses.replace(record, status=Status.FAILED, result=None, error=body)
         return record
 
     def _view(self, record: JobRecord) -> JobObject:
         live = self._live.get(record.id)
-        if live:
-            live.refresh()
-        waiting = live and record.status is Status.STARTING
         eta_seconds = live.ticket.predicted_seconds if live else None
         url = f"/jobs/{record.id}"
         return {
             "id": record.id,
             "status": record.status,
             "progress": record.progress,
-            "position": live.ticket.position if live and waiting else 0,
+            "position": live.ticket.position if live and record.status is Status.STARTING else 0,
             "eta_seconds": None if eta_seconds is None else round(eta_seconds, 1),
             "created_at": _iso(record.created_at),
             "started_at": _iso(record.started_at),
@@ -282,13 +260,6 @@ class Jobs:
             "error": record.error,
             "urls": {"get": url, "events": f"{url}/events", "cancel": f"{url}/cancel"},
         }
-
-
-def interrupted() -> Interrupted:
-    """Of a job that was under way when its process ended."""
-    return Interrupted(
-        "The server was restarted before this was done. Send it again.", retry_after_seconds=DRAINING_RETRY_SECONDS
-    )
 
 
 def _fingerprint(order: Order) -> str:

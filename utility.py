@@ -28,6 +28,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 IO_THREADS = 4
+MAX_RECORDS = 10_000  # of jobs, which anybody can start and cancel; some 40 MB
 
 _DATA_URL = re.compile(r"\s*data:image/[\w.+-]+(?:;[\w.+-]+=[\w.+-]+)*;base64,", re.ASCII | re.IGNORECASE)
 _WHITESPACE = " \t\n\r\v\f"
@@ -77,6 +78,7 @@ class ResultStore:
     folder: Path
     retention_seconds: float
     max_bytes: int
+    max_records: int = MAX_RECORDS
 
     def save(self, data: bytes, extension: str) -> Path:
         """Write a result whole or not at all, and return its absolute path.
@@ -110,17 +112,22 @@ class ResultStore:
         return path
 
     def sweep(self, now: float) -> int:
-        """Remove results older than the retention, then the oldest beyond the size limit; `now` is in epoch seconds.
+        """Remove results, and records of jobs, older than the retention, then the oldest beyond size and number.
+
+        Args:
+            now: in epoch seconds.
 
         Returns:
             How many were removed. What a process that was killed left half-written goes with them after an hour.
         """
-        removed, total_bytes = 0, 0
+        removed, total_bytes, records = 0, 0, 0
         for path, status in sorted(self._files(), key=lambda entry: entry[1].st_mtime, reverse=True):
             is_partial = path.suffix == ".part"
             total_bytes += 0 if is_partial else status.st_size
+            records += path.suffix == ".json"
             limit = _PARTIAL_SECONDS if is_partial else self.retention_seconds
-            if now - status.st_mtime > limit or (total_bytes > self.max_bytes and not is_partial):
+            too_many = total_bytes > self.max_bytes or (records > self.max_records and path.suffix == ".json")
+            if now - status.st_mtime > limit or (too_many and not is_partial):
                 path.unlink(missing_ok=True)
                 removed += 1
         return removed
@@ -135,7 +142,7 @@ class ResultStore:
 
 
 _RESULT_NAME = re.compile(r"[0-9a-f]{32}\.(?:jpg|png|webp)", re.ASCII)
-_OWN_NAME = re.compile(r"[0-9a-f]{32}\.(?:jpg|png|webp|part)", re.ASCII)
+_OWN_NAME = re.compile(r"[0-9a-f]{32}\.(?:jpg|png|webp|json|part)", re.ASCII)
 _PARTIAL_SECONDS = 60 * 60
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import re
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -14,9 +16,12 @@ import numpy as np
 import orjson
 import pytest
 
-from config import Settings
+from config import MIB, Settings
+from job_store import JobRecord, JobStore
+from jobs import Jobs
 from service import Service
 from tests.conftest import FakeResolver, assert_error, b64, encode, fake_upscaler, files_in, ready, send_raw, serving, until
+from utility import ResultStore
 
 ASYNC = {"Prefer": "respond-async"}
 
@@ -166,7 +171,7 @@ async def test_a_defect_fails_the_job_and_tells_nothing_of_the_inside(settings: 
 async def test_a_result_that_cannot_be_saved_fails_the_job(settings: Settings) -> None:
     async with house(settings) as h:
         job = await h.submit()
-        settings.output_dir.rmdir() if settings.output_dir.exists() else None
+        settings.output_dir.rename(settings.output_dir.with_name("away"))
         settings.output_dir.write_bytes(b"a file where the folder should be")
         h.resolver.gate.set()
         failed = await h.job_is(job["id"], "failed")
@@ -228,6 +233,92 @@ async def _after(action: Any, events: AsyncIterator[dict[str, Any]]) -> AsyncIte
     action()
     async for event in events:
         yield event
+
+
+# what survives
+
+
+async def test_after_a_restart_done_jobs_are_still_there_and_their_files_too(settings: Settings) -> None:
+    async with house(settings) as h:
+        job, given_up = await h.submit(), await h.submit(20)
+        await h.client.post(given_up["urls"]["cancel"])
+        h.resolver.gate.set()
+        done = await h.job_is(job["id"], "succeeded")
+        canceled = await h.job(given_up["id"])
+    async with house(settings) as h:
+        assert await h.job(job["id"]) == done
+        assert await h.job(given_up["id"]) == canceled
+        assert (await h.client.get(done["result"]["url"])).status_code == 200
+        again = await h.client.put(f"/jobs/{job['id']}", json=order(), headers=ASYNC)
+        assert (again.status_code, again.json()) == (200, done)
+        assert_error(await h.client.put(f"/jobs/{job['id']}", json=order(99), headers=ASYNC), 409, "job_conflict")
+        assert [event async for event in h.follow(job["id"])] == [done]
+
+
+async def test_a_job_whose_file_was_removed_says_so(settings: Settings) -> None:
+    async with house(settings) as h:
+        h.resolver.gate.set()
+        job = await h.submit()
+        done = await h.job_is(job["id"], "succeeded")
+        await asyncio.to_thread(Path(done["result"]["file_path"]).unlink)
+        failed = await h.job(job["id"])
+    assert (failed["status"], failed["result"]) == ("failed", None)
+    assert (failed["error"]["code"], failed["error"]["status_code"]) == ("result_expired", 410)
+
+
+async def test_finished_jobs_beyond_the_memory_are_found_on_disk(settings: Settings, tmp_path: Path) -> None:
+    async with house(settings) as h:
+        jobs = Jobs(h.service, finished_in_memory=1)
+        ids = [(await jobs.create(orjson.dumps(order(gray)), "r"))["id"] for gray in (10, 20, 30)]
+        h.resolver.gate.set()
+        for job_id in ids:
+            await jobs.wait(job_id)
+        assert [(await jobs.get(job_id))["status"] for job_id in ids] == ["succeeded"] * 3
+        assert len(jobs._finished) == 1
+        await jobs.close()
+
+
+def a_record(job_id: str, **fields: Any) -> JobRecord:
+    return JobRecord(job_id, "request", "fingerprint", {}, created_at=1.0, **fields)
+
+
+def test_a_job_of_a_process_that_died_is_interrupted_and_one_of_a_process_that_lives_is_not(tmp_path: Path) -> None:
+    dying, other = JobStore(tmp_path), JobStore(tmp_path)
+    dying.save(a_record("job-of-mine"))
+    assert other.load("job-of-mine") == a_record("job-of-mine")
+    dying.close()  # as the kernel does it
+    record = other.load("job-of-mine")
+    assert record
+    assert (record.status, record.error["code"] if record.error else "") == ("failed", "interrupted")
+    assert JobStore(tmp_path).load("job-of-mine") == record
+
+
+def test_a_record_that_cannot_be_written_leaves_the_last_one(tmp_path: Path) -> None:
+    store = JobStore(tmp_path)
+    store.save(a_record("job-of-mine"))
+    with pytest.raises(TypeError):
+        store.save(a_record("job-of-mine", completed_at=2.0, result={"no JSON": object()}))
+    assert [path.suffix for path in tmp_path.iterdir()] == [".json"]
+    assert store._held == {}
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b'{"id": "job-of-mine"}', b'{"status": "new"}'])
+def test_a_record_of_another_version_is_no_record(tmp_path: Path, content: bytes) -> None:
+    store = JobStore(tmp_path)
+    store.save(a_record("job-of-mine", completed_at=2.0))
+    next(tmp_path.iterdir()).write_bytes(content)
+    assert store.load("job-of-mine") is None
+
+
+def test_records_are_swept_by_age_and_by_number(tmp_path: Path) -> None:
+    store, results = JobStore(tmp_path), ResultStore(tmp_path, retention_seconds=100, max_bytes=MIB, max_records=2)
+    for age in range(4):
+        store.save(a_record(f"job-of-mine-{age}", completed_at=2.0))
+        (path,) = [path for path in tmp_path.iterdir() if path.stat().st_mtime > 1000]
+        os.utime(path, (900 - age, 900 - age))
+    assert results.sweep(now=950) == 2
+    assert [store.load(f"job-of-mine-{age}") is None for age in range(4)] == [False, False, True, True]
+    assert results.sweep(now=1001) == 2
 
 
 # PUT

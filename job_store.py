@@ -1,0 +1,141 @@
+"""What is known of jobs, on disk beside the results, so that it survives the process.
+
+A record is a small JSON file, written whole or not at all, named after a hash of the job's id; `ResultStore.sweep` removes it
+with the results. While a job is not done, its process holds a lock on the file, which ends with the process however that ends:
+so a record without a last state and without a lock is that of a job that nobody will finish.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import hashlib
+import logging
+import os
+import secrets
+import time
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import IO
+
+import orjson
+
+from errors import Interrupted
+
+logger = logging.getLogger(__name__)
+
+INTERRUPTED_RETRY_SECONDS = 1
+
+
+class Status(StrEnum):
+    """The states of a job, in the words of cog (https://github.com/replicate/cog/blob/main/docs/http.md)."""
+
+    STARTING = "starting"  # waits for its turn
+    PROCESSING = "processing"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELED = "canceled"
+
+
+@dataclass(frozen=True)
+class JobRecord:
+    """What is known of one job. Times are in seconds since the epoch."""
+
+    id: str
+    request_id: str  # of the request that started it
+    fingerprint: str  # of that request, so that another one under the same id is noticed
+    plan: dict[str, object]
+    created_at: float
+    status: Status = Status.STARTING
+    started_at: float | None = None
+    completed_at: float | None = None
+    progress: float = 0.0  # 0–1
+    result: dict[str, object] | None = None
+    error: dict[str, object] | None = None
+
+
+class JobStore:
+    """The records in one folder. Its methods wait for the disk; no two at once for the same job."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._held: dict[str, IO[bytes]] = {}  # locked, of the jobs of this process that are not done
+
+    def save(self, record: JobRecord) -> None:
+        """Write a record, in place of the last one of this job.
+
+        Raises:
+            OSError: the disk would not have it; the last one is still there.
+        """
+        self._folder.mkdir(parents=True, exist_ok=True)
+        unfinished = self._folder / f"{secrets.token_hex(16)}.part"
+        if record.completed_at and (held := self._held.pop(record.id, None)):
+            held.close()
+        file = unfinished.open("xb")
+        try:
+            file.write(orjson.dumps(dataclasses.asdict(record)))
+            file.flush()
+            os.fsync(file.fileno())
+            fcntl.flock(file, fcntl.LOCK_EX)
+            unfinished.replace(self._path(record.id))
+        except BaseException:
+            file.close()
+            unfinished.unlink(missing_ok=True)
+            raise
+        if record.completed_at is None:
+            self._held[record.id] = file
+        else:
+            file.close()
+
+    def load(self, job_id: str) -> JobRecord | None:
+        """The record of a job, None where there is none. A job that nobody will finish is failed from here on."""
+        try:
+            with self._path(job_id).open("rb") as file:
+                record = _parse(file.read())
+                is_orphan = record is not None and record.completed_at is None and _takes_lock(file)
+        except FileNotFoundError:
+            return None
+        if record is None or record.id != job_id:
+            return None
+        return self._interrupt(record) if is_orphan else record
+
+    def _interrupt(self, record: JobRecord) -> JobRecord:
+        error = Interrupted(
+            "The server was restarted before this was done. Send it again, as another job.",
+            retry_after_seconds=INTERRUPTED_RETRY_SECONDS,
+        )
+        failed = dataclasses.replace(
+            record, status=Status.FAILED, completed_at=time.time(), error=error.body(record.request_id, with_status=True)
+        )
+        try:
+            self.save(failed)
+        except OSError as exc:
+            logger.error("the record of an interrupted job could not be saved: %s", exc)
+        return failed
+
+    def _path(self, job_id: str) -> Path:
+        """A hash, since some file systems take Ab and aB for the same name."""
+        return self._folder / f"{hashlib.sha256(job_id.encode()).hexdigest()[:32]}.json"
+
+    def close(self) -> None:
+        """Give up what is not done."""
+        for file in self._held.values():
+            file.close()
+
+
+def _parse(data: bytes) -> JobRecord | None:
+    try:
+        fields = orjson.loads(data)
+        return JobRecord(**{**fields, "status": Status(fields["status"])})
+    except (ValueError, TypeError, KeyError) as exc:  # of another version
+        logger.warning("the record of a job cannot be read: %s", exc)
+        return None
+
+
+def _takes_lock(file: IO[bytes]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
