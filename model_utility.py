@@ -27,6 +27,27 @@ from numpy.typing import NDArray
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
+def _keep_freed_memory() -> None:
+    """Let glibc's allocator keep what is freed and give it out again, until `_return_freed_memory`.
+
+    By default it takes every large array from the kernel and gives it back, and the kernel clears each of its pages first: half
+    a million in a pass of 257×257. Threads share one heap, since those of their own end at 64 MB, too little for a feature map.
+    """
+    if hasattr(_libc, "mallopt"):
+        for option, value in ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, 2**31 - 1), (_M_ARENA_MAX, 1)):
+            _libc.mallopt(option, value)
+
+
+def _return_freed_memory() -> None:
+    if hasattr(_libc, "malloc_trim"):
+        _libc.malloc_trim(0)
+
+
+_libc = ctypes.CDLL(None)
+_M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8  # malloc.h of glibc; musl and macOS have neither function
+_keep_freed_memory()
+
+
 def _map_shared_libraries() -> None:
     """Load torch's libraries, if they are where its wheel has them, without the interpreter's lock.
 
@@ -36,7 +57,7 @@ def _map_shared_libraries() -> None:
     torch_package = importlib.util.find_spec("torch")
     if sys.platform == "linux" and torch_package and torch_package.origin:
         library = Path(torch_package.origin).parent / "lib" / "libtorch.so"
-        ctypes.CDLL(None).dlopen(os.fsencode(library), os.RTLD_NOW)  # where there is none, import torch does what it does
+        _libc.dlopen(os.fsencode(library), os.RTLD_NOW)  # where there is none, import torch does what it does
 
 
 _map_shared_libraries()
@@ -217,6 +238,7 @@ class SuperResolver:
             logger.warning("%s overflowed in %s; the pass is run again in fp32", f"x{native}plus", self.device.precision)
             fp32 = self._prepare(self._originals[native], torch.float32)
             result = self._run(fp32, image, lambda _work: advance(0.0))
+        _return_freed_memory()
         if native == scale:
             return result
         height, width = image.shape[:2]

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import resource
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +13,7 @@ import pytest
 import torch
 
 import model_utility
+from bench.server import ROOT
 from config import ConfigError
 from model_utility import Device, Image, SuperResolver, _unusable_gpu_reason, build_rrdbnet, load_state_dict, select_device
 from tests.conftest import WEIGHTS, max_difference, psnr, sample_crop
@@ -187,3 +191,29 @@ def test_a_card_that_torch_cannot_use_is_said_loudly(tmp_path: Path) -> None:
 def test_a_device_that_is_not_there_is_named() -> None:
     with pytest.raises(ConfigError, match="DEVICE=cuda"):
         select_device("cuda")
+
+
+def test_memory_freed_in_a_pass_is_given_out_again_and_returned_after_it() -> None:
+    """The kernel clears each page that it gives; an array like the last one should cost nothing of that."""
+    watch = """
+import resource, sys
+import model_utility, torch
+
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+torch.ones(16 * 2**20)
+before = faults()
+for _ in range(8):
+    torch.ones(16 * 2**20)
+again = faults() - before
+model_utility._return_freed_memory()
+before = faults()
+torch.ones(16 * 2**20)
+sys.stdout.write(f"{again} {faults() - before}")
+"""
+    run = subprocess.run([sys.executable, "-c", watch], cwd=ROOT, capture_output=True, text=True, check=True)  # noqa: S603
+    again, returned = map(int, run.stdout.split())
+    pages = 64 * 2**20 // resource.getpagesize()
+    assert again < 6 * pages  # of 8 times as many
+    assert returned > pages / 2
