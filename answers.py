@@ -17,6 +17,7 @@ from werkzeug.exceptions import HTTPException
 from config import EXTENSIONS
 from dispatch import Answer
 from errors import ServiceError, Unavailable, defect
+from logs import current_request
 
 logger = logging.getLogger(__name__)
 
@@ -91,8 +92,7 @@ def add_error_handlers(app: Quart) -> None:
 
     @app.errorhandler(ServiceError)
     async def service_error(error: ServiceError) -> Response:
-        logger.info("%s %d %s: %s", g.request_id, error.status, error.code, error.message)
-        response = json_response(error.body(g.request_id), error.status)
+        response = _error_response(error.body(g.request_id), error.status)
         if isinstance(error, Unavailable):
             response.headers["Retry-After"] = str(error.retry_after_seconds)
         return response
@@ -107,15 +107,21 @@ def add_error_handlers(app: Quart) -> None:
         elif allowed:
             message = f"{request.path[:80]} takes {allowed}, not {request.method[:80]}."
         body = {"success": False, "error": message, "code": name.lower().replace(" ", "_"), "request_id": g.request_id}
-        response = json_response(body, status)
+        response = _error_response(body, status)
         if allowed:
             response.headers["Allow"] = allowed
         return response
 
     @app.errorhandler(Exception)
     async def internal_error(error: Exception) -> Response:
-        logger.error("%s 500 internal_error", g.request_id, exc_info=error)
-        return json_response(defect().body(g.request_id), 500)
+        logger.error("a defect of ours", exc_info=error)
+        return _error_response(defect().body(g.request_id), 500)
+
+
+def _error_response(body: dict[str, object], status: int) -> Response:
+    notes = current_request()
+    notes.code, notes.values["error"] = str(body["code"]), body["error"]
+    return json_response(body, status)
 
 
 def json_response(body: dict[str, object], status: int) -> Response:

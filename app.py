@@ -10,7 +10,6 @@ import logging
 import signal
 import socket
 import sys
-import uuid
 from collections.abc import Callable
 from functools import partial
 from typing import cast
@@ -24,11 +23,11 @@ from quart.wrappers.response import FileBody
 from answers import add_error_handlers, image_response, json_answer, json_response
 from bodies import UpscaleRequest, read_submission
 from config import MAX_BODY_BYTES, ConfigError, Settings
-from dispatch import Answer
 from edge import Edge
 from errors import FileNotFound
 from job_answers import accept_job, prefers_async, show_job, stream_events
 from jobs import Jobs
+from logs import configure_logging, current_request
 from service import Service, State
 from upscale import Upscaler, WeightsError, load_upscaler
 
@@ -70,11 +69,12 @@ def create_app(settings: Settings, *, load: Callable[[Settings], Upscaler] = loa
 def _add_routes(app: Quart, service: Service, jobs: Jobs) -> None:
     @app.before_request
     async def name_request() -> None:
-        g.request_id = uuid.uuid4().hex
+        notes = current_request()
+        g.request_id = notes.request_id
+        notes.route = request.url_rule.rule if request.url_rule else ""
 
     @app.after_request
     async def add_headers(response: Response) -> Response:
-        response.headers["X-Request-ID"] = g.request_id
         response.headers["X-Content-Type-Options"] = "nosniff"
         return response
 
@@ -83,12 +83,8 @@ def _add_routes(app: Quart, service: Service, jobs: Jobs) -> None:
         submission = await read_submission()
         if prefers_async():
             return accept_job(await jobs.create(submission, g.request_id))
-        try:
-            answer = await service.upscale(submission, g.request_id)
-        except asyncio.CancelledError:
-            logger.info("%s client gone", g.request_id)
-            raise
-        _log_answer(answer)
+        answer = await service.upscale(submission, g.request_id)
+        current_request().values |= answer.values
         return image_response(answer) if submission.accepted else json_answer(answer)
 
     @app.get("/health")
@@ -132,16 +128,6 @@ def _add_job_routes(app: Quart, jobs: Jobs) -> None:
         return stream_events(jobs.events(job_id))
 
 
-def _log_answer(answer: Answer) -> None:
-    fields = answer.fields
-    sizes = ["{width}×{height}".format(**fields[key]) for key in ("original_size", "upscaled_size")]  # type: ignore[arg-type]
-    logger.info(
-        "%s 200 %s → %s %s, passes %s, %d faces, %s s, %.3f s of them on the device, %d bytes",
-        *(g.request_id, *sizes, fields["format"], fields["upscaling_strategy"], fields["faces_detected"]),
-        *(fields["processing_time"], answer.device_seconds, len(answer.data)),
-    )
-
-
 def main() -> int:
     """Serve until SIGTERM or SIGINT, then drain. Exit status 0; 1 if nothing can be served; 2 for a wrong setting."""
     try:
@@ -149,7 +135,7 @@ def main() -> int:
     except ConfigError as exc:
         sys.stderr.write(f"{exc}\n")
         return 2
-    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(message)s")
+    configure_logging(settings.log_level, settings.log_format)
     return asyncio.run(_serve(settings))
 
 

@@ -43,6 +43,7 @@ class Settings:
     host: str = _setting("0.0.0.0", "address to listen on")  # noqa: S104 - a container must be reachable from outside
     port: int = _setting(10005, "TCP port to listen on", minimum=1)
     log_level: str = _setting("INFO", "`DEBUG`, `INFO`, `WARNING` or `ERROR`")
+    log_format: str = _setting("text", "`text` (key=value) or `json`: how each line of the log is written")
 
     device: str = _setting("auto", "`auto` (the first GPU, else the CPU), `cpu`, `cuda` or `cuda:N`")
     precision: str = _setting("auto", "`auto` (the fastest that the device does natively), `fp32`, `bf16` or `fp16`")
@@ -78,6 +79,7 @@ class Settings:
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", settings.device):
             raise ConfigError(f"DEVICE must be auto, cpu, cuda or cuda:N, not {settings.device!r}")
         _one_of("LOG_LEVEL", settings.log_level, ("DEBUG", "INFO", "WARNING", "ERROR"))
+        _one_of("LOG_FORMAT", settings.log_format, ("text", "json"))
         _one_of("PRECISION", settings.precision, ("auto", "fp32", "bf16", "fp16"))
         return settings
 

@@ -13,6 +13,8 @@ from concurrent.futures import Executor, Future
 from functools import partial
 from typing import Any, ParamSpec, TypeVar
 
+from logs import in_this_context
+
 logger = logging.getLogger(__name__)
 
 P = ParamSpec("P")
@@ -46,7 +48,7 @@ class DeviceThread(Executor):
         with self._changed:
             if self._closed:
                 raise RuntimeError("The device's thread has been shut down.")
-            self._tasks.append((future, partial(function, *args, **kwargs)))
+            self._tasks.append((future, in_this_context(partial(function, *args, **kwargs))))
             if self._thread is None:
                 self._start()
             self._changed.notify()

@@ -12,12 +12,14 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 from config import EXTENSIONS
 from contract import Order
 from device_queue import DeviceQueue, Job
 from errors import JobCancelled
 from images import decode_image, encode_image
+from logs import Values
 from upscale import Plan, Size, Upscaled, Upscaler, plan_upscale
 from utility import IOThreads, ResultStore
 
@@ -31,6 +33,19 @@ class Answer:
     data: bytes
     fields: dict[str, object]
     device_seconds: float
+
+    @property
+    def values(self) -> Values:
+        """What the log tells of it."""
+        original, upscaled = (cast(dict[str, int], self.fields[name]) for name in ("original_size", "upscaled_size"))
+        return Values(
+            original=f"{original['width']}x{original['height']}",
+            upscaled=f"{upscaled['width']}x{upscaled['height']}",
+            format=self.fields["format"],
+            passes=self.fields["upscaling_strategy"],
+            faces=self.fields["faces_detected"],
+            device_seconds=round(self.device_seconds, 3),
+        )
 
 
 class Ticket:

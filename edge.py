@@ -1,21 +1,42 @@
-"""Between the server and the framework: what neither does for clients that misbehave, in the terms of ASGI alone."""
+"""Around the framework: what neither it nor the server does: a request's id, its line in the log, clients that misbehave.
+
+It knows ASGI, and nothing of what a request is about.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import re
+import time
+import uuid
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
-from hypercorn.typing import ASGIFramework, ASGIReceiveCallable, ASGIReceiveEvent, ASGISendCallable, ASGISendEvent, Scope
+from hypercorn.typing import (
+    ASGIFramework,
+    ASGIReceiveCallable,
+    ASGIReceiveEvent,
+    ASGISendCallable,
+    ASGISendEvent,
+    HTTPScope,
+    Scope,
+)
+
+from logs import RequestNotes, Values, begin_request
+
+logger = logging.getLogger(__name__)
 
 LINGER_SECONDS = 30.0  # in which a client that was answered early may go on sending
 LINGER_SILENCE_SECONDS = 2.0  # after which it is taken to have stopped
+LOGGED_PATH_CHARACTERS = 80
+CLIENT_GONE = 499  # nobody gets to see it; nginx, too, logs this for a client that did not wait for its answer
+DEFECT = 500  # what the server answers where the framework does not
 
 
 class Edge:
-    """Around the framework. Each request runs within `in_flight()`, so that a drain can count them."""
+    """The outermost layer of the application. `in_flight` holds a request for the drain to wait for."""
 
     def __init__(self, app: ASGIFramework, in_flight: Callable[[], AbstractContextManager[None]]) -> None:
         self._app = app
@@ -25,14 +46,33 @@ class Edge:
         if scope["type"] == "websocket":  # the framework's answer to one without a route is a 500
             await send({"type": "websocket.close", "code": 1000, "reason": None})  # which becomes a 403
         elif scope["type"] == "http":
-            scope["path"] = _path_of(scope["path"])
-            # Nothing here depends on the host, and the framework answers 500 to one that is no domain name.
-            scope["headers"] = [(name, b"localhost" if name == b"host" else value) for name, value in scope["headers"]]
-            exchange = _Exchange(receive, send, can_close=scope["http_version"].startswith("1"))
-            with self._in_flight():
-                await self._app(scope, exchange.receive, exchange.send)
+            await self._serve(scope, receive, send)
         else:
             await self._app(scope, receive, send)
+
+    async def _serve(self, scope: HTTPScope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+        notes = begin_request(_request_id_of(scope))
+        scope["path"] = _path_of(scope["path"])
+        # Nothing here depends on the host, and the framework answers 500 to one that is no domain name.
+        scope["headers"] = [(name, b"localhost" if name == b"host" else value) for name, value in scope["headers"]]
+        exchange = _Exchange(scope, notes.request_id, receive, send)
+        try:
+            with self._in_flight():
+                await self._app(scope, exchange.receive, exchange.send)
+        except Exception:
+            exchange.failed = True
+            raise
+        finally:
+            _log(scope, notes, exchange)
+
+
+def _request_id_of(scope: HTTPScope) -> str:
+    """The client's own, where it cannot be mistaken for anything else in a log or a header; else a new one."""
+    given = dict(scope["headers"]).get(b"x-request-id", b"").decode("latin-1")
+    return given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}", re.ASCII)
 
 
 def _path_of(target: str) -> str:
@@ -43,6 +83,21 @@ def _path_of(target: str) -> str:
     return target if target.startswith("/") else "/" + re.sub(r"^https?://[^/]*/?", "", target)
 
 
+def _log(scope: HTTPScope, notes: RequestNotes, exchange: _Exchange) -> None:
+    line = Values(
+        message="request",
+        method=scope["method"][:LOGGED_PATH_CHARACTERS],
+        path=notes.route or scope["path"][:LOGGED_PATH_CHARACTERS],  # a route holds no name of a result
+        status=exchange.status,
+        code=exchange.outcome or notes.code,
+        seconds=round(exchange.seconds, 3),
+        bytes_in=exchange.bytes_in,
+        bytes_out=exchange.bytes_out,
+        **notes.values,
+    )
+    logger.info(line)
+
+
 class _Exchange:
     """One request and its answer, which may come before all of the request has.
 
@@ -50,26 +105,65 @@ class _Exchange:
     overtake the answer on its way to the client (RFC 9112, section 9.6). So it says that it will close, and reads on a while.
     """
 
-    def __init__(self, receive: ASGIReceiveCallable, send: ASGISendCallable, *, can_close: bool) -> None:
+    def __init__(self, scope: HTTPScope, request_id: str, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+        self.bytes_in = 0
+        self.bytes_out = 0
+        self.failed = False
+        self._request_id = request_id
         self._receive = receive
         self._send = send
-        self._can_close = can_close  # HTTP/2 has streams, which need none of this
+        self._can_close = scope["http_version"].startswith("1")  # HTTP/2 has streams, which need none of this
+        self._has_body = scope["method"] != "HEAD"
+        self._start = time.perf_counter()
+        self._status: int | None = None
+        self._answered = False
         self._arrived = asyncio.Event()
         self._ended = False
 
+    @property
+    def seconds(self) -> float:
+        """Since the request's headers were there."""
+        return time.perf_counter() - self._start
+
+    @property
+    def status(self) -> int:
+        """Of the answer, if it was begun."""
+        return self._status or (DEFECT if self.failed else CLIENT_GONE)
+
+    @property
+    def outcome(self) -> str:
+        """What kept the answer from being given; empty where nothing did."""
+        if self._answered:
+            return ""
+        return "internal_error" if self.failed else "client_gone"
+
     async def receive(self) -> ASGIReceiveEvent:
         message = await self._receive()
+        if message["type"] == "http.request":
+            self.bytes_in += len(message["body"])
         self._ended = message["type"] != "http.request" or not message["more_body"]
         self._arrived.set()
         return message
 
     async def send(self, message: ASGISendEvent) -> None:
-        if self._can_close and not self._ended:
-            if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], (b"connection", b"close")]
-            elif message["type"] == "http.response.body" and not message["more_body"]:
+        if message["type"] == "http.response.start":
+            self._status = message["status"]
+            message["headers"] = [*message["headers"], *self._headers()]
+        elif message["type"] == "http.response.body":
+            self.bytes_out += len(message["body"]) if self._has_body else 0
+            if self._closes and not message["more_body"]:
                 await self._read_on()
         await self._send(message)
+        if message["type"] == "http.response.body":
+            self._answered = not message["more_body"]
+
+    @property
+    def _closes(self) -> bool:
+        return self._can_close and not self._ended
+
+    def _headers(self) -> list[tuple[bytes, bytes]]:
+        headers = [(b"x-request-id", self._request_id.encode()), (b"x-process-time", f"{self.seconds:.6f}".encode())]
+        return [*headers, (b"connection", b"close")] if self._closes else headers
 
     async def _read_on(self) -> None:
         """Wait while the framework takes in, and throws away, what the client still sends."""

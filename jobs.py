@@ -35,6 +35,7 @@ from errors import (
     defect,
 )
 from job_store import JobRecord, JobStore, Status
+from logs import Values
 from service import Service, shutting_down
 
 logger = logging.getLogger(__name__)
@@ -199,7 +200,8 @@ class Jobs:
             del self._live[record.id]
             while len(self._finished) > self._finished_in_memory:
                 self._finished.popitem(last=False)
-            logger.info("%s job %s after %.3f s", record.request_id, record.status, completed_at - record.created_at)
+            seconds = round(completed_at - record.created_at, 3)
+            logger.info(Values(message="job", status=record.status, seconds=seconds))
 
     async def _outcome(self, live: _Live) -> dict[str, Any]:
         """How the job ended, as fields of its record."""
@@ -216,7 +218,7 @@ class Jobs:
         except ServiceError as exc:
             error = exc
         except Exception as exc:
-            logger.error("%s internal_error in a job", record.request_id, exc_info=exc)
+            logger.error("a defect of ours, in a job", exc_info=exc)
             error = defect()
         return {"status": Status.FAILED, "error": error.body(record.request_id, with_status=True)}
 
@@ -224,7 +226,7 @@ class Jobs:
         try:
             await self._service.io.run(self._store.save, record)
         except OSError as exc:  # it is in memory, for a while
-            logger.error("%s the record of a job could not be saved: %s", record.request_id, exc)
+            logger.error("the record of a job could not be saved: %s", exc)
 
     # what is known of it
 

@@ -23,6 +23,7 @@ import pybase64
 
 from config import MAX_IMAGE_BYTES, MIB
 from errors import FileNotFound, FileTooLarge, InvalidBase64
+from logs import in_this_context
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -157,7 +158,7 @@ class IOThreads:
         return await asyncio.wrap_future(self.submit(function, *args, **kwargs))
 
     def submit(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        return self._executor.submit(partial(function, *args, **kwargs))
+        return self._executor.submit(in_this_context(partial(function, *args, **kwargs)))
 
     def close(self) -> None:
         """Let the threads go; what has not begun never will."""

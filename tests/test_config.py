@@ -13,6 +13,7 @@ RIGHT = {
     "HOST": ("::", "::"),
     "PORT": (" 8000 ", 8000),
     "LOG_LEVEL": ("DEBUG", "DEBUG"),
+    "LOG_FORMAT": ("json", "json"),
     "DEVICE": ("cuda:3", "cuda:3"),
     "PRECISION": ("bf16", "bf16"),
     "TORCH_THREADS": ("4", 4),
@@ -52,6 +53,7 @@ WRONG = [
     ("DEVICE", "cuda:", "auto, cpu, cuda or cuda:N"),
     ("PRECISION", "fp8", "auto, fp32, bf16, fp16"),
     ("LOG_LEVEL", "verbose", "DEBUG, INFO, WARNING, ERROR"),
+    ("LOG_FORMAT", "xml", "text, json"),
 ]
 
 

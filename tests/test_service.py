@@ -305,8 +305,8 @@ def run_app(**environ: Any) -> subprocess.CompletedProcess[str]:
 def test_missing_weights_end_the_process_with_1_and_the_remedy(tmp_path: Path, settings: Settings) -> None:
     ended = run_app(WEIGHTS_DIR=tmp_path, OUTPUT_DIR=tmp_path, PORT=settings.port)
     assert ended.returncode == 1
-    (line,) = [line for line in ended.stderr.splitlines() if " INFO " not in line]
-    assert "CRITICAL RealESRGAN_x4plus.pth is missing" in line
+    (line,) = [line for line in ended.stderr.splitlines() if " level=INFO " not in line]
+    assert ' level=CRITICAL message="RealESRGAN_x4plus.pth is missing' in line
     assert "python -m weights.fetch" in line
 
 
