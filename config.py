@@ -25,6 +25,7 @@ MAX_PORT = 65535
 MAX_IMAGE_BYTES = 7 * MIB
 MAX_BODY_BYTES = 16 * MIB
 TARGET_PX = {"2k": 2048, "4k": 3840, "8k": 7680}
+MODELS = ("photo", "anime")
 EXTENSIONS = {"jpeg": "jpg", "png": "png", "webp": "webp"}  # by output_format
 
 

@@ -15,7 +15,7 @@ from urllib.parse import parse_qsl
 
 import orjson
 
-from config import EXTENSIONS, TARGET_PX
+from config import EXTENSIONS, MODELS, TARGET_PX
 from errors import (
     InvalidJSON,
     MissingField,
@@ -111,7 +111,24 @@ OPTIONS = (
         choices=tuple(TARGET_PX),
         any_case=True,
     ),
+    Field(
+        "model",
+        str,
+        "the network: `photo` for photographs, `anime` for drawings, with flat colours and clear lines",
+        example="anime",
+        default="photo",
+        choices=MODELS,
+    ),
     Field("enhance_faces", bool, "restore faces where faces are found", example=True, default=True),
+    Field(
+        "face_strength",
+        float,
+        "how much of a restored face is blended in: 0 leaves the enlarged original, 1 is the restored face alone",
+        example=0.5,
+        default=1.0,
+        minimum=0,
+        maximum=1,
+    ),
     Field(
         "output_format",
         str,
@@ -154,7 +171,9 @@ class Order:
     image: bytes
     header: ImageHeader
     target_resolution: str
+    model: str
     enhance_faces: bool
+    face_strength: float
     output_format: str
     quality: int
     fit: str

@@ -116,7 +116,7 @@ def plan_order(order: Order) -> Plan:
     Raises:
         ImageTooLarge: no pass fits below the order's target.
     """
-    return plan_upscale(Size(order.header.width, order.header.height), order.target_resolution, order.fit)
+    return plan_upscale(Size(order.header.width, order.header.height), order.target_resolution, order.fit, order.model)
 
 
 class Dispatcher:
@@ -133,6 +133,7 @@ class Dispatcher:
 
         Raises:
             ImageTooLarge: no pass fits below the order's target.
+            ModelUnavailable: this server has no weights for the order's network.
             QueueFull: there is no place.
         """
         plan = plan_order(order)
@@ -154,7 +155,8 @@ class Dispatcher:
 
     async def _make(self, order: Order, plan: Plan, job: Job, upscaler: Upscaler) -> Answer:
         picture, decode_warnings = await self._io.run(decode_image, order.image)
-        upscaled = await self._queue.run(job, partial(upscaler.upscale, picture, plan, order.enhance_faces, job.advance))
+        run = partial(upscaler.upscale, picture, plan, order.enhance_faces, job.advance, order.face_strength)
+        upscaled = await self._queue.run(job, run)
         data, encode_warnings = await self._io.run(encode_image, upscaled.picture, order.output_format, order.quality)
         path, save_warnings = await self._save(data, EXTENSIONS[order.output_format])
         warnings = [*order.warnings, *decode_warnings, *upscaled.warnings, *encode_warnings, *save_warnings]
@@ -187,6 +189,7 @@ def _answer_fields(order: Order, plan: Plan, upscaled: Upscaled, path: str, warn
         "original_size": {"width": plan.original.width, "height": plan.original.height},
         "upscaled_size": {"width": picture.width, "height": picture.height},
         "target_resolution": plan.target,
+        "model": plan.model,
         "total_scale": float(plan.total_scale),
         "upscaling_strategy": list(plan.passes),
         "faces_detected": len(upscaled.faces),

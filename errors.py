@@ -17,7 +17,8 @@
     │   ├── BrokenImage                  broken_image
     │   ├── AnimatedImage                animated_image
     │   ├── TooManyPixels                too_many_pixels
-    │   └── ImageTooLarge                image_too_large
+    │   ├── ImageTooLarge                image_too_large
+    │   └── ModelUnavailable             model_unavailable
     ├── FileNotFound                404  not_found
     ├── JobNotFound                 404  not_found
     ├── NotAcceptable               406  not_acceptable
@@ -142,6 +143,12 @@ class ImageTooLarge(BadRequest):
     """The long side leaves no room for a pass below this target."""
 
     code = "image_too_large"
+
+
+class ModelUnavailable(BadRequest):
+    """This server has no weights for the network that was asked for."""
+
+    code = "model_unavailable"
 
 
 class FileNotFound(ServiceError):

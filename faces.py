@@ -103,13 +103,14 @@ class FaceRestorer:
         """Both state dicts are loaded strictly; without a parser the paste uses a square soft mask."""
         return cls(_build_gfpgan(gfpgan), _build_parser(parser) if parser is not None else None, device)
 
-    def restore_into(self, canvas: Image, original: Image, faces: Sequence[Face], advance: Advance) -> Image:
+    def restore_into(self, canvas: Image, original: Image, faces: Sequence[Face], strength: float, advance: Advance) -> Image:
         """Restore the faces of `original` and paste them into `canvas`, an enlargement of it.
 
         Args:
             canvas: uint8 RGB `(h * s, w * s, 3)` for a whole s; it is changed in place.
             original: uint8 RGB `(h, w, 3)`, on which the faces were detected.
             faces: at least one.
+            strength: 0–1, the share of the restored face; 1 is the face alone.
             advance: called after each batch of faces.
 
         Returns:
@@ -120,7 +121,7 @@ class FaceRestorer:
             batch = faces[start : start + BATCH_FACES]
             restored = self.restore([align_face(original, face.alignment) for face in batch])
             for face, image, mask in zip(batch, restored, self.outline(restored), strict=True):
-                paste_face(canvas, image, mask, paste_matrix(face.alignment, scale), scale)
+                paste_face(canvas, image, mask, paste_matrix(face.alignment, scale), scale, strength)
             advance(0.0)
         return canvas
 
@@ -189,7 +190,7 @@ def paste_matrix(alignment: Matrix, scale: int) -> Matrix:
     return matrix
 
 
-def paste_face(canvas: Image, face: Image, outline: Mask | None, matrix: Matrix, scale: int) -> None:
+def paste_face(canvas: Image, face: Image, outline: Mask | None, matrix: Matrix, scale: int, strength: float = 1.0) -> None:
     """Blend a restored face into uint8 RGB `canvas`, in place.
 
     facexlib warps every face and its mask to the whole canvas; all that lies outside the face's own rectangle is zero there,
@@ -205,6 +206,7 @@ def paste_face(canvas: Image, face: Image, outline: Mask | None, matrix: Matrix,
         mask = _square_mask(local, size, scale)
     else:
         mask = cast(Mask, cv2.warpAffine(outline, local, size, flags=cv2.INTER_AREA)[:, :, None])
+    mask = mask * strength
     region = canvas[top:bottom, left:right]
     region[:] = mask * warped + (1 - mask) * region  # the cast truncates, as facexlib's does
 

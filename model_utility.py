@@ -85,7 +85,8 @@ UPSAMPLER_HALO_PX = 2  # its four 3×3 convolutions reach 1/2 + 1/4 + 1/4 + 1/4 
 BODY_HALO_PX = 32  # the body reaches some 350 px, so no pad is exact; this one keeps a tiled photograph above 40 dB
 BODY_MIN_TILE_PX = 96  # with its halo: below, the halo is most of the work
 BODY_CHANNELS = 700  # peak of live channels per pixel in the body: residuals, growth and the copies that `cat` makes
-FLOPS_PER_FEATURE_PX = 2 * (16_570_000 + 1_360_000)  # body and upsampler of RRDBNet-23, multiply and add counted apart
+FLOPS_PER_BLOCK_PX = 2 * 718_848  # of one block of RRDBNet, per pixel of the features, multiply and add counted apart
+FLOPS_AROUND_BODY_PX = 2 * 1_393_344  # of its other six convolutions
 
 Image = NDArray[np.uint8]
 Advance = Callable[[float], None]
@@ -190,8 +191,9 @@ def load_state_dict(path: Path) -> dict[str, Tensor]:
 
 
 def build_rrdbnet(state_dict: Mapping[str, Tensor], network_scale: int) -> RRDBNet:
-    """RRDBNet with 23 blocks (x4plus: network_scale 4, x2plus: 2), loaded strictly."""
-    network = RRDBNet(num_in_ch=3, num_out_ch=3, scale=network_scale, num_feat=64, num_block=23, num_grow_ch=32)
+    """RRDBNet with as many blocks as are there, 23 or (anime) 6, loaded strictly; network_scale is 4, and 2 for x2plus."""
+    blocks = len({name.split(".")[1] for name in state_dict if name.startswith("body.")})
+    network = RRDBNet(num_in_ch=3, num_out_ch=3, scale=network_scale, num_feat=64, num_block=blocks, num_grow_ch=32)
     network.load_state_dict(state_dict, strict=True)
     return network.eval().requires_grad_(False)
 
@@ -206,7 +208,7 @@ class SuperResolver:
     """
 
     def __init__(self, networks: Mapping[int, RRDBNet], device: Device) -> None:
-        """`networks` maps 4 to x4plus and, where it is there, 2 to x2plus."""
+        """`networks` maps 4 to x4plus, or its kin, and, where it is there, 2 to x2plus."""
         self.device = device
         self._originals = networks  # in fp32, for the images that overflow in a narrower precision
         self._networks = {scale: self._prepare(network, device.dtype) for scale, network in networks.items()}
@@ -215,7 +217,7 @@ class SuperResolver:
         """Work of one pass over an image of that size, as the `advance` callbacks will add it up."""
         if scale == 2 and 2 in self._networks:  # x2plus works on a pixel-unshuffled half
             height, width = -(-height // 2), -(-width // 2)
-        return float(FLOPS_PER_FEATURE_PX) * height * width
+        return _flops_per_feature_px(self._networks.get(scale, self._networks[4])) * height * width
 
     def super_resolve(self, image: Image, scale: int, advance: Advance) -> Image:
         """Enlarge an image by 2 or 4.
@@ -317,8 +319,12 @@ def _to_batch(image: Image, like: Tensor, network_scale: int) -> Tensor:
     return batch.contiguous(memory_format=torch.channels_last)
 
 
+def _flops_per_feature_px(network: RRDBNet) -> float:
+    return float(FLOPS_PER_BLOCK_PX * len(network.body) + FLOPS_AROUND_BODY_PX)
+
+
 def _body(network: RRDBNet, batch: Tensor, advance: Advance) -> Tensor:
-    work_per_block = FLOPS_PER_FEATURE_PX * batch.shape[2] * batch.shape[3] / len(network.body)
+    work_per_block = _flops_per_feature_px(network) * batch.shape[2] * batch.shape[3] / len(network.body)
     shallow = network.conv_first(batch)
     features = shallow
     for block in network.body:

@@ -19,17 +19,22 @@ from PIL import Image
 from tqdm import tqdm
 
 from config import EXTENSIONS, TARGET_PX, ConfigError, Settings
-from errors import ImageTooLarge, ServiceError
+from errors import ImageTooLarge, ModelUnavailable, ServiceError
 from images import Picture, decode_image, encode_image
 from weights.manifest import WeightFile, is_genuine, read_manifest
 
 if TYPE_CHECKING:  # both import torch, which takes seconds: the server answers /health before that
     from faces import Face, FaceDetector, FaceRestorer
-    from model_utility import Advance, SuperResolver
+    from model_utility import Advance, RRDBNet, SuperResolver
 
 logger = logging.getLogger(__name__)
 
 MAX_PASSES = 3
+_NETWORKS = (  # model, scale, name in /health, file
+    ("photo", 4, "upscale_x4", "RealESRGAN_x4plus.pth"),
+    ("photo", 2, "upscale_x2", "RealESRGAN_x2plus.pth"),
+    ("anime", 4, "upscale_x4_anime", "RealESRGAN_x4plus_anime_6B.pth"),
+)
 
 Box = tuple[int, int, int, int]
 """Left, top, right, bottom in pixels, within the picture."""
@@ -62,6 +67,7 @@ class Plan:
     passes: tuple[int, ...]  # 2s and 4s, in order
     output: Size
     warnings: tuple[str, ...] = ()
+    model: str = "photo"
 
     @property
     def total_scale(self) -> float:
@@ -69,7 +75,7 @@ class Plan:
         return self.output.long_side / self.original.long_side
 
 
-def plan_upscale(original: Size, target: str, fit: str = "passes") -> Plan:
+def plan_upscale(original: Size, target: str, fit: str = "passes", model: str = "photo") -> Plan:
     """Choose the passes.
 
     Args:
@@ -77,6 +83,7 @@ def plan_upscale(original: Size, target: str, fit: str = "passes") -> Plan:
         target: "2k", "4k" or "8k".
         fit: "passes" takes the largest whole passes that stay within the target; "exact" goes on until the long side is at
             least the target, and shrinks the result to it.
+        model: "photo" or "anime".
 
     Raises:
         ImageTooLarge: no pass fits below this target.
@@ -92,13 +99,13 @@ def plan_upscale(original: Size, target: str, fit: str = "passes") -> Plan:
             max_input_px=limit_px,
         )
     if fit == "exact":
-        return _plan_exact(original, target)
+        return _plan_exact(original, target, model)
     passes: list[int] = []
     long_side = original.long_side
     while len(passes) < MAX_PASSES and long_side * 2 <= target_px:
         passes.append(4 if long_side * 4 <= target_px else 2)
         long_side *= passes[-1]
-    return Plan(original, target, tuple(passes), _after(original, passes))
+    return Plan(original, target, tuple(passes), _after(original, passes), model=model)
 
 
 def max_input_px(target: str, fit: str = "passes") -> int:
@@ -106,7 +113,7 @@ def max_input_px(target: str, fit: str = "passes") -> int:
     return TARGET_PX[target] - 1 if fit == "exact" else TARGET_PX[target] // 2
 
 
-def _plan_exact(original: Size, target: str) -> Plan:
+def _plan_exact(original: Size, target: str, model: str) -> Plan:
     target_px = TARGET_PX[target]
     passes: list[int] = []
     long_side = original.long_side
@@ -117,10 +124,10 @@ def _plan_exact(original: Size, target: str) -> Plan:
         warning = (
             f"{MAX_PASSES} passes take {original} to {long_side} px on the long side, short of {target} ({target_px} px)."
         )
-        return Plan(original, target, tuple(passes), _after(original, passes), (warning,))
+        return Plan(original, target, tuple(passes), _after(original, passes), (warning,), model)
     scale = target_px / original.long_side
     output = Size(max(round(original.width * scale), 1), max(round(original.height * scale), 1))
-    return Plan(original, target, tuple(passes), output)
+    return Plan(original, target, tuple(passes), output, model=model)
 
 
 def _after(size: Size, passes: list[int]) -> Size:
@@ -156,7 +163,7 @@ class Upscaled:
 class Upscaler:
     """The loaded networks as one pipeline. Only the device's own thread may call `upscale`."""
 
-    resolver: SuperResolver
+    resolvers: dict[str, SuperResolver]  # by model
     detector: FaceDetector | None = None
     restorer: FaceRestorer | None = None
     models: dict[str, ModelStatus] = field(default_factory=dict)
@@ -164,14 +171,21 @@ class Upscaler:
     precision: str = "fp32"
 
     def work(self, plan: Plan, has_alpha: bool) -> float:
-        """FLOPs of all passes, as `advance` will add them up; faces, of which nobody knows yet, are left out."""
+        """FLOPs of all passes, as `advance` will add them up; faces, of which nobody knows yet, are left out.
+
+        Raises:
+            ModelUnavailable: the plan's network is not loaded.
+        """
+        resolver = self._resolver(plan.model)
         size, total = plan.original, 0.0
         for scale in plan.passes:
-            total += self.resolver.flops(size.height, size.width, scale)
+            total += resolver.flops(size.height, size.width, scale)
             size *= scale
         return total * (2 if has_alpha else 1)
 
-    def upscale(self, picture: Picture, plan: Plan, enhance_faces: bool, advance: Advance) -> Upscaled:
+    def upscale(
+        self, picture: Picture, plan: Plan, enhance_faces: bool, advance: Advance, face_strength: float = 1.0
+    ) -> Upscaled:
         """Run the plan.
 
         Args:
@@ -179,13 +193,19 @@ class Upscaler:
             plan: of `plan_upscale`.
             enhance_faces: find faces, restore them once in the first pass, and paste them back.
             advance: called between steps with the FLOPs just done; what it raises ends the job.
+            face_strength: 0–1, the share of a restored face in what is pasted; with 0 faces are found and not restored.
+
+        Raises:
+            ModelUnavailable: the plan's network is not loaded.
         """
+        resolver = self._resolver(plan.model)
         faces, warnings = self._find_faces(picture, advance) if enhance_faces else ([], [])
         enlarged, restored = picture, False
         for scale in plan.passes:
-            enlarged = self._enlarge(enlarged, scale, advance)
-            if faces and self.restorer and not restored:
-                enlarged = replace(enlarged, pixels=_paste_faces(self.restorer, enlarged, picture, faces, advance))
+            enlarged = _enlarge(resolver, enlarged, scale, advance)
+            if faces and face_strength and self.restorer and not restored:
+                pasted = _paste_faces(self.restorer, enlarged, picture, faces, face_strength, advance)
+                enlarged = replace(enlarged, pixels=pasted)
                 restored = True
         if restored and self.restorer and not self.restorer.has_outline:
             warnings.append(f"Faces were pasted with a square soft mask: {self.models['face_parsing'].reason}.")
@@ -194,7 +214,17 @@ class Upscaler:
 
     def warm_up(self, advance: Advance) -> None:
         """One small pass, so that the first request is not the slow one and the device's rate is known."""
-        self.resolver.super_resolve(np.zeros((64, 64, 3), np.uint8), 4, advance)
+        self.resolvers["photo"].super_resolve(np.zeros((64, 64, 3), np.uint8), 4, advance)
+
+    def _resolver(self, model: str) -> SuperResolver:
+        if model not in self.resolvers:
+            raise ModelUnavailable(
+                f"This server has no network for the model {model!r}: {self.models[f'upscale_x4_{model}'].reason}. "
+                f"Ask for {' or '.join(self.resolvers)}.",
+                field="model",
+                allowed=list(self.resolvers),
+            )
+        return self.resolvers[model]
 
     def _find_faces(self, picture: Picture, advance: Advance) -> tuple[list[Face], list[str]]:
         warnings = [
@@ -208,16 +238,17 @@ class Upscaler:
         advance(0.0)
         return self.detector.detect(_as_rgb(picture.pixels)) if self.detector else [], warnings
 
-    def _enlarge(self, picture: Picture, scale: int, advance: Advance) -> Picture:
-        pixels = self.resolver.super_resolve(picture.pixels, scale, advance)
-        alpha = self.resolver.super_resolve(picture.alpha, scale, advance) if picture.alpha is not None else None
-        return replace(picture, pixels=pixels, alpha=alpha)
+
+def _enlarge(resolver: SuperResolver, picture: Picture, scale: int, advance: Advance) -> Picture:
+    pixels = resolver.super_resolve(picture.pixels, scale, advance)
+    alpha = resolver.super_resolve(picture.alpha, scale, advance) if picture.alpha is not None else None
+    return replace(picture, pixels=pixels, alpha=alpha)
 
 
 def _paste_faces(
-    restorer: FaceRestorer, enlarged: Picture, picture: Picture, faces: list[Face], advance: Advance
+    restorer: FaceRestorer, enlarged: Picture, picture: Picture, faces: list[Face], strength: float, advance: Advance
 ) -> NDArray[np.uint8]:
-    pasted = restorer.restore_into(_as_rgb(enlarged.pixels), _as_rgb(picture.pixels), faces, advance)
+    pasted = restorer.restore_into(_as_rgb(enlarged.pixels), _as_rgb(picture.pixels), faces, strength, advance)
     return pasted if enlarged.pixels.ndim == 3 else np.asarray(Image.fromarray(pasted).convert("L"))
 
 
@@ -261,11 +292,11 @@ def load_upscaler(settings: Settings) -> Upscaler:
     if device.warning:
         logger.warning("%s", device.warning)
     weights = _Weights(settings.weights_dir)
-    networks = {
-        scale: build_rrdbnet(state_dict, scale)
-        for scale, model, file in ((4, "upscale_x4", "RealESRGAN_x4plus.pth"), (2, "upscale_x2", "RealESRGAN_x2plus.pth"))
-        if (state_dict := weights.load(model, file)) is not None
-    }
+    networks: dict[str, dict[int, RRDBNet]] = {}
+    for model, scale, name, file in _NETWORKS:
+        if (state_dict := weights.load(name, file)) is not None:
+            networks.setdefault(model, {})[scale] = build_rrdbnet(state_dict, scale)
+    resolvers = {model: SuperResolver(by_scale, device) for model, by_scale in networks.items()}
     detector = None
     for file, backbone in (("detection_Resnet50_Final.pth", "resnet50"), ("detection_mobilenet0.25_Final.pth", "mobile0.25")):
         if detector is None and (state_dict := weights.load("face_detection", file)) is not None:
@@ -274,7 +305,7 @@ def load_upscaler(settings: Settings) -> Upscaler:
     parser = weights.load("face_parsing", "parsing_parsenet.pth")
     if (gfpgan := weights.load("face_restoration", "GFPGANv1.4.pth")) is not None:
         restorer = FaceRestorer.load(gfpgan, parser, device)
-    return Upscaler(SuperResolver(networks, device), detector, restorer, weights.status, str(device), device.precision)
+    return Upscaler(resolvers, detector, restorer, weights.status, str(device), device.precision)
 
 
 class _Weights:

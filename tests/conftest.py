@@ -54,7 +54,8 @@ class FakeResolver:
 
 def fake_upscaler(resolver: FakeResolver | None = None) -> Upscaler:
     """The real pipeline around a fake network, without faces' networks that could be missed."""
-    upscaler = Upscaler(resolver or FakeResolver())  # type: ignore[arg-type]
+    resolver = resolver or FakeResolver()
+    upscaler = Upscaler({"photo": resolver, "anime": resolver})  # type: ignore[dict-item]
     upscaler.detector = type("NoFaces", (), {"detect": staticmethod(lambda _image: [])})()
     upscaler.restorer = type("NoRestorer", (), {})()
     return upscaler

@@ -54,6 +54,7 @@ async def test_answer_has_every_field_of_the_contract(client: httpx.AsyncClient)
         "original_size": dict,
         "upscaled_size": dict,
         "target_resolution": str,
+        "model": str,
         "total_scale": float,
         "upscaling_strategy": list,
         "faces_detected": int,
@@ -70,6 +71,7 @@ async def test_answer_has_every_field_of_the_contract(client: httpx.AsyncClient)
         "original_size": {"width": 60, "height": 40},
         "upscaled_size": {"width": 1920, "height": 1280},
         "target_resolution": "2k",
+        "model": "photo",
         "total_scale": 32.0,
         "upscaling_strategy": [4, 4, 2],
         "faces_detected": 0,
@@ -246,6 +248,19 @@ async def test_a_missing_model_degrades_health_and_is_named(settings: Settings) 
     }
     assert (answer.status_code, answer.json()["faces_enhanced"]) == (200, False)
     assert "GFPGANv1.4.pth is missing" in answer.json()["warnings"][0]
+
+
+async def test_a_model_that_is_not_there_is_refused_and_photographs_are_served(settings: Settings) -> None:
+    upscaler = fake_upscaler()
+    del upscaler.resolvers["anime"]
+    upscaler.models = {"upscale_x4_anime": ModelStatus(reason="anime.pth is missing", remedy="Run it.")}
+    async with serving(settings, lambda _: upscaler) as (client, _):
+        await ready(client)
+        refused = await client.post("/upscale", json={"image_b64": IMAGE, "model": "anime"})
+        assert (await client.post("/upscale", json={"image_b64": IMAGE})).json()["model"] == "photo"
+    body = assert_error(refused, 400, "model_unavailable")
+    assert "anime.pth is missing. Ask for photo." in body["error"]
+    assert (body["field"], body["allowed"]) == ("model", ["photo"])
 
 
 async def test_a_defect_is_logged_with_its_request_id_and_not_told(

@@ -26,6 +26,7 @@ def test_what_is_left_out_has_its_default() -> None:
     assert (order.image, order.header) == (IMAGE, ImageHeader(30, 20, has_alpha=False))
     assert (order.target_resolution, order.enhance_faces, order.output_format) == ("4k", True, "jpeg")
     assert (order.quality, order.fit, order.warnings) == (95, "passes", ())
+    assert (order.model, order.face_strength) == ("photo", 1.0)
 
 
 def test_what_is_given_is_taken() -> None:
@@ -33,6 +34,7 @@ def test_what_is_given_is_taken() -> None:
     assert (order.target_resolution, order.enhance_faces, order.output_format) == ("8k", False, "webp")
     assert (order.quality, order.fit, order.warnings) == (1, "exact", ())
     assert parse(quality=100).quality == 100
+    assert (parse(model="anime").model, parse(face_strength=0).face_strength) == ("anime", 0)
 
 
 def test_an_image_with_alpha_becomes_png_unless_another_format_is_asked() -> None:

@@ -63,6 +63,17 @@ def test_one_2x_pass(server: Server) -> None:
     assert psnr(np.asarray(picture.resize((600, 24), Image.Resampling.BOX)), photograph) > 25
 
 
+def test_a_drawing_is_upscaled_by_a_network_of_its_own(server: Server) -> None:
+    assert server.health()["models"]["upscale_x4_anime"]["loaded"] is True
+    drawing = np.full((16, 260, 3), 250, np.uint8)
+    drawing[4:12, 20:24] = drawing[6:8, 20:240] = (20, 30, 120)
+    anime, photo = (server.upscale(encode(drawing), model=model, output_format="png") for model in ("anime", "photo"))
+    assert (anime["model"], photo["model"], anime["upscaling_strategy"]) == ("anime", "photo", [4])
+    shrunk = np.asarray(picture_of(anime).resize((260, 16), Image.Resampling.BOX))
+    assert psnr(shrunk, drawing) > 25, "the result is another picture than the input"
+    assert anime["base64"] != photo["base64"]
+
+
 def test_the_file_on_disk_the_base64_and_the_download_are_the_same_bytes(server: Server) -> None:
     answer = server.upscale(encode(sample_crop(260, 8)))
     data = base64.b64decode(answer["base64"])

