@@ -29,6 +29,7 @@ RESULT_HEADERS = {  # X-Upscale-<name>: field of an answer
     "Original-Size": "original_size",
     "Size": "upscaled_size",
     "Target-Resolution": "target_resolution",
+    "Model": "model",
     "Passes": "upscaling_strategy",
     "Total-Scale": "total_scale",
     "Faces-Detected": "faces_detected",

@@ -30,8 +30,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 def _keep_freed_memory() -> None:
     """Let glibc's allocator keep what is freed and give it out again, until `_return_freed_memory`.
 
-    By default it takes every large array from the kernel and gives it back, and the kernel clears each of its pages first: half
-    a million in a pass of 257×257. Threads share one heap, since those of their own end at 64 MB, too little for a feature map.
+    By default it takes every large array from the kernel and gives it back, and the kernel clears each of its pages first:
+    half a million in a pass of 257×257. Threads share one heap, since their own end at 64 MB, too little for a feature map.
     """
     if hasattr(_libc, "mallopt"):
         for option, value in ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, 2**31 - 1), (_M_ARENA_MAX, 1)):

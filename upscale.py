@@ -1,31 +1,31 @@
 """The pipeline: plan → detect → passes → restore. Pictures and dataclasses in and out; no HTTP.
 
-It is also the command line: `python upscale.py in.jpg -o out.png --target 4k`.
+`python upscale.py in.jpg -o out.png --target 4k` runs it on files: see `cli`.
 """
 
 from __future__ import annotations
 
-import argparse
 import logging
 import pickle
 import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from tqdm import tqdm
 
-from config import EXTENSIONS, TARGET_PX, ConfigError, Settings
-from errors import ImageTooLarge, ModelUnavailable, ServiceError
-from images import Picture, decode_image, encode_image
+from config import TARGET_PX, Settings
+from errors import ImageTooLarge, ModelUnavailable
+from images import Picture
 from weights.manifest import WeightFile, is_genuine, read_manifest
 
 if TYPE_CHECKING:  # both import torch, which takes seconds: the server answers /health before that
+    from basicsr.archs.rrdbnet_arch import RRDBNet
+
     from faces import Face, FaceDetector, FaceRestorer
-    from model_utility import Advance, RRDBNet, SuperResolver
+    from model_utility import Advance, SuperResolver
 
 logger = logging.getLogger(__name__)
 
@@ -340,53 +340,7 @@ def _remedy(path: Path, weight_file: WeightFile) -> str:
     )
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """The command line. Exit status 0: done; 1: the picture or the weights are at fault; 2: the arguments are."""
-    parser = argparse.ArgumentParser(prog="upscale.py", description="Make a photograph larger, as the service does.")
-    parser.add_argument("input", type=Path, help="PNG, JPEG, WebP or BMP")
-    parser.add_argument("-o", "--output", type=_output_path, required=True, help="ends in .jpg, .png or .webp")
-    parser.add_argument("--target", choices=TARGET_PX, default="4k")
-    parser.add_argument("--fit", choices=("passes", "exact"), default="passes")
-    parser.add_argument("--quality", type=int, choices=range(1, 101), metavar="1–100", default=95, help="of JPEG and WebP")
-    parser.add_argument("--no-faces", action="store_true", help="do not restore faces")
-    options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    try:
-        _upscale_file(options)
-    except (ServiceError, ConfigError, WeightsError, OSError) as exc:
-        sys.stderr.write(f"{options.input}: {exc}\n")
-        return 1
-    return 0
-
-
-def _upscale_file(options: argparse.Namespace) -> None:
-    picture, warnings = decode_image(options.input.read_bytes())
-    plan = plan_upscale(Size(picture.width, picture.height), options.target, options.fit)
-    upscaler = load_upscaler(Settings.from_env())
-    work = upscaler.work(plan, picture.alpha is not None)
-    with tqdm(
-        total=100, unit="%", desc=f"{plan.original} → {plan.output}", bar_format="{desc} {bar} {n:.0f} % {elapsed}"
-    ) as bar:
-        upscaled = upscaler.upscale(
-            picture, plan, not options.no_faces, lambda done: cast(None, bar.update(100 * done / work))
-        )
-    data, encode_warnings = encode_image(upscaled.picture, _FORMATS[options.output.suffix.lower()], options.quality)
-    options.output.write_bytes(data)
-    for warning in (*warnings, *upscaled.warnings, *encode_warnings):
-        logger.warning("%s: %s", options.input, warning)
-
-
-_FORMATS = {f".{extension}": image_format for image_format, extension in EXTENSIONS.items()} | {".jpeg": "jpeg"}
-
-
-def _output_path(text: str) -> Path:
-    path = Path(text)
-    if path.suffix.lower() not in _FORMATS:
-        raise argparse.ArgumentTypeError(f"must end in .jpg, .png or .webp, not {path.name!r}")
-    if not path.parent.is_dir():
-        raise argparse.ArgumentTypeError(f"there is no folder {str(path.parent)!r}")
-    return path
-
-
 if __name__ == "__main__":
+    from cli import main
+
     sys.exit(main())

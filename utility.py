@@ -69,6 +69,23 @@ def _fault_of_base64(text: str) -> str:
     return "= may only be the last character, or the last two"
 
 
+def write_whole(path: Path, data: bytes, unfinished: Path) -> None:
+    """Write a file whole or not at all, under the name `unfinished` until it is on the disk.
+
+    Raises:
+        OSError: the disk is full, the folder cannot be written, …; nothing is left behind.
+    """
+    try:
+        with unfinished.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(path)
+    except BaseException:
+        unfinished.unlink(missing_ok=True)
+        raise
+
+
 @dataclass(frozen=True)
 class ResultStore:
     """The folder of results. A name has 128 random bits, so it can neither collide nor be guessed.
@@ -89,16 +106,7 @@ class ResultStore:
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder.resolve() / f"{secrets.token_hex(16)}.{extension}"
-        unfinished = path.with_suffix(".part")
-        try:
-            with unfinished.open("xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            unfinished.replace(path)
-        except BaseException:
-            unfinished.unlink(missing_ok=True)
-            raise
+        write_whole(path, data, unfinished=path.with_suffix(".part"))
         return path
 
     def find(self, name: str) -> Path:

@@ -9,9 +9,12 @@ import base64
 import io
 import json
 import os
+import pty
+import re
 import signal
 import subprocess
 import sys
+import termios
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -155,6 +158,33 @@ def test_the_command_line_gives_the_bytes_of_the_service(server: Server, tmp_pat
     done = subprocess.run(command, cwd=ROOT, env={**os.environ, "WEIGHTS_DIR": str(WEIGHTS)}, capture_output=True, check=False)  # noqa: S603
     assert done.returncode == 0, done.stderr
     assert result.read_bytes() == base64.b64decode(server.upscale(source.read_bytes())["base64"])
+
+
+def read_until(pattern: bytes, terminal: int) -> bytes:
+    """What a terminal shows, up to the pattern; it raises OSError when the program has ended without it."""
+    seen = b""
+    while not re.search(pattern, seen):
+        seen += os.read(terminal, 4096)
+    return seen
+
+
+def test_ctrl_c_at_a_terminal_stops_the_command_line_in_the_middle_of_a_moving_bar(tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        (tmp_path / f"{name}.png").write_bytes(encode(sample_crop(260, 96)))
+    pictures = [str(tmp_path / "first.png"), str(tmp_path / "second.png")]
+    command = [sys.executable, "upscale.py", *pictures, "-o", str(tmp_path / "out"), "--target", "2k"]
+    environment = {**os.environ, "WEIGHTS_DIR": str(WEIGHTS)}
+    terminal, end = pty.openpty()
+    termios.tcsetwinsize(end, (40, 120))  # rows, columns: bars take no room that is not there
+    with subprocess.Popen(command, cwd=ROOT, env=environment, stderr=end) as run:  # noqa: S603
+        os.close(end)
+        seen = read_until(rb"first\.png 260\xc3\x9796 [^\r]* [3-9]\d %", terminal)
+        run.send_signal(signal.SIGINT)
+        seen += read_until(rb"Stopped\.", terminal)
+        assert run.wait(timeout=20) == 130
+    os.close(terminal)
+    assert b"2 pictures" in seen
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_nothing_is_left_behind_but_results(server: Server) -> None:

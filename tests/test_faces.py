@@ -221,7 +221,7 @@ def test_parsenet_loads_strictly_and_outlines_a_face(face: Face) -> None:
 
 def test_restoring_changes_the_face_and_nothing_outside_it(restorer: FaceRestorer, detector: FaceDetector) -> None:
     """The whole pipeline, with a network that only repeats pixels: whatever else changes, the faces changed it."""
-    upscaler = Upscaler({"photo": FakeResolver()}, detector, restorer, NO_PARSER)  # type: ignore[arg-type]
+    upscaler = Upscaler({"photo": FakeResolver()}, detector, restorer, NO_PARSER)  # type: ignore[dict-item]
     upscaled = upscaler.upscale(Picture(SAMPLE), plan_upscale(Size(480, 300), "2k"), True, ignore)
     assert (len(upscaled.faces), upscaled.faces_enhanced) == (1, True)
     assert upscaled.warnings == ("Faces were pasted with a square soft mask: parser.pth is missing.",)
@@ -274,7 +274,7 @@ def test_faces_are_restored_once_in_the_first_of_several_passes(restorer: FaceRe
             return canvas
 
     counting = Counting.__new__(Counting)
-    upscaler = Upscaler({"photo": FakeResolver()}, detector, counting)  # type: ignore[arg-type]
+    upscaler = Upscaler({"photo": FakeResolver()}, detector, counting)  # type: ignore[dict-item]
     plan = plan_upscale(Size(480, 300), "4k")
     assert plan.passes == (4, 2)
     upscaler.upscale(Picture(SAMPLE), plan, True, ignore)
@@ -283,7 +283,7 @@ def test_faces_are_restored_once_in_the_first_of_several_passes(restorer: FaceRe
 
 def test_faces_of_a_gray_picture_stay_gray(restorer: FaceRestorer, detector: FaceDetector) -> None:
     gray = np.array(PILImage.fromarray(SAMPLE).convert("L"))
-    upscaler = Upscaler({"photo": FakeResolver()}, detector, restorer, NO_PARSER)  # type: ignore[arg-type]
+    upscaler = Upscaler({"photo": FakeResolver()}, detector, restorer, NO_PARSER)  # type: ignore[dict-item]
     upscaled = upscaler.upscale(Picture(gray), plan_upscale(Size(480, 300), "2k"), True, ignore)
     assert upscaled.faces_enhanced
     assert upscaled.picture.pixels.shape == (1200, 1920)

@@ -17,6 +17,7 @@ import orjson
 import pytest
 
 from config import MIB, Settings
+from contract import Submission
 from job_store import JobRecord, JobStore
 from jobs import Jobs
 from service import Service
@@ -269,7 +270,7 @@ async def test_a_job_whose_file_was_removed_says_so(settings: Settings) -> None:
 async def test_finished_jobs_beyond_the_memory_are_found_on_disk(settings: Settings, tmp_path: Path) -> None:
     async with house(settings) as h:
         jobs = Jobs(h.service, finished_in_memory=1)
-        ids = [(await jobs.create(orjson.dumps(order(gray)), "r"))["id"] for gray in (10, 20, 30)]
+        ids = [(await jobs.create(Submission(orjson.dumps(order(gray))), "r"))["id"] for gray in (10, 20, 30)]
         h.resolver.gate.set()
         for job_id in ids:
             await jobs.wait(job_id)

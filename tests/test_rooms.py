@@ -38,6 +38,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "edge": {"logs"},
     "bodies": {"config", "contract", "errors"},
     "answers": {"config", "errors", "logs", "dispatch"},
+    "cli": {"config", "errors", "images", "utility", "contract", "upscale"},
     "job_answers": {"jobs", "answers"},
     "app": {"config", "errors", "logs", "service", "dispatch", "upscale", "edge", "bodies", "answers", "jobs", "job_answers"},
 }
@@ -62,10 +63,10 @@ def source_of(room: str) -> Path:
 
 
 def imports_of(nodes: list[ast.stmt]) -> set[str]:
-    """The modules imported by these statements and all that is in them, except for type checkers."""
+    """The modules imported by these statements and all that is in them, but for type checkers and for a room that is run."""
     found: set[str] = set()
     for statement in nodes:
-        if isinstance(statement, ast.If) and ast.unparse(statement.test) == "TYPE_CHECKING":
+        if isinstance(statement, ast.If) and ast.unparse(statement.test) in ("TYPE_CHECKING", "__name__ == '__main__'"):
             continue
         for node in ast.walk(statement):
             if isinstance(node, ast.Import):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,7 +11,7 @@ from bench.server import SAMPLE
 from errors import ImageTooLarge, JobCancelled
 from images import Picture, decode_image
 from tests.conftest import FakeResolver, fake_upscaler, sample_crop
-from upscale import ModelStatus, Plan, Size, Upscaler, main, max_input_px, plan_upscale
+from upscale import ModelStatus, Plan, Size, Upscaler, max_input_px, plan_upscale
 
 
 def ignore(_work: float) -> None:
@@ -141,7 +140,7 @@ def test_missing_face_models_are_never_silent() -> None:
         "face_detection": ModelStatus(reason="a.pth is missing"),
         "face_restoration": ModelStatus(reason="b.pth is missing"),
     }
-    upscaler = Upscaler({"photo": FakeResolver()}, models=models)  # type: ignore[arg-type]
+    upscaler = Upscaler({"photo": FakeResolver()}, models=models)  # type: ignore[dict-item]
     upscaled = upscaler.upscale(Picture(sample_crop(20, 10)), plan_upscale(Size(20, 10), "2k"), True, ignore)
     assert (upscaled.faces, upscaled.faces_enhanced) == ((), False)
     assert upscaled.warnings == (
@@ -159,30 +158,6 @@ def test_a_cancelled_job_ends_at_the_next_step() -> None:
     with pytest.raises(JobCancelled):
         fake_upscaler(resolver).upscale(Picture(sample_crop(20, 10)), plan_upscale(Size(20, 10), "2k"), True, cancelled)
     assert not resolver.entered.is_set()
-
-
-def test_the_command_line_names_the_file_at_fault(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "note.jpg").write_text("not a picture")
-    assert main([str(tmp_path / "note.jpg"), "-o", str(tmp_path / "out.png")]) == 1
-    assert "note.jpg" in capsys.readouterr().err
-    assert not (tmp_path / "out.png").exists()
-
-
-@pytest.mark.parametrize(
-    ("arguments", "named"),
-    [
-        (["-o", "out.gif"], "out.gif"),
-        (["-o", "nowhere/out.png"], "nowhere"),
-        (["-o", "out.jpg", "--quality", "101"], "quality"),
-    ],
-)
-def test_the_command_line_refuses_wrong_arguments_before_any_work(
-    arguments: list[str], named: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(SystemExit) as end:
-        main([str(SAMPLE), *arguments])
-    assert end.value.code == 2
-    assert named in capsys.readouterr().err
 
 
 def test_the_sample_is_a_photograph_that_two_k_takes_in_one_pass() -> None:

@@ -1,0 +1,256 @@
+"""The command line: `python upscale.py photo.jpg more/*.png -o out/ --target 4k`.
+
+Options are the fields of a request, the pipeline is the service's, and so are the bytes that come out. Everything that can be
+known without decoding a pixel is said before anything runs; after that, a picture that fails does not stop the others.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import secrets
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from itertools import accumulate, pairwise
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from config import EXTENSIONS, MAX_IMAGE_BYTES, ConfigError, Settings
+from contract import OPTIONS, Field
+from errors import ServiceError
+from images import Picture, decode_image, encode_image, read_header
+from upscale import Plan, Size, Upscaler, WeightsError, load_upscaler, plan_upscale
+from utility import write_whole
+
+# By field; enhance_faces is --no-faces.
+FLAGS = {
+    "target_resolution": "--target",
+    "model": "--model",
+    "face_strength": "--face-strength",
+    "output_format": "--format",
+    "quality": "--quality",
+    "fit": "--fit",
+}
+_FORMATS = {f".{extension}": image_format for image_format, extension in EXTENSIONS.items()} | {".jpeg": "jpeg"}
+_BAR = "{desc} {bar} {percentage:3.0f} % {elapsed} < {remaining}"
+
+
+@dataclass(frozen=True)
+class _Task:
+    """One picture to be made."""
+
+    source: Path
+    result: Path
+    output_format: str
+    plan: Plan
+    has_alpha: bool
+
+
+def main(arguments: list[str] | None = None, load: Callable[[Settings], Upscaler] = load_upscaler) -> int:
+    """Exit status 0: every picture is there; 1: at least one failed; 2: the arguments are wrong; 130: stopped by Ctrl-C."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    try:
+        settings = Settings.from_env({**os.environ, **({"DEVICE": options.device} if options.device else {})})
+        tasks, failed = _tasks(options, parser)
+        return 1 if _run(tasks, options, settings, load) + failed else 0
+    except ConfigError as exc:
+        _say(str(exc))
+        return 2
+    except (WeightsError, ServiceError) as exc:  # nothing can be made with what is here
+        _say(str(exc))
+        return 1
+    except KeyboardInterrupt:
+        _say("Stopped. Pictures that are done are kept, and nothing half-written is left behind.")
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="upscale.py", description="Make pictures larger, as the service does.")
+    parser.add_argument("inputs", type=Path, nargs="+", metavar="picture", help="PNG, JPEG, WebP or BMP")
+    parser.add_argument(
+        "-o", "--output", required=True, help="a folder; for one picture also a file that ends in .jpg, .png or .webp"
+    )
+    for field in OPTIONS:
+        if flag := FLAGS.get(field.name):
+            default = "" if field.default is None else f" (default: {field.default})"
+            parser.add_argument(
+                flag,
+                dest=field.name,
+                type=partial(_value, field),
+                default=field.default,
+                metavar="|".join(field.choices) or f"{field.minimum:g}–{field.maximum:g}",
+                help=field.description.replace("%", "%%") + default,
+            )
+    parser.add_argument("--no-faces", dest="enhance_faces", action="store_false", help="leave faces as they are")
+    parser.add_argument("--device", metavar="auto|cpu|cuda|cuda:N", help="instead of the variable DEVICE")
+    return parser
+
+
+def _value(field: Field, text: str) -> Any:
+    try:
+        return field.take_from({field.name: field.kind(text)})
+    except ServiceError as exc:
+        raise argparse.ArgumentTypeError(exc.message) from exc
+
+
+# what is to be done
+
+
+def _tasks(options: argparse.Namespace, parser: argparse.ArgumentParser) -> tuple[list[_Task], int]:
+    """The pictures to be made, in order, and how many inputs are no use; those that are there already are left out.
+
+    Two pictures for one name, or an output in place of an input, end the program before anything is run.
+    """
+    file_format = _file_format(options, parser)
+    tasks: dict[Path, _Task] = {}
+    failed = 0
+    for source in options.inputs:
+        try:
+            task = _task(source, options, file_format)
+        except (ServiceError, OSError) as exc:
+            _say_failure(source, exc)
+            failed += 1
+            continue
+        if other := tasks.get(task.result):
+            parser.error(f"{other.source} and {source} would both become {task.result}: give them folders of their own")
+        if task.result.exists() and any(input_.exists() and task.result.samefile(input_) for input_ in options.inputs):
+            parser.error(f"{source} would become {task.result}, which is itself an input: choose another folder with -o")
+        tasks[task.result] = task
+    return [task for task in tasks.values() if not _is_there(task)], failed
+
+
+def _file_format(options: argparse.Namespace, parser: argparse.ArgumentParser) -> str | None:
+    """The format of the one file that -o names; None where it names a folder, which is made here."""
+    output = Path(options.output)
+    image_format = _FORMATS.get(output.suffix.lower())
+    is_folder = output.is_dir() or options.output.endswith(os.sep) or not output.suffix
+    if is_folder:
+        try:
+            output.mkdir(parents=True, exist_ok=True)
+        except OSError as exc:
+            parser.error(f"-o {options.output}: {exc.strerror}")
+        return None
+    if image_format is None:
+        parser.error(f"-o {options.output} must end in .jpg, .png or .webp, or be a folder: {options.output}{os.sep}")
+    if len(options.inputs) > 1:
+        parser.error(f"-o {options.output} is one file for {len(options.inputs)} pictures: give a folder")
+    if options.output_format not in (None, image_format):
+        parser.error(f"-o {options.output} is no {options.output_format} file, which --format asks for")
+    if not output.parent.is_dir():
+        parser.error(f"-o {options.output}: there is no folder {str(output.parent)!r}")
+    return image_format
+
+
+def _task(source: Path, options: argparse.Namespace, file_format: str | None) -> _Task:
+    header = read_header(_read(source))
+    plan = plan_upscale(Size(header.width, header.height), options.target_resolution, options.fit, options.model)
+    output_format = file_format or options.output_format or ("png" if header.has_alpha else "jpeg")
+    output = Path(options.output)
+    result = output if file_format else output / f"{source.stem}.{EXTENSIONS[output_format]}"
+    return _Task(source, result, output_format, plan, header.has_alpha)
+
+
+def _read(source: Path) -> bytes:
+    with source.open("rb") as file:
+        return file.read(MAX_IMAGE_BYTES + 1)  # one byte too many is refused as the service refuses it
+
+
+def _is_there(task: _Task) -> bool:
+    if task.result.exists():
+        _say(f"{task.source}: skipped, since {task.result} is there already")
+        return True
+    return False
+
+
+# doing it
+
+
+def _run(tasks: list[_Task], options: argparse.Namespace, settings: Settings, load: Callable[[Settings], Upscaler]) -> int:
+    """Make every picture, and return how many failed. Loads nothing where nothing is to be done."""
+    if not tasks:
+        return 0
+    upscaler, failed = load(settings), 0
+    works = [upscaler.work(task.plan, task.has_alpha) for task in tasks]
+    with _bar(f"{len(tasks)} pictures", sum(works), position=1, hidden=len(tasks) == 1) as overall:
+        for (task, decoded), work, done in zip(_decoded_ahead(tasks), works, accumulate(works), strict=True):
+            with _bar(f"{task.source.name} {task.plan.original} → {task.plan.output}", work) as bar:
+                try:
+                    _make(task, decoded, options, upscaler, _advance(bar, overall))
+                except (ServiceError, OSError, MemoryError) as exc:
+                    _say_failure(task.source, exc)
+                    failed += 1
+            overall.update(done / sum(works) * 100 - overall.n)  # also past a picture that failed
+    return failed
+
+
+def _decoded_ahead(tasks: list[_Task]) -> Iterator[tuple[_Task, Future[tuple[Picture, list[str]]]]]:
+    """Each task with its picture, which is decoded while the one before it is on the device."""
+    with ThreadPoolExecutor(1) as reader:
+        ahead = reader.submit(_decode, tasks[0].source)
+        for task, following in pairwise([*tasks, None]):
+            decoded = ahead
+            if following:
+                ahead = reader.submit(_decode, following.source)
+            if task:
+                yield task, decoded
+
+
+def _decode(source: Path) -> tuple[Picture, list[str]]:
+    return decode_image(_read(source))
+
+
+def _make(
+    task: _Task,
+    decoded: Future[tuple[Picture, list[str]]],
+    options: argparse.Namespace,
+    upscaler: Upscaler,
+    advance: Callable[[float], None],
+) -> None:
+    start = time.monotonic()
+    picture, warnings = decoded.result()
+    upscaled = upscaler.upscale(picture, task.plan, options.enhance_faces, advance, options.face_strength)
+    data, encode_warnings = encode_image(upscaled.picture, task.output_format, options.quality)
+    write_whole(task.result, data, task.result.with_name(f".{task.result.name}.{secrets.token_hex(4)}.part"))
+    _say(f"{task.source}: {task.plan.original} → {task.plan.output}, {task.result}, {time.monotonic() - start:.1f} s")
+    for warning in (*warnings, *upscaled.warnings, *encode_warnings):
+        _say(f"{task.source}: {warning}")
+
+
+# what people see
+
+
+def _bar(description: str, work: float, position: int = 0, hidden: bool = False) -> Any:
+    """A bar of 100 %, on a terminal; `work` is what `_advance` will add up to."""
+    bar = tqdm(total=100, desc=description, bar_format=_BAR, position=position, leave=False, disable=hidden or None)
+    bar.percent_per_flop = 100 / work
+    return bar
+
+
+def _advance(*bars: Any) -> Callable[[float], None]:
+    def advance(work: float) -> None:
+        for bar in bars:
+            bar.update(work * bar.percent_per_flop)
+
+    return advance
+
+
+def _say(line: str) -> None:
+    tqdm.write(line, file=sys.stderr)  # above the bars, if there are any
+
+
+def _say_failure(source: Path, error: Exception) -> None:
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error) or type(error).__name__
+    _say(f"{source}: {reason}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

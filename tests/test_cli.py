@@ -1,0 +1,208 @@
+"""The command line around a fake network; test_e2e.py runs it with the real one."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import cli
+from config import ConfigError, Settings
+from contract import OPTIONS
+from tests.conftest import FakeResolver, encode, fake_upscaler, sample_crop
+from upscale import Upscaler, WeightsError
+
+SMALL = encode(sample_crop(60, 40))
+
+
+@pytest.fixture
+def room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder: a picture of each kind, and a note that is none."""
+    monkeypatch.chdir(tmp_path)
+    Path("a.png").write_bytes(SMALL)
+    Path("b.jpg").write_bytes(encode(sample_crop(50, 40), "JPEG"))
+    Path("clear.png").write_bytes(encode(np.dstack([sample_crop(40, 30), np.full((30, 40), 9, np.uint8)])))
+    Path("note.jpg").write_text("not a picture")
+    return tmp_path
+
+
+class Run:
+    """One call of the command line, and what it left."""
+
+    def __init__(self, *arguments: str, upscaler: Upscaler | None = None) -> None:
+        self.loaded: list[Settings] = []
+
+        def load(settings: Settings) -> Upscaler:
+            self.loaded.append(settings)
+            return upscaler or fake_upscaler()
+
+        self.status = cli.main(list(arguments), load)
+
+
+def files(folder: str = "out") -> list[str]:
+    return sorted(path.name for path in Path(folder).iterdir())
+
+
+def test_pictures_are_made_in_a_folder_under_their_own_names(room: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = Run("a.png", "b.jpg", "clear.png", "-o", "out/new", "--target", "2K")
+    assert (run.status, len(run.loaded)) == (0, 1)
+    assert files("out/new") == ["a.jpg", "b.jpg", "clear.png"]
+    with Image.open("out/new/a.jpg") as image:
+        assert (image.size, image.format) == ((1920, 1280), "JPEG")
+    with Image.open("out/new/clear.png") as image:
+        assert image.mode == "RGBA"
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert [line.split(":")[0] for line in output.err.splitlines()] == ["a.png", "b.jpg", "clear.png"]
+    assert "60×40 → 1920×1280, out/new/a.jpg" in output.err
+
+
+def test_one_picture_may_be_given_a_file(room: Path) -> None:
+    assert Run("a.png", "-o", "larger.webp", "--target", "2k", "--fit", "exact").status == 0
+    with Image.open("larger.webp") as image:
+        assert (image.format, image.size) == ("WEBP", (2048, 1365))
+
+
+def test_options_reach_the_pipeline(room: Path) -> None:
+    anime, upscaler = FakeResolver(), fake_upscaler()
+    upscaler.resolvers["anime"] = anime  # type: ignore[assignment]
+    run = Run(
+        "a.png", "-o", "out", "--target", "2k", "--format", "webp", "--model", "anime", "--device", "cpu", upscaler=upscaler
+    )
+    assert (run.status, run.loaded[0].device, files()) == (0, "cpu", ["a.webp"])
+    assert anime.entered.is_set()
+
+
+def test_every_field_of_a_request_is_an_option() -> None:
+    assert set(cli.FLAGS) | {"enhance_faces"} == {field.name for field in OPTIONS}
+    defaults = vars(cli._parser().parse_args(["a.png", "-o", "out"]))
+    assert {field.name: defaults[field.name] for field in OPTIONS} == {field.name: field.default for field in OPTIONS}
+    assert cli._parser().parse_args(["a.png", "-o", "out", "--no-faces"]).enhance_faces is False
+
+
+def test_a_picture_that_fails_is_named_and_does_not_stop_the_others(room: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("torn.png").write_bytes(encode(np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8))[:-2000])
+    Path("wide.png").write_bytes(encode(np.zeros((2, 1025), np.uint8)))
+    Path("huge.png").write_bytes(bytes(8 * 1024 * 1024))
+    run = Run("note.jpg", "none.png", "wide.png", "torn.png", "huge.png", str(room), "a.png", "-o", "out", "--target", "2k")
+    assert (run.status, files()) == (1, ["a.jpg"])
+    errors = capsys.readouterr().err
+    for name, words in {
+        "note.jpg": "not an image",
+        "none.png": "No such file",
+        "wide.png": "1024 px",
+        "torn.png": "",
+        "huge.png": "7 MB",
+        str(room): "Is a directory",
+    }.items():
+        (line,) = [line for line in errors.splitlines() if line.startswith(f"{name}: ")]
+        assert words in line, line
+
+
+def test_what_is_there_is_skipped_and_nothing_is_loaded_for_nothing(room: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert Run("a.png", "-o", "out", "--target", "2k").status == 0
+    before = Path("out/a.jpg").stat()
+    run = Run("a.png", "b.jpg", "-o", "out", "--target", "2k")
+    assert (run.status, len(run.loaded), files()) == (0, 1, ["a.jpg", "b.jpg"])
+    assert Path("out/a.jpg").stat().st_mtime_ns == before.st_mtime_ns
+    assert "a.png: skipped, since out/a.jpg is there already" in capsys.readouterr().err
+    again = Run("a.png", "b.jpg", "-o", "out", "--target", "2k")
+    assert (again.status, again.loaded) == (0, [])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["a.png", "-o", "out.gif"], "out.gif"),
+        (["a.png", "-o", "nowhere/out.png"], "nowhere"),
+        (["a.png", "-o", "note.jpg/"], "note.jpg"),
+        (["a.png", "b.jpg", "-o", "out.png"], "2 pictures"),
+        (["a.png", "-o", "out.png", "--format", "webp"], "--format"),
+        (["a.png", "a.jpg", "-o", "out"], "a.png and a.jpg would both become out/a.jpg"),
+        (["b.jpg", "-o", "."], "itself an input"),
+        (["a.png", "-o", "out", "--quality", "101"], "quality must be from 1 to 100, not 101"),
+        (["a.png", "-o", "out", "--quality", "high"], "--quality"),
+        (["a.png", "-o", "out", "--target", "3k"], "target_resolution must be one of 2k, 4k, 8k, not '3k'"),
+        (["a.png", "-o", "out", "--face-strength", "nan"], "face_strength must be from 0 to 1"),
+        (["a.png", "-o", "out", "--model", "x"], "photo, anime"),
+        (["a.png"], "-o"),
+        (["-o", "out"], "picture"),
+    ],
+)
+def test_wrong_arguments_end_with_2_before_any_work(
+    room: Path, arguments: list[str], named: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("a.jpg").write_bytes(encode(sample_crop(50, 40), "JPEG"))
+    with pytest.raises(SystemExit) as end:
+        Run(*arguments)
+    assert end.value.code == 2
+    assert named in capsys.readouterr().err
+    assert not Path("out").exists() or files() == []
+
+
+def test_a_device_that_is_none_ends_with_2_and_missing_weights_with_1(room: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert Run("a.png", "-o", "out", "--device", "tpu").status == 2
+    assert "DEVICE must be" in capsys.readouterr().err
+
+    def load(error: Exception) -> int:
+        def fail(_: Settings) -> Upscaler:
+            raise error
+
+        return cli.main(["a.png", "-o", "out"], fail)
+
+    assert load(WeightsError("x4.pth is missing")) == 1
+    assert "x4.pth is missing" in capsys.readouterr().err
+    assert load(ConfigError("DEVICE=cuda, but there is none")) == 2
+
+
+def test_the_next_picture_is_decoded_while_one_runs(room: Path) -> None:
+    read_again = threading.Event()
+    os.mkfifo("fifo")
+
+    class Waiting(FakeResolver):
+        def super_resolve(self, *arguments: object) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+            assert read_again.wait(10), "the next picture was not asked for"
+            return super().super_resolve(*arguments)  # type: ignore[arg-type]
+
+    def feed() -> None:
+        Path("fifo").write_bytes(SMALL)  # returns when somebody reads
+        read_again.set()
+
+    parsed = cli._parser().parse_args(["a.png", "-o", "out", "--target", "2k"])
+    Path("out").mkdir()
+    first = cli._task(Path("a.png"), parsed, None)
+    second = cli._Task(Path("fifo"), Path("out/second.jpg"), "jpeg", first.plan, has_alpha=False)
+    feeder = threading.Thread(target=feed)
+    feeder.start()
+    assert cli._run([first, second], parsed, Settings(), lambda _: fake_upscaler(Waiting())) == 0
+    feeder.join()
+    assert files() == ["a.jpg", "second.jpg"]
+
+
+def test_ctrl_c_ends_with_130_keeps_what_is_done_and_leaves_no_half_file(
+    room: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Interrupted(FakeResolver):
+        def super_resolve(self, image: np.ndarray[tuple[int, ...], np.dtype[np.uint8]], *rest: object) -> object:  # type: ignore[override]
+            if image.shape[1] % 50 == 0:  # b.jpg
+                raise KeyboardInterrupt
+            return super().super_resolve(image, *rest)  # type: ignore[arg-type]
+
+    run = Run("a.png", "b.jpg", "-o", "out", "--target", "2k", upscaler=fake_upscaler(Interrupted()))
+    assert (run.status, files()) == (130, ["a.jpg"])
+    assert "Stopped" in capsys.readouterr().err
+
+
+def test_a_disk_that_refuses_is_one_line_and_leaves_no_half_file(room: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    class Closing(FakeResolver):
+        def super_resolve(self, *arguments: object) -> object:  # type: ignore[override]
+            Path("out").rename("gone") if Path("out").exists() else None
+            return super().super_resolve(*arguments)  # type: ignore[arg-type]
+
+    run = Run("a.png", "-o", "out", "--target", "2k", upscaler=fake_upscaler(Closing()))
+    assert (run.status, files("gone")) == (1, [])
+    assert "a.png: No such file or directory" in capsys.readouterr().err
