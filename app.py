@@ -23,6 +23,7 @@ from quart.wrappers.response import FileBody
 from answers import add_error_handlers, image_response, json_answer, json_response
 from bodies import UpscaleRequest, read_submission
 from config import MAX_BODY_BYTES, ConfigError, Settings
+from deadline import TIMEOUT_HEADER, Deadline, parse_timeout
 from edge import Edge
 from errors import FileNotFound
 from job_answers import accept_job, prefers_async, show_job, stream_events
@@ -80,12 +81,19 @@ def _add_routes(app: Quart, service: Service, jobs: Jobs) -> None:
 
     @app.post("/upscale")
     async def upscale() -> Response:
-        submission = await read_submission()
+        timeout_seconds = parse_timeout(request.headers.get(TIMEOUT_HEADER), service.settings.request_timeout_seconds)
+        deadline = Deadline.after(timeout_seconds)
+        async with deadline.enforced():
+            submission = await read_submission()
         if prefers_async():
             return accept_job(await jobs.create(submission, g.request_id))
-        answer = await service.upscale(submission, g.request_id)
+        async with deadline.enforced():
+            answer = await service.upscale(submission, g.request_id, deadline)
         current_request().values |= answer.values
-        return image_response(answer) if submission.accepted else json_answer(answer)
+        response = image_response(answer) if submission.accepted else json_answer(answer)
+        if answer.etag:
+            response.set_etag(answer.etag)
+        return response
 
     @app.get("/health")
     async def health() -> Response:
@@ -96,12 +104,13 @@ def _add_routes(app: Quart, service: Service, jobs: Jobs) -> None:
     async def files(name: str) -> Response:
         path = await service.io.run(service.store.find, name)
         try:
-            response = await send_file(path, cache_timeout=0)
+            response = await send_file(path, cache_timeout=0, add_etags=False)
         except FileNotFoundError as exc:  # removed just now
             raise FileNotFound(f"{name} has been removed.") from exc
         response.headers["Cache-Control"] = "private"  # the framework says public
         cast(FileBody, response.response).buffer_size = FILE_CHUNK_BYTES  # 8 KiB otherwise, each through a thread
-        return response
+        response.set_etag(path.stem)  # a name is never given twice
+        return await response.make_conditional(request)
 
 
 def _add_job_routes(app: Quart, jobs: Jobs) -> None:

@@ -179,7 +179,7 @@ def _run(tasks: list[_Task], options: argparse.Namespace, settings: Settings, lo
     if not tasks:
         return 0
     upscaler, failed = load(settings), 0
-    works = [upscaler.work(task.plan, task.has_alpha) for task in tasks]
+    works = [upscaler.work(task.plan, task.has_alpha, options.enhance_faces) for task in tasks]
     with _bar(f"{len(tasks)} pictures", sum(works), position=1, hidden=len(tasks) == 1) as overall:
         for (task, decoded), work, done in zip(_decoded_ahead(tasks), works, accumulate(works), strict=True):
             with _bar(f"{task.source.name} {task.plan.original} → {task.plan.output}", work) as bar:

@@ -57,6 +57,9 @@ class Settings:
     output_max_bytes: int = _setting(10 * GIB, "size of the folder above which the oldest results are removed", minimum=0)
 
     queue_limit: int = _setting(8, "requests that may wait; the next one gets 503", minimum=0)
+    request_timeout_seconds: float = _setting(
+        1800.0, "time from a request's arrival to its answer, waiting included, in seconds; over it, it gets 504", minimum=0.1
+    )
     body_timeout_seconds: float = _setting(60.0, "time in which a request's body must have arrived, in seconds", minimum=0.1)
     drain_seconds: float = _setting(120.0, "time that running requests get to finish after SIGTERM, in seconds", minimum=0)
 

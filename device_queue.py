@@ -1,4 +1,5 @@
-"""The queue in front of the device: who may wait, who is next, and the one thread that alone touches the device.
+"""The queue in front of the device: who may wait, who is next, when each will be done, and the one thread that alone touches
+the device.
 
 This room knows neither HTTP nor networks: a job's work is a number and a function.
 """
@@ -7,17 +8,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import math
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
 from typing import Any, TypeVar
 
-from device_thread import DeviceThread
-from errors import JobCancelled, QueueFull
+from device_thread import DeviceThread, DeviceThreadDied
+from errors import DeadlineExceeded, JobCancelled, QueueFull
 
 T = TypeVar("T")
+
+SHORT_SHARE = 0.25  # of what is left of the running job: a job of at most that may run in between
+NEXT_REQUEST_SECONDS = 1.0  # of the device's time: the request whose wait `wait_seconds` tells
+MAX_RETRY_SECONDS = 600  # beyond that, no prediction is worth waiting for
+MEMORY_OF_RATE = 0.7  # what a measurement still weighs after the next
 
 
 class Job:
@@ -27,20 +35,39 @@ class Job:
         """`work` is in the unit that `advance` counts, FLOPs here."""
         self.work = work
         self.done = 0.0
-        self.started_at: float | None = None  # seconds since the epoch
-        self.seconds = 0.0  # on the device
+        self.started_at: float | None = None  # seconds since the epoch, for others to see
+        self.begun_at = 0.0  # on the queue's clock
+        self.given_seconds = 0.0  # to shorter jobs
+        self.seconds = 0.0  # on the device, without those
         self.future: Future[Any] | None = None
         self.cancelled = False
+        self.give_way: Callable[[Job], None] = lambda _job: None  # set by the queue when the job starts
 
     def advance(self, work: float) -> None:
-        """Note that `work` has been done. The pipeline calls it between any two steps.
+        """Note that `work` has been done. The pipeline calls it between any two steps, on the device's thread.
+
+        Shorter jobs may run meanwhile, in this very call.
 
         Raises:
             JobCancelled: nobody waits for the result any more.
         """
         self.done += work
+        self._check()
+        self.give_way(self)
+        self._check()
+
+    def expect(self, work: float) -> None:
+        """Note that there is more to do than was known."""
+        self.work += work
+
+    def _check(self) -> None:
         if self.cancelled:
             raise JobCancelled("The job was cancelled.")
+
+    @property
+    def left(self) -> float:
+        """The work that is not done."""
+        return max(self.work - self.done, 0.0)
 
     @property
     def progress(self) -> float:
@@ -57,20 +84,27 @@ class Job:
 class DeviceQueue:
     """Admission, and the one thread that alone touches the device.
 
-    A place is taken before an image is decoded and given back when its result is encoded, so that at most `limit + 1` images
-    are in memory: one that runs, `limit` that wait. All methods are called on the event loop.
+    Jobs start in the order of their coming. Between two steps of a long one, those run that are short beside what is left of
+    it, as long as it has given away no more time than it had: so it takes at most twice as long, and they wait for a step.
+
+    A place is taken before a job's image may wait in memory, and given back when its result is encoded: `limit + 1` at most.
+    All methods without an underscore are called on the event loop.
     """
 
     def __init__(self, limit: int, clock: Callable[[], float] = time.perf_counter) -> None:
         self.limit = limit
         self._clock = clock  # in seconds
-        self._flops_per_second = 0.0  # 0: not measured yet
+        self._measured_work = self._measured_seconds = 0.0  # of past jobs, the older the less
         self._jobs: list[Job] = []
+        self._waiting: dict[Job, Callable[[], Any]] = {}  # in order, for the device's thread
+        self._lock = threading.Lock()  # of these
         self._executor = DeviceThread("device_0")
+
+    # admission
 
     @property
     def running(self) -> int:
-        """Jobs on the device, or past it and being encoded."""
+        """Jobs on the device, those that let a shorter one in among them, or past it and being encoded."""
         return sum(job.started_at is not None for job in self._jobs)
 
     @property
@@ -78,22 +112,43 @@ class DeviceQueue:
         """Jobs that have a place and whose turn has not come."""
         return len(self._jobs) - self.running
 
-    def admit(self, job: Job) -> None:
+    def admit(self, job: Job, timeout_seconds: float) -> None:
         """Take a place for `job`, which `release` gives back.
 
         Raises:
-            QueueFull: `limit` jobs wait already.
+            QueueFull: `limit` jobs wait already, or what stands before `job` takes too long for it.
+            DeadlineExceeded: `job` alone takes longer than twice the time that it has.
         """
+        wait, own = self._wait_seconds(job.work), self._seconds(job.work)
+        if own > 2 * timeout_seconds:
+            raise DeadlineExceeded(
+                f"This alone takes about {own:.0f} s here, and may take {timeout_seconds:g} s. Send a smaller image, "
+                "ask for a smaller target_resolution, or allow more time.",
+                predicted_seconds=round(own, 1),
+                timeout_seconds=timeout_seconds,
+            )
+        allowed = timeout_seconds if own <= timeout_seconds else 2 * timeout_seconds  # predictions err
+        if wait and wait + own > allowed:
+            raise self._full(
+                f"About {wait:.0f} s of work stand before this request, which takes {own:.0f} s and may take "
+                f"{timeout_seconds:g} s in all. Try again later.",
+                wait + own - allowed,
+            )
         if len(self._jobs) > self.limit:
-            raise QueueFull(
+            raise self._full(
                 f"The queue is full: {self.limit} requests are waiting already. Try again later.",
-                retry_after_seconds=self.retry_after_seconds(),
+                min(self.predicted_seconds(each) or 0.0 for each in self._jobs),
             )
         self._jobs.append(job)
+
+    def _full(self, message: str, seconds: float) -> QueueFull:
+        return QueueFull(message, retry_after_seconds=min(max(math.ceil(seconds), 1), MAX_RETRY_SECONDS))
 
     def release(self, job: Job) -> None:
         """Cancel what is not done of `job`, and free its place: at once, or when the device has reached its next step."""
         job.cancel()
+        with self._lock:
+            self._waiting.pop(job, None)
         if job.future is None or job.future.done():
             self._jobs.remove(job)
         else:
@@ -103,40 +158,95 @@ class DeviceQueue:
         with contextlib.suppress(RuntimeError):  # the loop is closed: the process ends, and nobody counts places any more
             loop.call_soon_threadsafe(self._jobs.remove, job)
 
+    # prediction
+
     def position(self, job: Job) -> int:
         """How many jobs came before `job` and are not done."""
         return self._jobs.index(job) if job in self._jobs else 0
 
     def predicted_seconds(self, job: Job) -> float | None:
         """Seconds until `job` will be done, those before it included; None while no rate is known."""
-        if not self._flops_per_second:
+        if not self._measured_seconds:
             return None
-        ahead = self._jobs[: self.position(job)]
-        return sum(max(each.work - each.done, 0.0) for each in (*ahead, job)) / self._flops_per_second
+        return self._wait_seconds(job.left, before=self.position(job)) + self._seconds(job.left)
+
+    def describe(self) -> dict[str, object]:
+        """What a load balancer should know: heads, and predicted seconds."""
+        next_work = NEXT_REQUEST_SECONDS * self._rate
+        return {
+            "running": self.running,
+            "waiting": self.waiting,
+            "capacity": self.limit,
+            "wait_seconds": round(self._wait_seconds(next_work), 1),
+            "backlog_seconds": round(self._seconds(sum(job.left for job in self._jobs)), 1),
+        }
+
+    @property
+    def _rate(self) -> float:
+        """FLOPs in a second, as measured; 0: not measured yet."""
+        return self._measured_work / self._measured_seconds if self._measured_seconds else 0.0
+
+    def _seconds(self, work: float) -> float:
+        return work / self._rate if self._rate else 0.0
+
+    def _wait_seconds(self, work: float, before: int | None = None) -> float:
+        """Seconds that the first `before` jobs, or all, keep a job of that work waiting.
+
+        Those that are long beside it let it in, at half of the device's time.
+        """
+        left = [job.left for job in self._jobs[:before]]
+        in_turn = sum(each for each in left if work > SHORT_SHARE * each)
+        if in_turn < sum(left):
+            return self._seconds(min(2 * in_turn + work, sum(left)))
+        return self._seconds(in_turn)
+
+    # the device's thread
 
     async def run(self, job: Job, function: Callable[[], T]) -> T:
-        """Run `function` on the device's thread, when the jobs before it are done; it reports to `job.advance`."""
-        job.future = self._executor.submit(self._work, job, function)
-        return await asyncio.wrap_future(job.future)
-
-    def _work(self, job: Job, function: Callable[[], T]) -> T:
-        job.started_at = time.time()
-        job.advance(0.0)
-        start = self._clock()
-        result = function()
-        job.seconds = self._clock() - start
-        if job.done:
-            self._measured(job.done / job.seconds)
+        """Run `function` on the device's thread, when its turn has come; it reports to `job.advance`."""
+        job.future = Future()
+        with self._lock:
+            self._waiting[job] = partial(contextvars.copy_context().run, function)  # for its log lines
+        self._executor.submit(self._run_next)
+        result: T = await asyncio.wrap_future(job.future)
         return result
 
-    def _measured(self, rate: float) -> None:
-        known = self._flops_per_second
-        self._flops_per_second = 0.7 * known + 0.3 * rate if known else rate
+    def _run_next(self, most_work: float = math.inf) -> bool:
+        """Run the first that waits and has at most that work; False if there is none."""
+        with self._lock:
+            job = next((job for job in self._waiting if job.work <= most_work), None)
+            if job is None:
+                return False
+            function = self._waiting.pop(job)
+        self._run(job, function)
+        return True
 
-    def retry_after_seconds(self) -> int:
-        """When the next place is likely to be free: what is left of the oldest job at the rate measured so far, or 1."""
-        oldest = self.predicted_seconds(self._jobs[0]) if self._jobs else None
-        return max(1, math.ceil(oldest or 0))
+    def _run(self, job: Job, function: Callable[[], Any]) -> None:
+        future = job.future
+        if future is None or not future.set_running_or_notify_cancel():
+            return
+        job.started_at, job.begun_at, job.give_way = time.time(), self._clock(), self._give_way
+        try:
+            result = function()
+        except BaseException as exc:  # whatever it is: the thread goes on, and its caller hears of it
+            future.set_exception(exc if isinstance(exc, Exception) else DeviceThreadDied(f"killed by {exc!r}"))
+        else:
+            job.seconds = self._clock() - job.begun_at - job.given_seconds
+            self._measure(job)
+            future.set_result(result)
+
+    def _give_way(self, job: Job) -> None:
+        """Run shorter jobs, one after the other, unless `job` has given away more time than it had."""
+        start = self._clock()
+        while job.given_seconds <= start - job.begun_at - job.given_seconds and self._run_next(SHORT_SHARE * job.left):
+            end = self._clock()
+            job.given_seconds += end - start
+            start = end
+
+    def _measure(self, job: Job) -> None:
+        if job.done:
+            self._measured_work = MEMORY_OF_RATE * self._measured_work + job.done
+            self._measured_seconds = MEMORY_OF_RATE * self._measured_seconds + job.seconds
 
     def close(self) -> None:
         """Let the device's thread go, once it has finished what it is doing."""

@@ -1,4 +1,4 @@
-"""One order, one way: admission → decode → device → encode → file; and the ticket by which its client waits for the answer.
+"""One order, one way: decode → made before? → admission → device → encode → file; and the ticket of the client that waits.
 
 The event loop only waits here: decoding, encoding and files run in io threads, networks on the device's thread. This room
 knows neither HTTP nor torch.
@@ -8,20 +8,24 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import cast
 
+from cache import ResultCache, key_of
 from config import EXTENSIONS
 from contract import Order
+from deadline import Deadline
 from device_queue import DeviceQueue, Job
 from errors import JobCancelled
-from images import decode_image, encode_image
+from images import Picture, decode_image, encode_image
 from logs import Values
 from upscale import Plan, Size, Upscaled, Upscaler, plan_upscale
-from utility import IOThreads, ResultStore
+from utility import IO_THREADS, IOThreads
 
 logger = logging.getLogger(__name__)
 
@@ -47,67 +51,98 @@ class Answer:
             device_seconds=round(self.device_seconds, 3),
         )
 
+    @property
+    def etag(self) -> str:
+        """The name of the file, of which no two have the same; empty if there is no file."""
+        return Path(str(self.fields["file_path"])).stem
+
+
+class _Making:
+    """A result that is being made, or is there, and the tickets of those who wait for it."""
+
+    def __init__(self, job: Job, result: asyncio.Future[Answer]) -> None:
+        self.job = job
+        self.result = result
+        self.tickets: set[Ticket] = set()
+
+    def leave(self, ticket: Ticket) -> None:
+        """Work for nobody ends at its next step."""
+        self.tickets.discard(ticket)
+        if not self.tickets:
+            self.result.cancel()
+
 
 class Ticket:
     """A client's claim to the answer of its order. All its methods are called on the event loop."""
 
-    def __init__(self, job: Job, queue: DeviceQueue, making: asyncio.Task[Answer]) -> None:
-        self._job = job
-        self._queue = queue
+    def __init__(
+        self, making: _Making, queue: DeviceQueue, deadline: Deadline, warnings: Iterable[str], *, cached: bool
+    ) -> None:
+        """`warnings` are of this order, not of what is made; `cached` if it costs no work of its own."""
         self._making = making
+        self._queue = queue
+        self._deadline = deadline
+        self._warnings = warnings
+        self._cached = cached
         self._answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        making.add_done_callback(self._settle)
+        making.tickets.add(self)
+        making.result.add_done_callback(self._settle)
 
     @property
     def progress(self) -> float:
         """The share of the device's work that is done, 0–1."""
-        return self._job.progress
+        return self._making.job.progress
 
     @property
     def started_at(self) -> float | None:
         """When the device began with it, in seconds since the epoch; None if it has not."""
-        return self._job.started_at
+        return self._making.job.started_at
 
     @property
     def position(self) -> int:
         """How many jobs the device has to do before this one."""
-        return self._queue.position(self._job)
+        return self._queue.position(self._making.job)
 
     @property
     def predicted_seconds(self) -> float | None:
         """Seconds until the device will be done with it; None while the device's rate is not known."""
-        return self._queue.predicted_seconds(self._job)
+        return self._queue.predicted_seconds(self._making.job)
 
     def cancel(self) -> None:
         """Give the claim up: `answer` raises JobCancelled, and work for nobody ends at its next step."""
         if not self._answer.done():
             self._answer.set_exception(JobCancelled("The job was cancelled."))
             self._answer.exception()  # whether anybody still asks or not
-        self._making.cancel()
+        self._making.leave(self)
 
     async def answer(self) -> Answer:
         """Wait for the answer; a caller that is cancelled meanwhile gives the claim up.
 
         Raises:
             JobCancelled: of this ticket.
+            DeadlineExceeded: the claim is given up.
             ServiceError, and whatever a defect raises.
         """
         try:
-            return await self._answer
-        except asyncio.CancelledError:
+            async with self._deadline.enforced():
+                return await self._answer
+        finally:
             self.cancel()
-            raise
 
-    def _settle(self, making: asyncio.Task[Answer]) -> None:
+    def _settle(self, result: asyncio.Future[Answer]) -> None:
         if self._answer.done():
             return
-        if making.cancelled():
+        if result.cancelled():
             self.cancel()
-        elif error := making.exception():
+        elif error := result.exception():
             self._answer.set_exception(error)
             self._answer.exception()
         else:
-            self._answer.set_result(making.result())
+            self._answer.set_result(self._own(result.result()))
+
+    def _own(self, made: Answer) -> Answer:
+        warnings = [*self._warnings, *cast(list[str], made.fields["warnings"])]
+        return replace(made, fields={**made.fields, "warnings": warnings, "cached": self._cached})
 
 
 def plan_order(order: Order) -> Plan:
@@ -122,58 +157,94 @@ def plan_order(order: Order) -> Plan:
 class Dispatcher:
     """Takes orders in and sees to it that they are made. All its methods are called on the event loop."""
 
-    def __init__(self, queue: DeviceQueue, store: ResultStore, io: IOThreads) -> None:
-        self.store = store
+    def __init__(self, queue: DeviceQueue, cache: ResultCache, io: IOThreads) -> None:
+        self.cache = cache
         self._queue = queue
         self._io = io
-        self._making: set[asyncio.Task[Answer]] = set()
+        self._decoding = asyncio.Semaphore(IO_THREADS)  # pictures in memory that have no place in the queue yet
+        self._makings: dict[str, _Making] = {}  # by their key
 
-    async def submit(self, order: Order, upscaler: Upscaler) -> Ticket:
+    async def submit(self, order: Order, upscaler: Upscaler, deadline: Deadline) -> Ticket:
         """Take an order in, and return without waiting for its answer.
 
         Raises:
-            ImageTooLarge: no pass fits below the order's target.
+            BadRequest: its image cannot be decoded, or no pass fits below its target.
             ModelUnavailable: this server has no weights for the order's network.
-            QueueFull: there is no place.
+            QueueFull: there is no place, or too much stands before it.
+            DeadlineExceeded: it alone takes far longer than it may.
         """
         plan = plan_order(order)
-        job = Job(upscaler.work(plan, order.header.has_alpha))
-        self._queue.admit(job)
-        making = asyncio.create_task(self._make(order, plan, job, upscaler))
-        self._making.add(making)
-        making.add_done_callback(partial(self._made, job))
-        return Ticket(job, self._queue, making)
+        async with self._decoding:
+            picture, decode_warnings = await self._io.run(decode_image, order.image)
+            key = await self._io.run(key_of, picture, order, upscaler.identity)
+            making = self._shared(key)
+            if making is None and (answer := await self._io.run(self._recall, key)):
+                making = _made_before(answer)
+            making = making or self._shared(key)  # it may have begun meanwhile
+            cached = making is not None
+            if making is None:
+                making = self._start(key, order, plan, picture, upscaler, deadline)
+        return Ticket(making, self._queue, deadline, (*order.warnings, *decode_warnings), cached=cached)
 
-    def _made(self, job: Job, making: asyncio.Task[Answer]) -> None:
-        self._making.discard(making)
-        self._queue.release(job)
+    def _shared(self, key: str) -> _Making | None:
+        """The same, in flight, unless it is being given up."""
+        making = self._makings.get(key)
+        return making if making and making.tickets else None
+
+    def _recall(self, key: str) -> Answer | None:
+        if found := self.cache.find(key):
+            path, data, told = found
+            return Answer(data, {**told, "file_path": str(path)}, device_seconds=0.0)
+        return None
+
+    def _start(self, key: str, order: Order, plan: Plan, picture: Picture, upscaler: Upscaler, deadline: Deadline) -> _Making:
+        job = Job(upscaler.work(plan, order.header.has_alpha, order.enhance_faces))
+        self._queue.admit(job, deadline.seconds)
+        run = partial(upscaler.upscale, picture, plan, order.enhance_faces, job.advance, order.face_strength, job.expect)
+        task = asyncio.create_task(self._make(key, plan, order.output_format, order.quality, job, run))
+        making = self._makings[key] = _Making(job, task)
+        task.add_done_callback(partial(self._made, key, making))
+        return making
+
+    def _made(self, key: str, making: _Making, _: asyncio.Future[Answer]) -> None:
+        if self._makings.get(key) is making:
+            del self._makings[key]
+        self._queue.release(making.job)
 
     def cancel_all(self) -> None:
         """End everything at its next step."""
-        for making in self._making:
-            making.cancel()
+        for making in self._makings.values():
+            making.result.cancel()
 
-    async def _make(self, order: Order, plan: Plan, job: Job, upscaler: Upscaler) -> Answer:
-        picture, decode_warnings = await self._io.run(decode_image, order.image)
-        run = partial(upscaler.upscale, picture, plan, order.enhance_faces, job.advance, order.face_strength)
+    async def _make(
+        self, key: str, plan: Plan, image_format: str, quality: int, job: Job, run: Callable[[], Upscaled]
+    ) -> Answer:
         upscaled = await self._queue.run(job, run)
-        data, encode_warnings = await self._io.run(encode_image, upscaled.picture, order.output_format, order.quality)
-        path, save_warnings = await self._save(data, EXTENSIONS[order.output_format])
-        warnings = [*order.warnings, *decode_warnings, *upscaled.warnings, *encode_warnings, *save_warnings]
-        return Answer(data, _answer_fields(order, plan, upscaled, path, warnings), job.seconds)
+        data, encode_warnings = await self._io.run(encode_image, upscaled.picture, image_format, quality)
+        told = _told(plan, upscaled, image_format, encode_warnings)
+        path, save_warnings = await self._save(key, data, EXTENSIONS[image_format], told)
+        fields = {**told, "file_path": path, "warnings": [*cast(list[str], told["warnings"]), *save_warnings]}
+        return Answer(data, fields, job.seconds)
 
-    async def _save(self, data: bytes, extension: str) -> tuple[str, list[str]]:
+    async def _save(self, key: str, data: bytes, extension: str, told: dict[str, object]) -> tuple[str, list[str]]:
         """The path of the saved result; empty, with a warning, where the disk would not have it."""
-        saving: Future[Path] = self._io.submit(self.store.save, data, extension)
+        saving: Future[Path] = self._io.submit(self.cache.keep, key, data, extension, told)
         try:
             path: Path = await asyncio.wrap_future(saving)
             return str(path), []
         except OSError as exc:
-            logger.error("a result could not be saved in %s: %s", self.store.folder, exc)
+            logger.error("a result could not be saved in %s: %s", self.cache.store.folder, exc)
             return "", [f"The server could not keep the file ({exc.strerror}): file_path is empty, base64 holds the result."]
         except asyncio.CancelledError:
             saving.add_done_callback(_discard)  # nobody will ever hear of that file
             raise
+
+
+def _made_before(answer: Answer) -> _Making:
+    job, result = Job(0), asyncio.get_running_loop().create_future()
+    job.started_at = time.time()
+    result.set_result(answer)
+    return _Making(job, result)
 
 
 def _discard(saving: Future[Path]) -> None:
@@ -181,11 +252,11 @@ def _discard(saving: Future[Path]) -> None:
         saving.result().unlink(missing_ok=True)
 
 
-def _answer_fields(order: Order, plan: Plan, upscaled: Upscaled, path: str, warnings: list[str]) -> dict[str, object]:
+def _told(plan: Plan, upscaled: Upscaled, image_format: str, warnings: Iterable[str]) -> dict[str, object]:
+    """The response's fields that are the same for all who ask for the same."""
     picture = upscaled.picture
     return {
         "success": True,
-        "file_path": path,
         "original_size": {"width": plan.original.width, "height": plan.original.height},
         "upscaled_size": {"width": picture.width, "height": picture.height},
         "target_resolution": plan.target,
@@ -195,6 +266,6 @@ def _answer_fields(order: Order, plan: Plan, upscaled: Upscaled, path: str, warn
         "faces_detected": len(upscaled.faces),
         "faces_enhanced": upscaled.faces_enhanced,
         "faces": [{"box": list(box)} for box in upscaled.faces],
-        "format": order.output_format,
-        "warnings": warnings,
+        "format": image_format,
+        "warnings": [*upscaled.warnings, *warnings],
     }

@@ -31,6 +31,7 @@
     │   ├── ModelsLoading                models_loading
     │   ├── ShuttingDown                 shutting_down
     │   └── Interrupted                  interrupted
+    ├── DeadlineExceeded            504  deadline_exceeded
     ├── ResultNotSaved              507  result_not_saved
     └── JobCancelled                (none: nobody is left to answer)
 
@@ -226,6 +227,13 @@ class ResultNotSaved(ServiceError):
 
     status = 507
     code = "result_not_saved"
+
+
+class DeadlineExceeded(ServiceError):
+    """Over the time that the request may take, or sure to be."""
+
+    status = 504
+    code = "deadline_exceeded"
 
 
 class JobCancelled(ServiceError):

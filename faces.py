@@ -31,6 +31,9 @@ MIN_SCORE = 0.97  # facexlib's FaceRestoreHelper
 MIN_EYE_DISTANCE_PX = 5.0  # GFPGANer: below it, a face is seen from the side or too small to restore
 MIN_SIDE_PX = 16  # the smallest anchor of RetinaFace; nothing smaller can hold a face that it finds
 DETECTION_LONG_SIDE_PX = 1280  # detection runs on a copy bounded to this: its time grows with the area, its finds hardly do
+# What the networks here cost, in FLOPs of a super-resolving pass, which a CPU does faster: it runs in bf16, they in fp32.
+DETECTION_FLOPS_PER_PX = {"mobile0.25": 55_000.0, "resnet50": 400_000.0}
+RESTORATION_FLOPS = 1.2e12  # a face
 FACE_PX = 512  # GFPGAN's input and output
 BATCH_FACES = 4  # faces restored at once
 
@@ -55,15 +58,21 @@ class Face:
 class FaceDetector:
     """RetinaFace, either backbone."""
 
-    def __init__(self, network: RetinaFace) -> None:
+    def __init__(self, network: RetinaFace, flops_per_px: float = DETECTION_FLOPS_PER_PX["mobile0.25"]) -> None:
         self._network = network
+        self._flops_per_px = flops_per_px
 
     @classmethod
     def load(cls, state_dict: dict[str, Tensor], backbone: str, device: Device) -> FaceDetector:
         """`backbone` is `resnet50` or `mobile0.25`; the detector always runs in fp32, as facexlib's does."""
         network = RetinaFace(backbone, device=device.torch_device)
         network.load_state_dict(state_dict, strict=True)
-        return cls(network.to(device.torch_device).eval())
+        return cls(network.to(device.torch_device).eval(), DETECTION_FLOPS_PER_PX[backbone])
+
+    def flops(self, height: int, width: int) -> float:
+        """Work of a search, in FLOPs of a super-resolving pass that takes as long."""
+        shrink = min(1.0, DETECTION_LONG_SIDE_PX / max(height, width))
+        return self._flops_per_px * height * width * shrink**2
 
     @torch.inference_mode()
     def detect(self, image: Image) -> list[Face]:
@@ -122,8 +131,12 @@ class FaceRestorer:
             restored = self.restore([align_face(original, face.alignment) for face in batch])
             for face, image, mask in zip(batch, restored, self.outline(restored), strict=True):
                 paste_face(canvas, image, mask, paste_matrix(face.alignment, scale), scale, strength)
-            advance(0.0)
+            advance(self.flops(len(batch)))
         return canvas
+
+    def flops(self, count: int) -> float:
+        """Work of that many faces, in FLOPs of a super-resolving pass that takes as long."""
+        return RESTORATION_FLOPS * count
 
     @property
     def has_outline(self) -> bool:

@@ -16,8 +16,10 @@ from enum import StrEnum
 from functools import partial
 from typing import Any
 
+from cache import ResultCache
 from config import MAX_IMAGE_BYTES, MIB, TARGET_PX, VERSION, Settings
 from contract import Order, Submission, parse_order
+from deadline import Deadline
 from device_queue import DeviceQueue, Job
 from dispatch import Answer, Dispatcher, Ticket
 from errors import JobCancelled, ModelsLoading, ShuttingDown
@@ -28,6 +30,8 @@ from utility import IOThreads, ResultStore
 logger = logging.getLogger(__name__)
 
 SWEEP_SECONDS = 60.0
+WARM_UP_PX = (64, 128, 256, 512)
+WARM_UP_SECONDS = 0.2
 CANCEL_SECONDS = 10.0  # a cancelled job ends at its next step: a block of the network, or one face
 LOADING_RETRY_SECONDS = 10
 DRAINING_RETRY_SECONDS = 5  # another instance, or this one restarted, should be there by then
@@ -51,7 +55,7 @@ class Service:
         self.failure: Exception | None = None
         self.io = IOThreads()
         self._queue = DeviceQueue(settings.queue_limit)
-        self._dispatcher = Dispatcher(self._queue, self.store, self.io)
+        self._dispatcher = Dispatcher(self._queue, ResultCache(self.store), self.io)
         self._load = load
         self._upscaler: Upscaler | None = None
         self._heartbeat = Heartbeat(settings, self._describe) if settings.registry_url else None
@@ -99,8 +103,7 @@ class Service:
     async def _load_upscaler(self) -> None:
         try:
             upscaler = await self._queue.run(Job(0), partial(_load_without_pauses, self._load, self.settings))
-            warm_up = Job(0)
-            await self._queue.run(warm_up, partial(upscaler.warm_up, warm_up.advance))
+            await self._measure_device(upscaler)
         except Exception as exc:  # whatever it is, nothing can be served: the process ends and says why
             self.failure = exc
             self.stop()
@@ -112,6 +115,16 @@ class Service:
             else:
                 logger.warning("%s: %s. %s", model, status.reason, status.remedy)
         logger.info("ready after %.1f s, on %s in %s", self.uptime_seconds, upscaler.device, upscaler.precision)
+
+    async def _measure_device(self, upscaler: Upscaler) -> None:
+        """Passes of growing size until one takes long enough for its rate to be that of a request."""
+        first = partial(upscaler.warm_up, WARM_UP_PX[0], lambda _work: None)  # slow, as first times are, so not measured
+        await self._queue.run(Job(0), first)
+        for side_px in WARM_UP_PX:
+            job = Job(0)
+            await self._queue.run(job, partial(upscaler.warm_up, side_px, job.advance))
+            if job.seconds > WARM_UP_SECONDS:
+                break
 
     async def _sweep_forever(self) -> None:
         while not self._stop.is_set():
@@ -154,9 +167,8 @@ class Service:
         }
 
     def _describe(self) -> dict[str, object]:
-        queue = {"running": self._queue.running, "waiting": self._queue.waiting, "capacity": self._queue.limit}
         device = f"{self._upscaler.device}, {self._upscaler.precision}" if self._upscaler else None
-        return {"status": self.state, "queue": queue, "device": device, "version": VERSION}
+        return {"status": self.state, "queue": self._queue.describe(), "device": device, "version": VERSION}
 
     def _models(self) -> dict[str, dict[str, object]]:
         if self._upscaler is None:
@@ -183,15 +195,15 @@ class Service:
             if self._in_flight == 0:
                 self._idle.set()
 
-    async def upscale(self, submission: Submission, request_id: str) -> Answer:
+    async def upscale(self, submission: Submission, request_id: str, deadline: Deadline) -> Answer:
         """Serve one request.
 
         Raises:
-            BadRequest, Unavailable: see `errors`.
+            BadRequest, Unavailable, DeadlineExceeded: see `errors`.
             asyncio.CancelledError: the client went away; its place is free and its work ends at the next step.
         """
         start = time.perf_counter()
-        ticket = await self.submit(await self.read_order(submission))
+        ticket = await self.submit(await self.read_order(submission), deadline)
         try:
             answer = await ticket.answer()
         except JobCancelled as exc:  # a client that went away gets no answer; what is left is the shutdown
@@ -208,13 +220,14 @@ class Service:
         self._ready()
         return await self.io.run(parse_order, submission)
 
-    async def submit(self, order: Order) -> Ticket:
+    async def submit(self, order: Order, deadline: Deadline | None = None) -> Ticket:
         """Take an order in, and return without waiting for its answer: the ticket has its progress, its place and its end.
 
         Raises:
-            BadRequest, Unavailable: it cannot be taken; see `errors`.
+            BadRequest, Unavailable, DeadlineExceeded: it cannot be taken; see `errors`.
         """
-        return await self._dispatcher.submit(order, self._ready())
+        deadline = deadline or Deadline.after(self.settings.request_timeout_seconds)
+        return await self._dispatcher.submit(order, self._ready(), deadline)
 
     def _ready(self) -> Upscaler:
         if self._stop.is_set():

@@ -19,7 +19,7 @@ from PIL import Image
 from config import TARGET_PX, Settings
 from errors import ImageTooLarge, ModelUnavailable
 from images import Picture
-from weights.manifest import WeightFile, is_genuine, read_manifest
+from weights.manifest import WeightFile, read_manifest, sha256_of
 
 if TYPE_CHECKING:  # both import torch, which takes seconds: the server answers /health before that
     from basicsr.archs.rrdbnet_arch import RRDBNet
@@ -141,6 +141,7 @@ class ModelStatus:
     """One network: the file that it was loaded from, or why it was not."""
 
     file: str | None = None
+    sha256: str = ""
     reason: str = ""  # for clients
     remedy: str = ""  # for the operator
 
@@ -170,8 +171,14 @@ class Upscaler:
     device: str = "cpu"
     precision: str = "fp32"
 
-    def work(self, plan: Plan, has_alpha: bool) -> float:
-        """FLOPs of all passes, as `advance` will add them up; faces, of which nobody knows yet, are left out.
+    @property
+    def identity(self) -> str:
+        """Of all that the same picture's result depends on here: the networks' files by their hashes, device, precision."""
+        weights = {model: status.sha256 for model, status in self.models.items()}
+        return f"{weights}, {self.device}, {self.precision}"
+
+    def work(self, plan: Plan, has_alpha: bool, enhance_faces: bool) -> float:
+        """FLOPs of all passes and the search for faces, as `advance` will add them up; faces are unknown until then.
 
         Raises:
             ModelUnavailable: the plan's network is not loaded.
@@ -181,10 +188,19 @@ class Upscaler:
         for scale in plan.passes:
             total += resolver.flops(size.height, size.width, scale)
             size *= scale
-        return total * (2 if has_alpha else 1)
+        total *= 2 if has_alpha else 1
+        if enhance_faces and self.detector:
+            total += self.detector.flops(plan.original.height, plan.original.width)
+        return total
 
     def upscale(
-        self, picture: Picture, plan: Plan, enhance_faces: bool, advance: Advance, face_strength: float = 1.0
+        self,
+        picture: Picture,
+        plan: Plan,
+        enhance_faces: bool,
+        advance: Advance,
+        face_strength: float = 1.0,
+        expect: Advance = lambda _work: None,
     ) -> Upscaled:
         """Run the plan.
 
@@ -194,12 +210,15 @@ class Upscaler:
             enhance_faces: find faces, restore them once in the first pass, and paste them back.
             advance: called between steps with the FLOPs just done; what it raises ends the job.
             face_strength: 0–1, the share of a restored face in what is pasted; with 0 faces are found and not restored.
+            expect: called with the FLOPs of the faces, once they are found.
 
         Raises:
             ModelUnavailable: the plan's network is not loaded.
         """
         resolver = self._resolver(plan.model)
         faces, warnings = self._find_faces(picture, advance) if enhance_faces else ([], [])
+        if faces and face_strength and self.restorer:
+            expect(self.restorer.flops(len(faces)))
         enlarged, restored = picture, False
         for scale in plan.passes:
             enlarged = _enlarge(resolver, enlarged, scale, advance)
@@ -212,9 +231,9 @@ class Upscaler:
         boxes = tuple(_clipped(face.box, plan.original) for face in faces)
         return Upscaled(_shrink(enlarged, plan.output), boxes, restored, (*plan.warnings, *warnings))
 
-    def warm_up(self, advance: Advance) -> None:
-        """One small pass, so that the first request is not the slow one and the device's rate is known."""
-        self.resolvers["photo"].super_resolve(np.zeros((64, 64, 3), np.uint8), 4, advance)
+    def warm_up(self, side_px: int, advance: Advance) -> None:
+        """One pass, so that the first request is not the slow one and the device's rate is known."""
+        self.resolvers["photo"].super_resolve(np.zeros((side_px, side_px, 3), np.uint8), 4, advance)
 
     def _resolver(self, model: str) -> SuperResolver:
         if model not in self.resolvers:
@@ -235,8 +254,11 @@ class Upscaler:
             )
             if network is None
         ]
-        advance(0.0)
-        return self.detector.detect(_as_rgb(picture.pixels)) if self.detector else [], warnings
+        if self.detector is None:
+            return [], warnings
+        found = self.detector.detect(_as_rgb(picture.pixels))
+        advance(self.detector.flops(picture.height, picture.width))
+        return found, warnings
 
 
 def _enlarge(resolver: SuperResolver, picture: Picture, scale: int, advance: Advance) -> Picture:
@@ -321,7 +343,8 @@ class _Weights:
 
         weight_file, path = self._manifest[file], self._folder / file
         try:
-            if not is_genuine(path, weight_file):
+            sha256 = sha256_of(path) if path.is_file() else ""
+            if sha256 not in weight_file.genuine_sha256:
                 raise WeightsError("is missing" if not path.exists() else "is not the file of the manifest (wrong SHA-256)")
             state_dict = load_state_dict(path)
         except (WeightsError, OSError, RuntimeError, pickle.UnpicklingError) as exc:
@@ -329,7 +352,7 @@ class _Weights:
             if weight_file.required:
                 raise WeightsError(f"{status.reason}. {status.remedy}") from exc
             return None
-        self.status[model] = ModelStatus(file)
+        self.status[model] = ModelStatus(file, sha256)
         return state_dict
 
 

@@ -151,7 +151,7 @@ class ResultStore:
 
 
 _RESULT_NAME = re.compile(r"[0-9a-f]{32}\.(?:jpg|png|webp)", re.ASCII)
-_OWN_NAME = re.compile(r"[0-9a-f]{32}\.(?:jpg|png|webp|json|part)", re.ASCII)
+_OWN_NAME = re.compile(r"[0-9a-f]{32}\.(?:jpg|png|webp|json|part)|[0-9a-f]{64}\.(?:json|part)", re.ASCII)
 _PARTIAL_SECONDS = 60 * 60
 
 

@@ -56,7 +56,8 @@ def fake_upscaler(resolver: FakeResolver | None = None) -> Upscaler:
     """The real pipeline around a fake network, without faces' networks that could be missed."""
     resolver = resolver or FakeResolver()
     upscaler = Upscaler({"photo": resolver, "anime": resolver})  # type: ignore[dict-item]
-    upscaler.detector = type("NoFaces", (), {"detect": staticmethod(lambda _image: [])})()
+    nothing = {"detect": staticmethod(lambda _image: []), "flops": staticmethod(lambda _height, _width: 0.0)}
+    upscaler.detector = type("NoFaces", (), nothing)()
     upscaler.restorer = type("NoRestorer", (), {})()
     return upscaler
 
@@ -127,8 +128,10 @@ def assert_error(answer: httpx.Response, status: int, code: str) -> dict[str, An
 
 
 def files_in(settings: Settings) -> list[str]:
-    """The names in the output folder."""
-    return [path.name for path in settings.output_dir.iterdir()] if settings.output_dir.exists() else []
+    """The names in the output folder, but for the records of results and jobs."""
+    if not settings.output_dir.exists():
+        return []
+    return [path.name for path in settings.output_dir.iterdir() if path.suffix != ".json"]
 
 
 def encode(pixels: NDArray[np.uint8] | Image.Image, image_format: str = "PNG", **options: Any) -> bytes:

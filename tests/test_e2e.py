@@ -134,6 +134,21 @@ def test_eight_requests_at_once_give_the_bytes_that_each_gives_alone(server: Ser
             assert together == alone[:count]
 
 
+def test_a_small_picture_overtakes_a_large_one_and_both_get_the_bytes_that_each_gets_alone(server: Server) -> None:
+    large, small = encode(sample_crop(264, 160)), encode(sample_crop(257, 6, top=90))
+    with ThreadPoolExecutor(1) as client:
+        running = client.submit(server.upscale, large, enhance_faces=False)
+        while server.health()["queue"]["running"] == 0:
+            assert not running.done()
+        between = server.upscale(small, enhance_faces=False)
+        assert not running.done(), "the small picture waited for the large one"
+        preempted = running.result()
+    for path in (between["file_path"], preempted["file_path"]):
+        Path(path).unlink()  # so that they are really made again
+    assert server.upscale(small, enhance_faces=False)["base64"] == between["base64"]
+    assert server.upscale(large, enhance_faces=False)["base64"] == preempted["base64"]
+
+
 def test_bad_input_gets_its_error_and_the_next_request_its_picture(server: Server) -> None:
     answer = server.post(SAMPLE.read_bytes()[:2000])
     assert (answer.status_code, answer.json()["code"]) == (400, "broken_image")

@@ -407,7 +407,7 @@ async def faulty(settings: Settings, upscaler: Upscaler, faults: list[Exception]
     network.conv_body.register_forward_pre_hook(fail)
     resolver = SuperResolver({4: network}, upscaler.resolvers["photo"].device)
     faulty_upscaler = replace(upscaler, resolvers={"photo": resolver})
-    faulty_upscaler.warm_up = lambda advance: None  # type: ignore[method-assign]
+    faulty_upscaler.warm_up = lambda side_px, advance: None  # type: ignore[method-assign]
     async with serving(settings, lambda _: faulty_upscaler) as (client, _):
         await ready(client)
         yield client

@@ -29,10 +29,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "faces": {"model_utility"},
     "upscale": {"config", "errors", "images", "weights.manifest", "faces", "model_utility"},
     "heartbeat": {"config"},
+    "deadline": {"errors"},
     "device_thread": {"logs"},
     "device_queue": {"errors", "device_thread"},
-    "dispatch": {"config", "errors", "logs", "images", "utility", "contract", "upscale", "device_queue"},
-    "service": {"config", "errors", "utility", "contract", "upscale", "device_queue", "dispatch", "heartbeat"},
+    "cache": {"config", "errors", "images", "utility", "contract"},
+    "dispatch": {"config", "errors", "logs", "images", "utility", "contract", "upscale", "cache", "deadline", "device_queue"},
+    "service": {"config", "errors", "utility", "contract", "upscale", "heartbeat"}
+    | {"cache", "deadline", "device_queue", "dispatch"},
     "job_store": {"errors"},
     "jobs": {"errors", "logs", "contract", "dispatch", "service", "job_store"},
     "edge": {"logs"},
@@ -40,7 +43,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "answers": {"config", "errors", "logs", "dispatch"},
     "cli": {"config", "errors", "images", "utility", "contract", "upscale"},
     "job_answers": {"jobs", "answers"},
-    "app": {"config", "errors", "logs", "service", "dispatch", "upscale", "edge", "bodies", "answers", "jobs", "job_answers"},
+    "app": {"config", "errors", "logs", "service", "dispatch", "upscale"}
+    | {"deadline", "edge", "bodies", "answers", "jobs", "job_answers"},
 }
 # Heavy or all-embracing packages, and the only rooms that know them.
 ONLY_IN = {

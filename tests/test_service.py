@@ -23,6 +23,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from cache import ResultCache
 from config import MIB, Settings
 from service import Service
 from tests.conftest import (
@@ -77,8 +78,9 @@ class House:
     resolver: Witness
     port: int
 
-    async def post(self, gray: int) -> httpx.Response:
-        return await self.client.post("/upscale", content=order(gray), headers={"Content-Type": "application/json"})
+    async def post(self, gray: int, **headers: str) -> httpx.Response:
+        headers = {"Content-Type": "application/json", **headers}
+        return await self.client.post("/upscale", content=order(gray), headers=headers)
 
     async def queue(self) -> tuple[int, int]:
         queue = (await self.client.get("/health")).json()["queue"]
@@ -187,7 +189,7 @@ async def test_a_client_that_leaves_while_its_result_is_saved_leaves_no_file_beh
 
     async with house(settings) as h:
         h.resolver.gate.set()
-        h.service._dispatcher.store = SlowStore(settings.output_dir, retention_seconds=60, max_bytes=MIB)
+        h.service._dispatcher.cache = ResultCache(SlowStore(settings.output_dir, retention_seconds=60, max_bytes=MIB))
         leaving = await h.send(10)
         await asyncio.to_thread(saving.wait)
         leaving.close()
@@ -205,6 +207,51 @@ async def test_health_answers_while_the_device_is_busy(settings: Settings) -> No
         assert (health.status_code, health.json()["status"]) == (200, "healthy")
         h.resolver.gate.set()
     assert gray_of(running.result()) == 10
+
+
+# time
+
+
+async def test_a_request_that_still_waits_at_its_deadline_gets_504_and_leaves_the_queue(settings: Settings) -> None:
+    async with house(settings) as h, asyncio.TaskGroup() as clients:
+        running = clients.create_task(h.post(10))
+        await h.queue_is(running=1, waiting=0)
+        late = await h.post(20, **{"X-Request-Timeout": "0.2"})
+        body = assert_error(late, 504, "deadline_exceeded")
+        assert body["timeout_seconds"] == 0.2
+        assert await h.queue() == (1, 0)
+        h.resolver.gate.set()
+    assert gray_of(running.result()) == 10
+    assert 20 not in dict(h.resolver.seen)
+
+
+async def test_a_request_that_runs_over_its_deadline_gets_504_and_ends_at_its_next_step(settings: Settings) -> None:
+    async with house(settings) as h:
+        assert_error(await h.post(10, **{"X-Request-Timeout": "0.2"}), 504, "deadline_exceeded")
+        h.resolver.gate.set()
+        assert gray_of(await h.post(20)) == 20
+    assert [height for gray, height in h.resolver.seen if gray == 10] == [20]  # the first of three passes
+    assert len(files_in(settings)) == 1
+
+
+async def test_a_client_may_shorten_its_time_but_not_lengthen_it(settings: Settings) -> None:
+    async with house(replace(settings, request_timeout_seconds=0.3)) as h:
+        body = assert_error(await h.post(10, **{"X-Request-Timeout": "3600"}), 504, "deadline_exceeded")
+        assert body["timeout_seconds"] == 0.3
+
+
+async def test_a_body_that_is_not_there_at_the_deadline_gets_504(settings: Settings) -> None:
+    async with house(settings) as h:
+        whole = post(order(10), "X-Request-Timeout: 0.2")
+        reader, writer = await send_raw(h.port, whole[:-10])
+        assert (await reader.readline()).startswith(b"HTTP/1.1 504 ")
+        writer.close()
+
+
+@pytest.mark.parametrize("text", ["", "soon", "0", "-1", "nan", "inf", "1e999"])
+async def test_a_timeout_that_is_no_positive_number_gets_400(client: httpx.AsyncClient, text: str) -> None:
+    answer = await client.post("/upscale", json={}, headers={"X-Request-Timeout": text})
+    assert assert_error(answer, 400, "out_of_range")["field"] == "X-Request-Timeout"
 
 
 # the end

@@ -111,13 +111,13 @@ def test_work_adds_up_to_what_was_announced() -> None:
     done: list[float] = []
     plan = plan_upscale(Size(20, 10), "2k")
     upscaler.upscale(Picture(sample_crop(20, 10), np.zeros((10, 20), np.uint8)), plan, True, done.append)
-    assert sum(done) == upscaler.work(plan, has_alpha=True) == 2 * 200 * (1 + 16 + 256)
+    assert sum(done) == upscaler.work(plan, has_alpha=True, enhance_faces=True) == 2 * 200 * (1 + 16 + 256)
 
 
 def test_boxes_of_faces_are_whole_pixels_within_the_picture() -> None:
     upscaler = fake_upscaler()
     found = [SimpleNamespace(box=(-3.2, 1.6, 22.4, 9.4)), SimpleNamespace(box=(2.5, -0.4, 7.51, 31.0))]
-    upscaler.detector = SimpleNamespace(detect=lambda _image: found)  # type: ignore[assignment]
+    upscaler.detector = SimpleNamespace(detect=lambda _image: found, flops=lambda _height, _width: 0.0)  # type: ignore[assignment]
     upscaler.restorer = None
     upscaler.models = {"face_restoration": ModelStatus(reason="b.pth is missing")}
     upscaled = upscaler.upscale(Picture(sample_crop(20, 10)), plan_upscale(Size(20, 10), "2k"), True, ignore)

@@ -1,0 +1,218 @@
+"""The same request twice: what makes a result the same, and what is answered from disk, over a real socket."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from cache import ResultCache, key_of
+from config import Settings
+from contract import Order
+from images import ImageHeader, Picture
+from tests.conftest import assert_error, b64, encode, fake_upscaler, files_in, ready, serving, until
+from tests.test_service import gray_of, house
+from utility import ResultStore
+
+PIXELS = np.arange(20 * 10 * 3, dtype=np.uint8).reshape(10, 20, 3)
+ORDER = Order(
+    image=b"",
+    header=ImageHeader(20, 10, False),
+    target_resolution="2k",
+    enhance_faces=True,
+    output_format="png",
+    quality=95,
+    fit="passes",
+    model="photo",
+    face_strength=1.0,
+)
+PICTURE = Picture(PIXELS)
+
+
+async def upscale(client: httpx.AsyncClient, image: bytes, **fields: Any) -> httpx.Response:
+    body = {"image_b64": b64(image), "target_resolution": "2k", "output_format": "png", **fields}
+    answer = await client.post("/upscale", json=body)
+    assert answer.status_code == 200, answer.text
+    return answer
+
+
+# the key
+
+
+CHANGES: dict[str, Any] = {
+    "target_resolution": "4k",
+    "enhance_faces": False,
+    "output_format": "webp",
+    "quality": 90,
+    "fit": "exact",
+    "model": "anime",
+    "face_strength": 0.5,
+}
+
+
+def test_whatever_changes_the_bytes_changes_the_key() -> None:
+    gray, alpha = PIXELS[:, :, 0].copy(), np.zeros((10, 20), np.uint8)
+    pictures = [
+        PICTURE,
+        Picture(np.bitwise_xor(PIXELS, np.uint8(1))),
+        Picture(PIXELS.reshape(20, 10, 3)),
+        Picture(gray),
+        Picture(gray, alpha),
+        Picture(PIXELS, alpha),
+        Picture(PIXELS, icc_profile=b"profile"),
+    ]
+    keys = [key_of(picture, ORDER, "networks") for picture in pictures]
+    keys += [key_of(PICTURE, replace(ORDER, **{name: value}), "networks") for name, value in CHANGES.items()]
+    keys += [key_of(PICTURE, ORDER, "other networks")]
+    assert len(set(keys)) == len(keys) == len(pictures) + len(CHANGES) + 1
+    assert keys[0] == key_of(Picture(PIXELS.copy()), replace(ORDER, image=b"another file", warnings=("Ignored.",)), "networks")
+
+
+# from disk
+
+
+async def test_the_second_time_is_answered_from_disk_with_the_same_bytes(settings: Settings) -> None:
+    async with house(settings) as h:
+        h.resolver.gate.set()
+        first = await h.post(10)
+        passes = len(h.resolver.seen)
+        again = await h.post(10)
+        assert len(h.resolver.seen) == passes, "the network ran again"
+        assert gray_of(await h.post(20)) == 20
+    assert first.headers["etag"] == again.headers["etag"]
+    own = {"processing_time", "request_id", "cached"}
+    assert {name: value for name, value in first.json().items() if name not in own} == {
+        name: value for name, value in again.json().items() if name not in own
+    }
+    assert (first.json()["cached"], again.json()["cached"]) == (False, True)
+    assert first.json()["request_id"] != again.json()["request_id"]
+
+
+async def test_a_file_of_another_kind_with_the_same_pixels_is_the_same_and_a_warning_stays_its_own(
+    client: httpx.AsyncClient,
+) -> None:
+    await upscale(client, encode(PIXELS), unheard_of=1)
+    again = (await upscale(client, encode(PIXELS, "BMP"))).json()
+    assert (again["cached"], again["warnings"]) == (True, [])
+    warned = (await upscale(client, encode(PIXELS), unheard_of=1)).json()
+    assert (warned["cached"], "unheard_of" in warned["warnings"][0]) == (True, True)
+
+
+async def test_another_parameter_is_another_result(client: httpx.AsyncClient) -> None:
+    answers = [(await upscale(client, encode(PIXELS), **fields)).json() for fields in ({}, {"quality": 90}, {"fit": "exact"})]
+    assert [answer["cached"] for answer in answers] == [False] * 3
+    assert len({answer["file_path"] for answer in answers}) == 3
+
+
+def flip_last_bit(path: Path) -> None:
+    data = path.read_bytes()
+    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+
+
+DAMAGES: list[tuple[str, Callable[[Path], object]]] = [
+    ("*.png", Path.unlink),
+    ("*.png", lambda path: os.truncate(path, path.stat().st_size - 1)),
+    ("*.png", flip_last_bit),
+    ("*.json", Path.unlink),
+    ("*.json", lambda path: os.truncate(path, path.stat().st_size - 5)),
+    ("*.json", lambda path: path.write_bytes(b"[1]")),
+]
+
+
+@pytest.mark.parametrize(("pattern", "damage"), DAMAGES)
+async def test_what_is_damaged_or_gone_is_made_again(
+    client: httpx.AsyncClient, settings: Settings, pattern: str, damage: Callable[[Path], object]
+) -> None:
+    first = (await upscale(client, encode(PIXELS))).json()
+    (damaged,) = settings.output_dir.glob(pattern)
+    damage(damaged)
+    again = (await upscale(client, encode(PIXELS))).json()
+    assert (again["cached"], again["base64"]) == (False, first["base64"])
+    assert (await upscale(client, encode(PIXELS))).json()["cached"] is True
+
+
+async def test_a_repeat_is_served_by_the_next_process_too(settings: Settings) -> None:
+    answers = []
+    for port in (settings.port, settings.port + 1):
+        async with serving(replace(settings, port=port), lambda _: fake_upscaler()) as (client, _):
+            await ready(client)
+            answers.append((await upscale(client, encode(PIXELS))).json())
+    assert [answer["cached"] for answer in answers] == [False, True]
+
+
+async def test_the_etag_of_an_answer_is_that_of_its_file_and_saves_the_download(client: httpx.AsyncClient) -> None:
+    answer = await upscale(client, encode(PIXELS))
+    url = f"/files/{Path(answer.json()['file_path']).name}"
+    whole = await client.get(url)
+    assert whole.headers["etag"] == answer.headers["etag"]
+    saved = await client.get(url, headers={"If-None-Match": answer.headers["etag"]})
+    assert (saved.status_code, saved.content) == (304, b"")
+    changed = await client.get(url, headers={"If-None-Match": '"another"'})
+    assert (changed.status_code, changed.content) == (200, base64.b64decode(answer.json()["base64"]))
+
+
+def test_a_record_is_swept_with_its_result(tmp_path: Path) -> None:
+    store = ResultStore(tmp_path, retention_seconds=60, max_bytes=10**6)
+    path = ResultCache(store).keep("a" * 64, b"result", "png", {"format": "png"})
+    assert ResultCache(store).find("a" * 64) == (path, b"result", {"format": "png"})
+    assert path.stem not in ("a" * 32, "a" * 64)
+    assert json.loads((tmp_path / ("a" * 64 + ".json")).read_bytes())["name"] == path.name
+    assert store.sweep(path.stat().st_mtime + 61) == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+# in flight
+
+
+async def test_the_same_requests_in_flight_share_one_job_and_each_gets_its_answer(settings: Settings) -> None:
+    async with house(replace(settings, queue_limit=0)) as h, asyncio.TaskGroup() as clients:
+        first = clients.create_task(h.post(10))
+        await h.queue_is(running=1, waiting=0)
+        others = [clients.create_task(h.post(10)) for _ in range(5)]
+        (making,) = h.service._dispatcher._makings.values()
+        await until(lambda: len(making.tickets) == 6)
+        assert_error(await h.post(20), 503, "queue_full")
+        h.resolver.gate.set()
+    answers = [first.result(), *(other.result() for other in others)]
+    assert [gray_of(answer) for answer in answers] == [10] * 6
+    assert [answer.json()["cached"] for answer in answers] == [False] + [True] * 5
+    assert len({answer.json()["request_id"] for answer in answers}) == 6
+    assert len([gray for gray, _ in h.resolver.seen if gray == 10]) == 3, "each of three passes ran once"
+    assert len(files_in(settings)) == 1
+
+
+async def test_a_shared_job_goes_on_until_the_last_has_gone(settings: Settings) -> None:
+    async with house(settings) as h, asyncio.TaskGroup() as clients:
+        leaving = await h.send(10)
+        await h.queue_is(running=1, waiting=0)
+        staying = clients.create_task(h.post(10))
+        (making,) = h.service._dispatcher._makings.values()
+        await until(lambda: len(making.tickets) == 2)
+        assert_error(await h.post(10, **{"X-Request-Timeout": "0.2"}), 504, "deadline_exceeded")  # its own deadline
+        leaving.close()
+        await until(lambda: len(making.tickets) == 1)
+        assert not making.result.cancelled()
+        h.resolver.gate.set()
+    assert gray_of(staying.result()) == 10
+
+
+async def test_a_job_that_all_have_left_is_not_joined(settings: Settings) -> None:
+    async with house(settings) as h:
+        leaving = await h.send(10)
+        await h.queue_is(running=1, waiting=0)
+        leaving.close()
+        await until(lambda: not h.service._dispatcher._makings)
+        again = asyncio.create_task(h.post(10))
+        await h.queue_is(running=1, waiting=1)
+        h.resolver.gate.set()
+        assert gray_of(await again) == 10
+        assert (await again).json()["cached"] is False
