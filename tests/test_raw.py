@@ -144,6 +144,7 @@ async def test_the_image_itself_with_the_fields_as_headers(client: httpx.AsyncCl
         "target-resolution": "2k",
         "passes": "4, 4, 2",
         "total-scale": "32.0",
+        "model": "photo",
         "faces-detected": "0",
         "faces-enhanced": "false",
         "warnings": "",
