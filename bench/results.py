@@ -19,6 +19,7 @@ from typing import Any
 
 from bench.server import ROOT
 
+FOLDER = ROOT / "docs" / "bench"
 PACKAGES = ("torch", "openvino", "onnxruntime", "ncnn", "realesrgan", "numpy", "opencv-python", "pillow")
 
 Sample = dict[str, float]
@@ -76,17 +77,27 @@ def _write(path: Path, name: str, record: Record) -> None:
     path.write_text(f"{text}\n", encoding="utf-8")
 
 
-def describe_context(device: str) -> dict[str, Any]:
+def describe_context(device: dict[str, Any]) -> dict[str, Any]:
     """What the figures depend on beside the code: the machine and the versions; and which commit the code was."""
     model = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
-    commit = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=False)  # noqa: S607
     return {
         "cpu": model[1] if model else platform.machine(),
-        "device": device,
-        "commit": commit.stdout.strip(),
+        **device,
+        "commit": _commit(),
         "python": platform.python_version(),
         "versions": {name: found for name in PACKAGES if (found := _version(name))},
     }
+
+
+def _commit() -> str:
+    """The commit that the code is, and a + where Python files differ from it: results change while others are measured."""
+    head = _git("rev-parse", "--short", "HEAD")
+    return f"{head}+" if _git("status", "--porcelain", "--", "*.py") else head
+
+
+def _git(*arguments: str) -> str:
+    done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True)  # noqa: S603, S607
+    return done.stdout.strip()
 
 
 def _version(package: str) -> str:

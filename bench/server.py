@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
-from http.client import HTTPConnection
+from http.client import HTTPConnection, HTTPResponse
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,27 @@ class Server:
             raise RuntimeError(f"{answer.status_code}: {answer.text}")
         parsed: dict[str, Any] = answer.json()
         return parsed
+
+    def exchange(self, path: str, body: bytes, **headers: str) -> tuple[HTTPResponse, bytes]:
+        """POST over a connection of its own; the answer's head, and its body as it came. `content_type=` is a header."""
+        connection = HTTPConnection(self.url.removeprefix("http://"), timeout=600)
+        with closing(connection):
+            connection.request("POST", path, body, {name.replace("_", "-"): value for name, value in headers.items()})
+            answer = connection.getresponse()
+            return answer, answer.read()
+
+    def memory_bytes(self, field: str) -> int:
+        """`VmRSS`, what the process has in memory now, or `VmHWM`, the most that it had."""
+        if self.process is None:
+            raise ValueError("only a server that was started here can be looked into")
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(status.split(f"{field}:")[1].split()[0]) * 1024
+
+    def forget_peak_memory(self) -> None:
+        """Let `VmHWM` begin again at `VmRSS` (proc(5), clear_refs)."""
+        if self.process is None:
+            raise ValueError("only a server that was started here can be looked into")
+        Path(f"/proc/{self.process.pid}/clear_refs").write_text("5")
 
     def health(self) -> dict[str, Any]:
         """The body of GET /health."""

@@ -1,0 +1,150 @@
+"""The figures that are promised: how each is derived from the samples, and what its goal is on a CPU and on a GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from bench.peers import PRODUCT_FLOPS
+from bench.results import Record
+from bench.rounds import Spread, log_log_slope, ratios
+
+X4PLUS_BLOCKS = 23
+
+
+@dataclass(frozen=True)
+class Goal:
+    """Between two bounds, either of which may be missing; a figure without any is only reported."""
+
+    least: float | None = None
+    most: float | None = None
+
+    def is_met_by(self, value: float) -> bool:
+        return (self.least is None or value >= self.least) and (self.most is None or value <= self.most)
+
+    def __str__(self) -> str:
+        if self.least is not None and self.most is not None:
+            return f"{self.least:g}–{self.most:g}"
+        return f"≥ {self.least:g}" if self.least is not None else f"≤ {self.most:g}" if self.most is not None else "reported"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One row of the table; `values` derives one value a sample from the record of `section`."""
+
+    text: str  # with the fields of the section's settings in braces
+    section: str
+    unit: str
+    values: Callable[[Record], list[float]]
+    cpu: Goal
+    cuda: Goal
+    worst: Callable[[list[float]], float] | None = None
+    """Which of the values must meet the goal; None: the median."""
+
+    def found(self, records: Mapping[str, Record]) -> list[float]:
+        """The values; none where nothing was measured."""
+        record = records.get(self.section)
+        try:
+            return self.values(record) if record else []
+        except KeyError:  # of a peer that is not on this kind of device
+            return []
+
+    def judged(self, values: list[float]) -> float:
+        return self.worst(values) if self.worst else Spread.of(values).median
+
+
+def _times(peer: str) -> Callable[[Record], list[float]]:
+    return lambda record: ratios(record.series(f"{peer}, s"), record.series("ours, s"))
+
+
+def _product_share(record: Record) -> list[float]:
+    from model_utility import FLOPS_AROUND_BODY_PX, FLOPS_PER_BLOCK_PX  # here, for it imports torch
+
+    flops = (X4PLUS_BLOCKS * FLOPS_PER_BLOCK_PX + FLOPS_AROUND_BODY_PX) * record.settings["side_px"] ** 2
+    products = record.series("bf16 matrix product, s")
+    return [100 * ratio * flops / PRODUCT_FLOPS for ratio in ratios(products, record.series("ours, s"))]
+
+
+def _slopes(record: Record) -> list[float]:
+    sides = record.settings["sides_px"]
+    pixels = [float(side) ** 2 for side in sides]
+    return [log_log_slope(pixels, [sample[f"{side}², s"] for side in sides]) for sample in record.samples]
+
+
+def _scaled(quantity: str, factor: float) -> Callable[[Record], list[float]]:
+    return lambda record: [value * factor for value in record.series(quantity)]
+
+
+def _paste_times(record: Record) -> list[float]:
+    return ratios(record.series("facexlib, s"), record.series("ours, s"))
+
+
+NONE = Goal()
+_ONE = "x4plus, {side_px}²: "
+
+FIGURES = (
+    *(
+        figure
+        for section in ("pass128", "pass256", "pass512")
+        for figure in (
+            Figure(_ONE + "shipped `RealESRGANer` / ours", section, "×", _times("RealESRGANer"), Goal(least=3.0), NONE),
+            Figure(_ONE + "its `half=True` / ours", section, "×", _times("RealESRGANer, half"), NONE, Goal(least=3.0)),
+            Figure(_ONE + "OpenVINO bf16 / ours", section, "×", _times("OpenVINO bf16"), Goal(least=1.1), NONE),
+            Figure(_ONE + "ncnn fp32 / ours", section, "×", _times("ncnn fp32"), Goal(least=1.6), NONE),
+            Figure(_ONE + "TensorRT / ours", section, "×", _times("TensorRT"), NONE, Goal(least=1.2)),
+            Figure(_ONE + "share of the bf16 matrix product's rate", section, "%", _product_share, NONE, Goal(least=35)),
+        )
+    ),
+    Figure(
+        "largest error against untiled, same precision, five photographs of {side_px}²",
+        "quality",
+        "grey levels",
+        _scaled("against untiled, same precision, grey levels", 1),
+        Goal(most=0),
+        Goal(most=0),
+        max,
+    ),
+    Figure(
+        "PSNR against fp32 untiled, five photographs of {side_px}²",
+        "quality",
+        "dB",
+        _scaled("against untiled fp32, dB", 1),
+        Goal(least=50),
+        Goal(least=50),
+        min,
+    ),
+    Figure(
+        "end to end minus network, {width}×{height} JPEG in and out, base64",
+        "http",
+        "ms",
+        _scaled("base64, s", 1000),
+        Goal(most=100),
+        Goal(most=15),
+    ),
+    Figure("the same, the files themselves as bodies", "http", "ms", _scaled("raw, s", 1000), Goal(most=60), Goal(most=8)),
+    Figure(
+        "peak memory above the idle server, {width}×{height}, 4×",
+        "memory",
+        "MB",
+        _scaled("peak above idle, B", 1e-6),
+        Goal(most=1500),
+        NONE,
+        max,
+    ),
+    Figure(
+        "peak memory of the GPU above the idle server, {width}×{height}, 4×",
+        "memory",
+        "MB",
+        _scaled("GPU peak above idle, B", 1e-6),
+        NONE,
+        Goal(most=2500),
+        max,
+    ),
+    Figure(
+        "{faces} faces pasted at {width}×{height}: facexlib / ours", "paste", "×", _paste_times, Goal(least=20), Goal(least=20)
+    ),
+    Figure("time against pixels, log-log slope", "sizes", "", _slopes, Goal(0.95, 1.05), Goal(0.95, 1.05)),
+    Figure("start to ready", "start", "s", _scaled("ready, s", 1), Goal(most=12), Goal(most=12)),
+    Figure("first answer of `/health`", "start", "s", _scaled("first /health, s", 1), NONE, NONE),
+    Figure("`/health` meanwhile, p99", "start", "ms", _scaled("/health p99, s", 1000), NONE, NONE, max),
+)
