@@ -25,7 +25,7 @@ BASE64_CHUNK_BYTES = 48 * 1024  # a multiple of 3, so that the pieces join witho
 FILE_CHUNK_BYTES = 64 * 1024
 MAX_HEADER_ITEMS = 6  # of a list, in a header: proxies give up on an answer with some 4 KB of headers
 MAX_HEADER_ITEM_CHARACTERS = 300
-RESULT_HEADERS = {  # X-Upscale-<name>: field of an answer
+RESULT_HEADERS = {  # X-Upscale-<name>: the field of an answer, where the answer is the image itself
     "Original-Size": "original_size",
     "Size": "upscaled_size",
     "Target-Resolution": "target_resolution",
@@ -35,6 +35,7 @@ RESULT_HEADERS = {  # X-Upscale-<name>: field of an answer
     "Faces-Detected": "faces_detected",
     "Faces-Enhanced": "faces_enhanced",
     "File-Path": "file_path",
+    "Cached": "cached",
     "Processing-Time": "processing_time",
     "Warnings": "warnings",
 }

@@ -21,6 +21,7 @@ from quart import Quart, Response, g, request, send_file
 from quart.wrappers.response import FileBody
 
 from answers import add_error_handlers, image_response, json_answer, json_response
+from api_docs import add_api_docs
 from bodies import UpscaleRequest, read_submission
 from config import MAX_BODY_BYTES, ConfigError, Settings
 from deadline import TIMEOUT_HEADER, Deadline, parse_timeout
@@ -62,6 +63,7 @@ def create_app(settings: Settings, *, load: Callable[[Settings], Upscaler] = loa
     app.after_serving(service.close)
     _add_routes(app, service, jobs)
     _add_job_routes(app, jobs)
+    add_api_docs(app)
     add_error_handlers(app)
     app.asgi_app = Edge(cast(ASGIFramework, app.asgi_app), service.in_flight)  # type: ignore[method-assign]
     return app

@@ -1,7 +1,7 @@
 """What a client may ask, and what is wrong with what it asked: the fields of POST /upscale, from a body's bytes to an order.
 
-They come all as JSON, or the image as it is and the rest in a query string. `FIELDS` is the one table of them: requests are
-validated and documented from it. Reads the image's header, never its pixels. Knows nothing of HTTP or networks.
+The image comes as base64 within JSON, or as it is; the rest within JSON or a query string. `FIELDS` is the one table of all:
+requests are validated and documented from it. Reads the image's header, never its pixels. Knows nothing of HTTP or networks.
 """
 
 from __future__ import annotations
@@ -187,14 +187,14 @@ def parse_order(submission: Submission) -> Order:
         BadRequest: which field, what was wrong with it, and what would be right.
         NotAcceptable: the format of the result is none that the client would take.
     """
-    given = _parse_query(submission.query) if submission.is_raw else _parse_object(submission.body)
+    given = _parse_query(submission.query)
+    if not submission.is_raw:
+        given = _join(given, _parse_object(submission.body))
     image = submission.body if submission.is_raw else decode_base64(IMAGE.take_from(given))
     header = read_header(image)
     options = {option.name: option.take_from(given) for option in OPTIONS}
     options["output_format"] = _output_format(options["output_format"], header, submission.accepted)
     warnings = _unknown_fields(given, OPTIONS if submission.is_raw else FIELDS)
-    if submission.query and not submission.is_raw:
-        warnings += ("Ignored: the query string. Beside JSON, options are fields of its object.",)
     return Order(image, header, **options, warnings=warnings)
 
 
@@ -230,6 +230,13 @@ def _parse_query(query: str) -> dict[str, Any]:
             raise RepeatedField(f"{name} is in the query string more than once.", field=name)
         given[name] = text if kinds.get(name, str) is str else _parse_literal(text)
     return given
+
+
+def _join(query: dict[str, Any], body: dict[str, Any]) -> dict[str, Any]:
+    for field in FIELDS:
+        if field.name in query and field.name in body:
+            raise RepeatedField(f"{field.name} is in the query string and in the body.", field=field.name)
+    return query | body
 
 
 def _parse_literal(text: str) -> Any:

@@ -23,6 +23,7 @@ from app import STALL_SECONDS, _listen, create_app
 from bench.server import ROOT, SAMPLE, free_port
 from config import Settings
 from service import Service, State
+from tests.documented import DocumentedClient
 from upscale import Upscaler
 
 WEIGHTS = ROOT / "weights"
@@ -70,7 +71,7 @@ async def serving(
     app = create_app(settings, load=load)
     service: Service = app.extensions["service"]
     server = asyncio.create_task(serve(app, _listen(settings, stall_seconds), shutdown_trigger=service.drained))
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{settings.port}", timeout=60, verify=_TLS) as client:
+    async with DocumentedClient(base_url=f"http://127.0.0.1:{settings.port}", timeout=60, verify=_TLS) as client:
         await _wait_for(client, server)
         try:
             yield client, service

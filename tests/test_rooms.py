@@ -40,11 +40,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "jobs": {"errors", "logs", "contract", "dispatch", "service", "job_store"},
     "edge": {"logs"},
     "bodies": {"config", "contract", "errors"},
+    "schemas": {"config", "contract"},
+    "openapi": {"config", "contract", "errors", "schemas", "answers"},
+    "api_docs": {"errors", "openapi"},
     "answers": {"config", "errors", "logs", "dispatch"},
     "cli": {"config", "errors", "images", "utility", "contract", "upscale"},
     "job_answers": {"jobs", "answers"},
     "app": {"config", "errors", "logs", "service", "dispatch", "upscale"}
-    | {"deadline", "edge", "bodies", "answers", "jobs", "job_answers"},
+    | {"deadline", "edge", "bodies", "answers", "jobs", "job_answers", "api_docs"},
 }
 # Heavy or all-embracing packages, and the only rooms that know them.
 ONLY_IN = {
@@ -53,7 +56,7 @@ ONLY_IN = {
     "basicsr": {"model_utility", "faces"},
     "facexlib": {"faces"},
     "gfpgan": {"faces"},
-    "quart": {"app", "bodies", "answers", "job_answers"},
+    "quart": {"app", "bodies", "api_docs", "answers", "job_answers"},
     "hypercorn": {"app", "edge"},
     "werkzeug": {"bodies", "answers", "job_answers"},
     "httpx": {"heartbeat", "weights.fetch", "weights.download"},
