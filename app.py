@@ -65,7 +65,7 @@ def create_app(settings: Settings, *, load: Callable[[Settings], Upscaler] = loa
     _add_job_routes(app, jobs)
     add_api_docs(app)
     add_error_handlers(app)
-    app.asgi_app = Edge(cast(ASGIFramework, app.asgi_app), service.in_flight)  # type: ignore[method-assign]
+    app.asgi_app = Edge(cast(ASGIFramework, app.asgi_app), service.in_flight, settings.bodies_max_bytes)  # type: ignore[method-assign]
     return app
 
 
@@ -177,7 +177,9 @@ def _on_signal(loop: asyncio.AbstractEventLoop, service: Service, number: signal
     loop.remove_signal_handler(number)  # a second one ends the process at once
 
 
-def _listen(settings: Settings, stall_seconds: float = STALL_SECONDS) -> Config:
+def _listen(
+    settings: Settings, stall_seconds: float = STALL_SECONDS, keep_alive_seconds: float = KEEP_ALIVE_SECONDS
+) -> Config:
     """Take the port, before anything loads, and return what the server needs.
 
     Raises:
@@ -187,7 +189,7 @@ def _listen(settings: Settings, stall_seconds: float = STALL_SECONDS) -> Config:
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     config.bind = [f"{host}:{settings.port}"]
     config.errorlog = logging.getLogger("hypercorn")
-    config.keep_alive_timeout = KEEP_ALIVE_SECONDS
+    config.keep_alive_timeout = keep_alive_seconds
     config.graceful_timeout = CLOSE_SECONDS
     (listener,) = config.create_sockets().insecure_sockets
     if sys.platform == "linux":  # connections inherit it; the server itself would wait for ever, and not even end

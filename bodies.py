@@ -10,9 +10,11 @@ from werkzeug.exceptions import RequestEntityTooLarge, RequestTimeout
 
 from config import EXTENSIONS, MAX_BODY_BYTES, MAX_IMAGE_BYTES, MIB
 from contract import Submission
-from errors import BodyTimeout, BodyTooLarge, InvalidContentType
+from edge import OVERLOADED
+from errors import BodyTimeout, BodyTooLarge, InvalidContentType, QueueFull
 
 JSON = "application/json"
+RETRY_SECONDS = 5
 
 
 class UpscaleRequest(Request):
@@ -30,6 +32,7 @@ async def read_submission() -> Submission:
 
     Raises:
         InvalidContentType, BodyTooLarge, BodyTimeout: as they say.
+        QueueFull: together with the others under way it would be too large.
     """
     current = cast(UpscaleRequest, request)
     if not current.is_raw and current.mimetype != JSON:
@@ -41,6 +44,8 @@ async def read_submission() -> Submission:
         raise _too_large(current) from exc
     except RequestTimeout as exc:
         raise BodyTimeout("The body did not arrive in time: the connection is too slow, or Content-Length too large.") from exc
+    if OVERLOADED in current.scope:
+        raise QueueFull("Too many large requests are under way. Try again soon.", retry_after_seconds=RETRY_SECONDS)
     return Submission(
         body, current.is_raw, current.query_string.decode("utf-8", "replace"), _accepted(current.accept_mimetypes)
     )

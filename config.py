@@ -57,6 +57,11 @@ class Settings:
     output_max_bytes: int = _setting(10 * GIB, "size of the folder above which the oldest results are removed", minimum=0)
 
     queue_limit: int = _setting(8, "requests that may wait; the next one gets 503", minimum=0)
+    bodies_max_bytes: int = _setting(
+        256 * MIB,
+        "bytes of all requests' bodies in memory at once; one beyond that gets 503",
+        minimum=MAX_BODY_BYTES,
+    )
     request_timeout_seconds: float = _setting(
         1800.0, "time from a request's arrival to its answer, waiting included, in seconds; over it, it gets 504", minimum=0.1
     )

@@ -13,6 +13,8 @@ import time
 import uuid
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, cast
 
 from hypercorn.typing import (
     ASGIFramework,
@@ -20,6 +22,7 @@ from hypercorn.typing import (
     ASGIReceiveEvent,
     ASGISendCallable,
     ASGISendEvent,
+    HTTPRequestEvent,
     HTTPScope,
     Scope,
 )
@@ -31,16 +34,23 @@ logger = logging.getLogger(__name__)
 LINGER_SECONDS = 30.0  # in which a client that was answered early may go on sending
 LINGER_SILENCE_SECONDS = 2.0  # after which it is taken to have stopped
 LOGGED_PATH_CHARACTERS = 80
+OVERLOADED = "upscale.overloaded"  # in a scope: its body had no room
 CLIENT_GONE = 499  # nobody gets to see it; nginx, too, logs this for a client that did not wait for its answer
 DEFECT = 500  # what the server answers where the framework does not
 
 
 class Edge:
-    """The outermost layer of the application. `in_flight` holds a request for the drain to wait for."""
+    """The outermost layer of the application.
 
-    def __init__(self, app: ASGIFramework, in_flight: Callable[[], AbstractContextManager[None]]) -> None:
+    `in_flight` holds a request for the drain to wait for; `bodies_max_bytes` may be held of all bodies at one time.
+    """
+
+    def __init__(
+        self, app: ASGIFramework, in_flight: Callable[[], AbstractContextManager[None]], bodies_max_bytes: int
+    ) -> None:
         self._app = app
         self._in_flight = in_flight
+        self._bodies = BodyBudget(bodies_max_bytes)
 
     async def __call__(self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         if scope["type"] == "websocket":  # the framework's answer to one without a route is a 500
@@ -55,7 +65,7 @@ class Edge:
         scope["path"] = _path_of(scope["path"])
         # Nothing here depends on the host, and the framework answers 500 to one that is no domain name.
         scope["headers"] = [(name, b"localhost" if name == b"host" else value) for name, value in scope["headers"]]
-        exchange = _Exchange(scope, notes.request_id, receive, send)
+        exchange = _Exchange(scope, notes.request_id, receive, send, self._bodies)
         try:
             with self._in_flight():
                 await self._app(scope, exchange.receive, exchange.send)
@@ -63,6 +73,7 @@ class Edge:
             exchange.failed = True
             raise
         finally:
+            self._bodies.held_bytes -= exchange.held_bytes
             _log(scope, notes, exchange)
 
 
@@ -98,6 +109,21 @@ def _log(scope: HTTPScope, notes: RequestNotes, exchange: _Exchange) -> None:
     logger.info(line)
 
 
+@dataclass
+class BodyBudget:
+    """Bytes of request bodies that are in memory, and how many may be."""
+
+    limit_bytes: int
+    held_bytes: int = 0
+
+    def take(self, size_bytes: int) -> bool:
+        """Count them in, unless they would be too many."""
+        if self.held_bytes + size_bytes > self.limit_bytes:
+            return False
+        self.held_bytes += size_bytes
+        return True
+
+
 class _Exchange:
     """One request and its answer, which may come before all of the request has.
 
@@ -105,10 +131,20 @@ class _Exchange:
     overtake the answer on its way to the client (RFC 9112, section 9.6). So it says that it will close, and reads on a while.
     """
 
-    def __init__(self, scope: HTTPScope, request_id: str, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+    def __init__(
+        self,
+        scope: HTTPScope,
+        request_id: str,
+        receive: ASGIReceiveCallable,
+        send: ASGISendCallable,
+        bodies: BodyBudget,
+    ) -> None:
         self.bytes_in = 0
+        self.held_bytes = 0
         self.bytes_out = 0
         self.failed = False
+        self._scope = scope
+        self._bodies = bodies
         self._request_id = request_id
         self._receive = receive
         self._send = send
@@ -143,7 +179,20 @@ class _Exchange:
             self.bytes_in += len(message["body"])
         self._ended = message["type"] != "http.request" or not message["more_body"]
         self._arrived.set()
+        if message["type"] == "http.request":
+            self._hold(message)
         return message
+
+    def _hold(self, message: HTTPRequestEvent) -> None:
+        """Count a piece of the body in, or throw it away: what is answered already, or has no room."""
+        size_bytes = len(message["body"])
+        if self._status is None and OVERLOADED not in self._scope and self._bodies.take(size_bytes):
+            self.held_bytes += size_bytes
+            return
+        message["body"] = b""
+        if self._status is None:
+            message["more_body"] = False  # for the framework: its answer need not wait
+            cast(dict[str, Any], self._scope)[OVERLOADED] = True
 
     async def send(self, message: ASGISendEvent) -> None:
         if message["type"] == "http.response.start":

@@ -19,7 +19,7 @@ from hypercorn.asyncio import serve
 from numpy.typing import NDArray
 from PIL import Image
 
-from app import STALL_SECONDS, _listen, create_app
+from app import KEEP_ALIVE_SECONDS, STALL_SECONDS, _listen, create_app
 from bench.server import ROOT, SAMPLE, free_port
 from config import Settings
 from service import Service, State
@@ -65,12 +65,17 @@ def fake_upscaler(resolver: FakeResolver | None = None) -> Upscaler:
 
 @asynccontextmanager
 async def serving(
-    settings: Settings, load: Callable[[Settings], Upscaler], stall_seconds: float = STALL_SECONDS
+    settings: Settings,
+    load: Callable[[Settings], Upscaler],
+    stall_seconds: float = STALL_SECONDS,
+    keep_alive_seconds: float = KEEP_ALIVE_SECONDS,
 ) -> AsyncIterator[tuple[httpx.AsyncClient, Service]]:
     """The application behind a real hypercorn on a free port of loopback, once it has answered."""
     app = create_app(settings, load=load)
     service: Service = app.extensions["service"]
-    server = asyncio.create_task(serve(app, _listen(settings, stall_seconds), shutdown_trigger=service.drained))
+    server = asyncio.create_task(
+        serve(app, _listen(settings, stall_seconds, keep_alive_seconds), shutdown_trigger=service.drained)
+    )
     async with DocumentedClient(base_url=f"http://127.0.0.1:{settings.port}", timeout=60, verify=_TLS) as client:
         await _wait_for(client, server)
         try:

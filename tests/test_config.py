@@ -24,6 +24,7 @@ RIGHT = {
     "OUTPUT_MAX_BYTES": ("0", 0),
     "QUEUE_LIMIT": ("0", 0),
     "REQUEST_TIMEOUT_SECONDS": ("900", 900.0),
+    "BODIES_MAX_BYTES": ("16777216", 16777216),
     "BODY_TIMEOUT_SECONDS": ("5", 5.0),
     "DRAIN_SECONDS": ("1e2", 100.0),
     "REGISTRY_URL": ("http://registry", "http://registry"),

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import termios
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -30,6 +31,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from bench.server import ROOT, SAMPLE, Server, running_server
+from config import MIB
 from tests.conftest import WEIGHTS, encode, psnr, sample_crop
 
 
@@ -147,6 +149,26 @@ def test_a_small_picture_overtakes_a_large_one_and_both_get_the_bytes_that_each_
         Path(path).unlink()  # so that they are really made again
     assert server.upscale(small, enhance_faces=False)["base64"] == between["base64"]
     assert server.upscale(large, enhance_faces=False)["base64"] == preempted["base64"]
+
+
+def test_a_hundred_uploads_at_once_are_bounded_in_memory(server: Server) -> None:
+    def resident_bytes() -> int:
+        assert server.process
+        status = Path(f"/proc/{server.process.pid}/status").read_text()
+        return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) * 1024  # type: ignore[index]
+
+    server.upscale(encode(sample_crop(257, 2)))
+    before_bytes = resident_bytes()
+    body = b'{"image_b64": "' + b"A" * (16 * MIB - 20) + b'"}'
+    headers = {"Content-Type": "application/json"}
+    with ThreadPoolExecutor(100) as clients:
+        answers = list(
+            clients.map(lambda _: httpx.post(f"{server.url}/upscale", content=body, headers=headers, timeout=60), range(100))
+        )
+    codes = Counter((answer.status_code, answer.json()["code"]) for answer in answers)
+    assert set(codes) == {(400, "file_too_large"), (503, "queue_full")}, codes
+    assert resident_bytes() - before_bytes < 800 * MIB  # 1600 came
+    assert server.upscale(encode(sample_crop(257, 3)))["success"] is True
 
 
 def test_bad_input_gets_its_error_and_the_next_request_its_picture(server: Server) -> None:

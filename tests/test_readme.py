@@ -57,9 +57,11 @@ def test_every_field_and_every_header_is_in_the_page_of_the_api() -> None:
 LIMITS = {
     "head of an HTTP request": f"{Config.h11_max_incomplete_size // 1024} KiB",
     "body of a request": f"{MAX_BODY_BYTES // MIB} MiB",
+    "bodies of all requests at once": f"{Settings.bodies_max_bytes // MIB} MiB (`BODIES_MAX_BYTES`)",
+    "time from a request to its answer": f"{Settings.request_timeout_seconds:g} s (`REQUEST_TIMEOUT_SECONDS`)",
     "time for a body to arrive": f"{Settings.body_timeout_seconds:g} s (`BODY_TIMEOUT_SECONDS`)",
     "time in which a client may take nothing of its answer": f"{app.STALL_SECONDS:g} s",
-    "time that a connection may be idle": f"{app.KEEP_ALIVE_SECONDS:g} s",
+    "time that a connection may be idle, and for the head of a request to arrive": f"{app.KEEP_ALIVE_SECONDS:g} s",
     "commas in a JSON body": f"{contract.MAX_COMMAS:,}",
     "unknown fields that are named": str(contract.MAX_NAMED_FIELDS),
     "image file": f"{MAX_IMAGE_BYTES // MIB} MiB",

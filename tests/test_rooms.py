@@ -39,7 +39,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "job_store": {"errors"},
     "jobs": {"errors", "logs", "contract", "dispatch", "service", "job_store"},
     "edge": {"logs"},
-    "bodies": {"config", "contract", "errors"},
+    "bodies": {"config", "contract", "edge", "errors"},
     "schemas": {"config", "contract"},
     "openapi": {"config", "contract", "errors", "schemas", "answers"},
     "api_docs": {"errors", "openapi"},

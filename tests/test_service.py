@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import io
 import os
 import socket
@@ -252,6 +253,26 @@ async def test_a_body_that_is_not_there_at_the_deadline_gets_504(settings: Setti
 async def test_a_timeout_that_is_no_positive_number_gets_400(client: httpx.AsyncClient, text: str) -> None:
     answer = await client.post("/upscale", json={}, headers={"X-Request-Timeout": text})
     assert assert_error(answer, 400, "out_of_range")["field"] == "X-Request-Timeout"
+
+
+@pytest.mark.parametrize("beginning", [b"", b"GET /health HTTP/1.1\r\nHo", b"GET /health HTTP/1.1\r\nHost: test\r\n\r\n"])
+async def test_a_connection_that_stays_silent_is_cut(settings: Settings, beginning: bytes) -> None:
+    async with serving(settings, lambda _: fake_upscaler(), keep_alive_seconds=0.3), asyncio.timeout(5):
+        reader, writer = await send_raw(settings.port, beginning)
+        assert (await reader.read()).startswith(b"HTTP/1.1 " if beginning.endswith(b"\r\n") else b"")
+        writer.close()
+
+
+async def test_a_head_that_comes_byte_by_byte_is_cut(settings: Settings) -> None:
+    async with serving(settings, lambda _: fake_upscaler(), keep_alive_seconds=0.3), asyncio.timeout(5):
+        reader, writer = await send_raw(settings.port, b"GET /health HTTP/1.1\r\nX: ")
+        cut = asyncio.create_task(reader.read())
+        while not cut.done():
+            writer.write(b"x")
+            await asyncio.sleep(0.02)  # faster than any timeout that begins anew with each byte
+        with contextlib.suppress(ConnectionResetError):
+            assert cut.result() == b""
+        writer.close()
 
 
 # the end
