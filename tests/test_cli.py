@@ -197,12 +197,12 @@ def test_ctrl_c_ends_with_130_keeps_what_is_done_and_leaves_no_half_file(
     assert "Stopped" in capsys.readouterr().err
 
 
-def test_a_disk_that_refuses_is_one_line_and_leaves_no_half_file(room: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    class Closing(FakeResolver):
+def test_a_folder_that_refuses_is_one_line_and_leaves_no_half_file(room: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    class InTheWay(FakeResolver):
         def super_resolve(self, *arguments: object) -> object:  # type: ignore[override]
-            Path("out").rename("gone") if Path("out").exists() else None
+            Path("out/a.jpg").mkdir(exist_ok=True)
             return super().super_resolve(*arguments)  # type: ignore[arg-type]
 
-    run = Run("a.png", "-o", "out", "--target", "2k", upscaler=fake_upscaler(Closing()))
-    assert (run.status, files("gone")) == (1, [])
-    assert "a.png: No such file or directory" in capsys.readouterr().err
+    run = Run("a.png", "-o", "out", "--target", "2k", upscaler=fake_upscaler(InTheWay()))
+    assert (run.status, files()) == (1, ["a.jpg"])
+    assert "a.png: Is a directory" in capsys.readouterr().err

@@ -6,9 +6,10 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
-from importlib.metadata import requires, version
+from importlib.metadata import metadata, requires, version
 from pathlib import Path
 
+import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -46,6 +47,28 @@ def test_every_pinned_package_is_installed() -> None:
     pinned = pinned_versions(*RESOLVED, NODEPS, CONSTRAINTS)
 
     assert {name: version(name) for name in pinned} == pinned
+
+
+def stated_license(name: str) -> str:
+    """What a package's metadata says, in one line."""
+    about = metadata(name)
+    stated = about["License-Expression"] or about["License"] or ""
+    if stated and "\n" not in stated:
+        return stated
+    classifiers = about.get_all("Classifier") or []
+    return ", ".join(text.rpartition(" :: ")[2] for text in classifiers if text.startswith("License"))
+
+
+@pytest.mark.parametrize("name", pinned_versions(RESOLVED[0], NODEPS))
+def test_third_party_names_every_package_of_the_service_with_its_license(name: str) -> None:
+    rows = (ROOT / "THIRD_PARTY.md").read_text(encoding="utf-8").splitlines()
+    (row,) = [row for row in rows if row.lower().startswith(f"| {name} |")]
+    assert row.split("|")[2].strip().startswith(stated_license(name)), stated_license(name)
+
+
+def test_third_party_names_every_tool_of_the_tests() -> None:
+    text = (ROOT / "THIRD_PARTY.md").read_text(encoding="utf-8").lower()
+    assert [name for name in pinned_versions(RESOLVED[1]) if name not in text] == []
 
 
 def test_setup_hook_lets_exec_write_into_the_function_that_calls_it() -> None:
