@@ -174,7 +174,6 @@ def _get_file() -> Fields:
     name = _path_parameter("name", "the last part of `file_path`", "5b1c0e7d9f2a4c6e8b0d1f3a5c7e9b2d.jpg")
     responses = {
         "200": _response("The file.", content),
-        "206": _response("A part of it.", content),
         "304": _response("It is still the same."),
         **_failures([FileNotFound]),
     }
