@@ -6,6 +6,7 @@ holds the two together. This room knows nothing of the others.
 
 from __future__ import annotations
 
+import base64
 import math
 import os
 import re
@@ -68,6 +69,9 @@ class Settings:
     body_timeout_seconds: float = _setting(60.0, "time in which a request's body must have arrived, in seconds", minimum=0.1)
     drain_seconds: float = _setting(120.0, "time that running requests get to finish after SIGTERM, in seconds", minimum=0)
 
+    webhook_secret: str = _setting("", "base64 of the 24 to 64 bytes that sign webhooks; empty: unsigned", secret=True)
+    webhook_allow_private: bool = _setting(False, "`True`: webhooks may go to your own network, and to this machine")
+
     registry_url: str = _setting("", "URL to which heartbeats are posted; empty: none are sent", secret=True)
     registry_token: str = _setting("", "bearer token of the heartbeats", secret=True)
     heartbeat_seconds: float = _setting(30.0, "time between two heartbeats, in seconds", minimum=0.01)
@@ -90,15 +94,30 @@ class Settings:
         _one_of("LOG_LEVEL", settings.log_level, ("DEBUG", "INFO", "WARNING", "ERROR"))
         _one_of("LOG_FORMAT", settings.log_format, ("text", "json"))
         _one_of("PRECISION", settings.precision, ("auto", "fp32", "bf16", "fp16"))
+        if settings.webhook_secret and not 24 <= len(_decoded(settings.webhook_secret)) <= 64:
+            raise ConfigError("WEBHOOK_SECRET must be the base64 of 24 to 64 bytes, such as `openssl rand -base64 32` gives")
         return settings
+
+    @property
+    def webhook_key(self) -> bytes:
+        """The bytes of `webhook_secret`; none: webhooks are not signed."""
+        return _decoded(self.webhook_secret)
+
+
+def _decoded(secret: str) -> bytes:
+    """Of base64, with the prefix that Standard Webhooks (https://www.standardwebhooks.com) gives it; empty if it is none."""
+    try:
+        return base64.b64decode(secret.removeprefix("whsec_"), validate=True)
+    except ValueError:
+        return b""
 
 
 def _parse(setting: Field[Any], text: str) -> Any:
     text = text.strip()
     kind: type = type(setting.default)
     try:
-        value = kind(text)
-    except ValueError as exc:
+        value = _SWITCH[text.lower()] if kind is bool else kind(text)
+    except (ValueError, KeyError) as exc:
         raise ConfigError(f"{setting.name.upper()} must be {_KINDS[kind]}, not {text!r}") from exc
     minimum = setting.metadata["minimum"]
     maximum = MAX_PORT if setting.name.endswith("port") else math.inf
@@ -108,7 +127,14 @@ def _parse(setting: Field[Any], text: str) -> Any:
     return value
 
 
-_KINDS: dict[type, str] = {int: "a whole number", float: "a number", str: "a text", type(Path()): "a path"}
+_SWITCH = {"true": True, "1": True, "false": False, "0": False}
+_KINDS: dict[type, str] = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
+    type(Path()): "a path",
+}
 
 
 def _one_of(variable: str, value: str, allowed: tuple[str, ...]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -61,6 +62,7 @@ class Field:
     any_case: bool = False
     minimum: float = -math.inf
     maximum: float = math.inf
+    pattern: str = ""  # a regular expression for a whole string, which `description` puts into words
 
     def take_from(self, given: Mapping[str, Any]) -> Any:
         """The valid value that was given, a choice as it is written here; the default where none was given.
@@ -79,6 +81,8 @@ class Field:
             raise WrongType(f"{self.name} must be {_KINDS[self.kind]}, not {_kind(value)}.", field=self.name)
         if self.choices:
             return self._choose(value)
+        if self.pattern and not re.fullmatch(self.pattern, value):
+            raise OutOfRange(f"{self.name} must be {self.description}, not {value[:40]!r}.", field=self.name)
         if self.kind in (int, float) and not self.minimum <= value <= self.maximum:
             raise OutOfRange(f"{self.name} must be from {self.minimum:g} to {self.maximum:g}, not {value}.", field=self.name)
         return value
@@ -145,6 +149,13 @@ OPTIONS = (
         default="passes",
         choices=("passes", "exact"),
     ),
+    Field(
+        "webhook",
+        str,
+        "an http or https URL, without a password, to which the object of a job is posted when it is done",
+        example="https://example.com/upscaled",
+        pattern=r"(?=.{,2000}$)https?://[^\s/?#@]+([/?#]\S*)?",
+    ),
 )
 FIELDS = (IMAGE, *OPTIONS)
 
@@ -177,6 +188,7 @@ class Order:
     output_format: str
     quality: int
     fit: str
+    webhook: str | None = None
     warnings: tuple[str, ...] = ()
 
 

@@ -10,6 +10,7 @@
     │   ├── RepeatedField                repeated_field
     │   ├── WrongType                    wrong_type
     │   ├── OutOfRange                   out_of_range
+    │   ├── WebhookRefused               webhook_refused
     │   ├── InvalidBase64                invalid_base64
     │   ├── FileTooLarge                 file_too_large
     │   ├── NotAnImage                   not_an_image
@@ -106,6 +107,12 @@ class WrongType(BadRequest):
 
 class OutOfRange(BadRequest):
     code = "out_of_range"
+
+
+class WebhookRefused(BadRequest):
+    """A URL that cannot be called, or that leads into somebody's own network."""
+
+    code = "webhook_refused"
 
 
 class InvalidBase64(BadRequest):

@@ -21,6 +21,8 @@ from datetime import UTC, datetime
 from pathlib import PurePath
 from typing import Any
 
+import orjson
+
 from contract import Order, Submission, parse_order
 from dispatch import Answer, Ticket, plan_order
 from errors import (
@@ -37,6 +39,7 @@ from errors import (
 from job_store import JobRecord, JobStore, Status
 from logs import Values
 from service import Service, shutting_down
+from webhook import Webhooks
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +59,7 @@ class _Live:
 
     record: JobRecord
     ticket: Ticket
+    webhook: str | None
     given_up: bool = False
     saved: asyncio.Event = field(default_factory=asyncio.Event)
     done: asyncio.Event = field(default_factory=asyncio.Event)
@@ -72,12 +76,15 @@ class _Live:
 class Jobs:
     """All jobs of one service; its methods are called on the event loop."""
 
-    def __init__(self, service: Service, *, finished_in_memory: int = FINISHED_IN_MEMORY) -> None:
+    def __init__(
+        self, service: Service, webhooks: Webhooks | None = None, *, finished_in_memory: int = FINISHED_IN_MEMORY
+    ) -> None:
         self._service = service
         self._finished_in_memory = finished_in_memory
         self._live: dict[str, _Live] = {}
         self._finished: OrderedDict[str, JobRecord] = OrderedDict()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._webhooks = webhooks or Webhooks(service.settings)
         self._store = JobStore(service.settings.output_dir)
         self._naming = asyncio.Lock()  # of those whose callers choose the id
 
@@ -165,12 +172,15 @@ class Jobs:
         for live in self._live.values():
             live.ticket.cancel()
         await asyncio.gather(*self._tasks)
+        await self._webhooks.close()
         self._store.close()
 
     # one job
 
     async def _start(self, job_id: str, order: Order, request_id: str) -> JobObject:
         plan = plan_order(order)
+        if order.webhook:
+            await self._webhooks.check(order.webhook)
         fingerprint = await self._service.io.run(_fingerprint, order)
         ticket = await self._service.submit(order)
         planned: dict[str, object] = {
@@ -180,7 +190,7 @@ class Jobs:
             "target_resolution": plan.target,
         }
         record = JobRecord(job_id, request_id, fingerprint, planned, created_at=time.time())
-        live = self._live[job_id] = _Live(record, ticket)
+        live = self._live[job_id] = _Live(record, ticket, order.webhook)
         task = asyncio.create_task(self._carry_out(live))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -198,6 +208,8 @@ class Jobs:
             live.record = self._finished[record.id] = record
             live.done.set()
             del self._live[record.id]
+            if live.webhook:
+                self._webhooks.deliver(live.webhook, orjson.dumps(self._view(record)))
             while len(self._finished) > self._finished_in_memory:
                 self._finished.popitem(last=False)
             seconds = round(completed_at - record.created_at, 3)

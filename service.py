@@ -14,7 +14,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import replace
 from enum import StrEnum
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 from cache import ResultCache
 from config import MAX_IMAGE_BYTES, MIB, TARGET_PX, VERSION, Settings
@@ -203,13 +203,17 @@ class Service:
             asyncio.CancelledError: the client went away; its place is free and its work ends at the next step.
         """
         start = time.perf_counter()
-        ticket = await self.submit(await self.read_order(submission), deadline)
+        order = await self.read_order(submission)
+        ticket = await self.submit(order, deadline)
         try:
             answer = await ticket.answer()
         except JobCancelled as exc:  # a client that went away gets no answer; what is left is the shutdown
             raise shutting_down() from exc
         seconds = round(time.perf_counter() - start, 3)
-        return replace(answer, fields={**answer.fields, "processing_time": seconds, "request_id": request_id})
+        fields = {**answer.fields, "processing_time": seconds, "request_id": request_id}
+        if order.webhook:
+            fields["warnings"] = [*cast(list[str], answer.fields["warnings"]), _NO_WEBHOOK]
+        return replace(answer, fields=fields)
 
     async def read_order(self, submission: Submission) -> Order:
         """The order in a request, where orders can be served now.
@@ -248,6 +252,9 @@ def _load_without_pauses(load: Callable[[Settings], Upscaler], settings: Setting
     finally:
         gc.freeze()
         gc.enable()
+
+
+_NO_WEBHOOK = "webhook was not called: it is for jobs, which the header `Prefer: respond-async` starts."
 
 
 def shutting_down() -> ShuttingDown:

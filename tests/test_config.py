@@ -27,6 +27,8 @@ RIGHT = {
     "BODIES_MAX_BYTES": ("16777216", 16777216),
     "BODY_TIMEOUT_SECONDS": ("5", 5.0),
     "DRAIN_SECONDS": ("1e2", 100.0),
+    "WEBHOOK_SECRET": ("whsec_" + "QUJD" * 8, "whsec_" + "QUJD" * 8),
+    "WEBHOOK_ALLOW_PRIVATE": ("True", True),
     "REGISTRY_URL": ("http://registry", "http://registry"),
     "REGISTRY_TOKEN": ("token", "token"),
     "HEARTBEAT_SECONDS": ("10", 10.0),

@@ -278,3 +278,42 @@ def test_sigterm_finishes_what_runs_refuses_what_is_new_and_says_so(tmp_path: Pa
             pass
         assert beats.empty()
     assert beat["url"].startswith("http://127.0.0.1:")
+
+
+def follow(server: Server, job: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The events of a job."""
+    with httpx.stream("GET", server.url + job["urls"]["events"], timeout=60) as stream:
+        for line in stream.iter_lines():
+            if line.startswith("data: "):
+                yield json.loads(line.removeprefix("data: "))
+
+
+def submit(server: Server, image: bytes) -> dict[str, Any]:
+    body = {"image_b64": base64.b64encode(image).decode(), "target_resolution": "2k"}
+    answer = httpx.post(f"{server.url}/upscale", json=body, headers={"Prefer": "respond-async"})
+    assert answer.status_code == 202, answer.text
+    job: dict[str, Any] = answer.json()
+    return job
+
+
+def test_jobs_are_followed_and_survive_the_death_of_the_process_as_far_as_that_is_possible(tmp_path: Path) -> None:
+    image = encode(sample_crop(260, 24))
+    with running_server(tmp_path, WEIGHTS_DIR=str(WEIGHTS)) as server:
+        events = list(follow(server, submit(server, image)))
+        done = events[-1]
+        assert done["status"] == "succeeded"
+        assert len({event["progress"] for event in events}) > 2, "progress is that of the network's blocks"
+        data = httpx.get(server.url + done["result"]["url"]).content
+        assert data == base64.b64decode(server.upscale(image)["base64"])
+        running, waiting = submit(server, encode(sample_crop(480, 300))), submit(server, image)
+        assert next(event for event in follow(server, running) if event["status"] == "processing")
+        assert server.process
+        server.process.kill()
+    with running_server(tmp_path, WEIGHTS_DIR=str(WEIGHTS)) as server:
+        assert httpx.get(server.url + done["urls"]["get"]).json() == done
+        assert httpx.get(server.url + done["result"]["url"]).content == data
+        for job in (running, waiting):
+            lost = httpx.get(server.url + job["urls"]["get"]).json()
+            assert (lost["status"], lost["error"]["code"], lost["error"]["status_code"]) == ("failed", "interrupted", 503)
+            assert [event["status"] for event in follow(server, job)] == ["failed"]
+        assert submit(server, image)["status"] in ("starting", "processing")

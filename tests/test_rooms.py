@@ -37,7 +37,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "service": {"config", "errors", "utility", "contract", "upscale", "heartbeat"}
     | {"cache", "deadline", "device_queue", "dispatch"},
     "job_store": {"errors"},
-    "jobs": {"errors", "logs", "contract", "dispatch", "service", "job_store"},
+    "webhook": {"config", "errors", "heartbeat"},
+    "jobs": {"errors", "logs", "contract", "dispatch", "service", "job_store", "webhook"},
     "edge": {"logs"},
     "bodies": {"config", "contract", "edge", "errors"},
     "schemas": {"config", "contract"},
@@ -59,7 +60,8 @@ ONLY_IN = {
     "quart": {"app", "bodies", "api_docs", "answers", "job_answers"},
     "hypercorn": {"app", "edge"},
     "werkzeug": {"bodies", "answers", "job_answers"},
-    "httpx": {"heartbeat", "weights.fetch", "weights.download"},
+    "httpcore": {"webhook"},
+    "httpx": {"heartbeat", "webhook", "weights.fetch", "weights.download"},
     "PIL": {"containers", "images", "upscale"},
 }
 LAZY = {("upscale", "faces"), ("upscale", "model_utility"), ("weights.fetch", "weights.convert")}  # not before torch is needed
