@@ -83,8 +83,7 @@ def _add_routes(app: Quart, service: Service, jobs: Jobs) -> None:
 
     @app.post("/upscale")
     async def upscale() -> Response:
-        timeout_seconds = parse_timeout(request.headers.get(TIMEOUT_HEADER), service.settings.request_timeout_seconds)
-        deadline = Deadline.after(timeout_seconds)
+        deadline = _deadline(service)
         async with deadline.enforced():
             submission = await read_submission()
         if prefers_async():
@@ -96,6 +95,12 @@ def _add_routes(app: Quart, service: Service, jobs: Jobs) -> None:
         if answer.etag:
             response.set_etag(answer.etag)
         return response
+
+    @app.post("/plan")
+    async def plan() -> Response:
+        deadline = _deadline(service)
+        async with deadline.enforced():
+            return json_response(await service.plan(await read_submission(), deadline), 200)
 
     @app.get("/health")
     async def health() -> Response:
@@ -113,6 +118,11 @@ def _add_routes(app: Quart, service: Service, jobs: Jobs) -> None:
         cast(FileBody, response.response).buffer_size = FILE_CHUNK_BYTES  # 8 KiB otherwise, each through a thread
         response.set_etag(path.stem)  # a name is never given twice
         return await response.make_conditional(request)
+
+
+def _deadline(service: Service) -> Deadline:
+    """Of the current request, from now on."""
+    return Deadline.after(parse_timeout(request.headers.get(TIMEOUT_HEADER), service.settings.request_timeout_seconds))
 
 
 def _add_job_routes(app: Quart, jobs: Jobs) -> None:

@@ -18,7 +18,8 @@ from errors import FileNotFound
 from images import Picture
 from utility import ResultStore, write_whole
 
-_NOT_IN_KEY = ("image", "header", "warnings")  # of an order: the pixels stand for the first two, nothing depends on the third
+# Of an order: the pixels stand for the first two, nothing depends on the others.
+_NOT_IN_KEY = ("image", "header", "warnings", "webhook")
 
 
 def key_of(picture: Picture, order: Order, networks: str) -> str:

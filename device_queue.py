@@ -119,6 +119,15 @@ class DeviceQueue:
             QueueFull: `limit` jobs wait already, or what stands before `job` takes too long for it.
             DeadlineExceeded: `job` alone takes longer than twice the time that it has.
         """
+        self.check(job, timeout_seconds)
+        self._jobs.append(job)
+
+    def check(self, job: Job, timeout_seconds: float) -> None:
+        """Make sure that `admit` would take the job now.
+
+        Raises:
+            QueueFull, DeadlineExceeded: as `admit`.
+        """
         wait, own = self._wait_seconds(job.work), self._seconds(job.work)
         if own > 2 * timeout_seconds:
             raise DeadlineExceeded(
@@ -139,7 +148,6 @@ class DeviceQueue:
                 f"The queue is full: {self.limit} requests are waiting already. Try again later.",
                 min(self.predicted_seconds(each) or 0.0 for each in self._jobs),
             )
-        self._jobs.append(job)
 
     def _full(self, message: str, seconds: float) -> QueueFull:
         return QueueFull(message, retry_after_seconds=min(max(math.ceil(seconds), 1), MAX_RETRY_SECONDS))
@@ -169,6 +177,10 @@ class DeviceQueue:
         if not self._measured_seconds:
             return None
         return self._wait_seconds(job.left, before=self.position(job)) + self._seconds(job.left)
+
+    def forecast(self, job: Job) -> tuple[float, float]:
+        """Of a job that has no place yet: its own seconds, and those that it would wait; 0 while no rate is known."""
+        return self._seconds(job.work), self._wait_seconds(job.work)
 
     def describe(self) -> dict[str, object]:
         """What a load balancer should know: heads, and predicted seconds."""

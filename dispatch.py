@@ -145,6 +145,21 @@ class Ticket:
         return replace(made, fields={**made.fields, "warnings": warnings, "cached": self._cached})
 
 
+def _decode_warnings(image: bytes) -> list[str]:
+    """The pixels are decoded too, and dropped in this thread: only that tells whether the file is whole."""
+    return decode_image(image)[1]
+
+
+def plan_fields(plan: Plan) -> dict[str, object]:
+    """The plan as clients see it."""
+    return {
+        "original_size": {"width": plan.original.width, "height": plan.original.height},
+        "upscaled_size": {"width": plan.output.width, "height": plan.output.height},
+        "upscaling_strategy": list(plan.passes),
+        "target_resolution": plan.target,
+    }
+
+
 def plan_order(order: Order) -> Plan:
     """What will be done to the order's image.
 
@@ -185,6 +200,28 @@ class Dispatcher:
             if making is None:
                 making = self._start(key, order, plan, picture, upscaler, deadline)
         return Ticket(making, self._queue, deadline, (*order.warnings, *decode_warnings), cached=cached)
+
+    async def preview(self, order: Order, upscaler: Upscaler, deadline: Deadline) -> dict[str, object]:
+        """What would become of an order, and what it would take, without running it.
+
+        Raises:
+            BadRequest, ModelUnavailable, QueueFull, DeadlineExceeded: as `submit`, for what was not made before.
+        """
+        plan = plan_order(order)
+        async with self._decoding:
+            decode_warnings = await self._io.run(_decode_warnings, order.image)
+        job = Job(upscaler.work(plan, order.header.has_alpha, order.enhance_faces))
+        self._queue.check(job, deadline.seconds)
+        own_seconds, queue_seconds = self._queue.forecast(job)
+        return {
+            "success": True,
+            **plan_fields(plan),
+            "total_scale": float(plan.total_scale),
+            "predicted_seconds": round(own_seconds, 3),
+            "queue_seconds": round(queue_seconds, 3),
+            "memory_bytes": upscaler.memory_bytes(plan),
+            "warnings": [*order.warnings, *decode_warnings, *plan.warnings],
+        }
 
     def _shared(self, key: str) -> _Making | None:
         """The same, in flight, unless it is being given up."""

@@ -24,7 +24,7 @@ from typing import Any
 import orjson
 
 from contract import Order, Submission, parse_order
-from dispatch import Answer, Ticket, plan_order
+from dispatch import Answer, Ticket, plan_fields, plan_order
 from errors import (
     FileNotFound,
     JobCancelled,
@@ -183,13 +183,7 @@ class Jobs:
             await self._webhooks.check(order.webhook)
         fingerprint = await self._service.io.run(_fingerprint, order)
         ticket = await self._service.submit(order)
-        planned: dict[str, object] = {
-            "original_size": {"width": plan.original.width, "height": plan.original.height},
-            "upscaled_size": {"width": plan.output.width, "height": plan.output.height},
-            "upscaling_strategy": list(plan.passes),
-            "target_resolution": plan.target,
-        }
-        record = JobRecord(job_id, request_id, fingerprint, planned, created_at=time.time())
+        record = JobRecord(job_id, request_id, fingerprint, plan_fields(plan), created_at=time.time())
         live = self._live[job_id] = _Live(record, ticket, order.webhook)
         task = asyncio.create_task(self._carry_out(live))
         self._tasks.add(task)

@@ -84,6 +84,9 @@ UPSAMPLER_TILE_PX = 128  # side of a tile of the upsampler, in pixels of the fea
 UPSAMPLER_HALO_PX = 2  # its four 3×3 convolutions reach 1/2 + 1/4 + 1/4 + 1/4 of a feature pixel, after nearest upsampling
 BODY_HALO_PX = 32  # the body reaches some 350 px, so no pad is exact; this one keeps a tiled photograph above 40 dB
 BODY_MIN_TILE_PX = 96  # with its halo: below, the halo is most of the work
+UPSAMPLER_CHANNELS = (
+    3 * 64 * 16
+)  # live per feature pixel: what a convolution reads, writes and rearranges, at 16 times as many
 BODY_CHANNELS = 700  # peak of live channels per pixel in the body: residuals, growth and the copies that `cat` makes
 FLOPS_PER_BLOCK_PX = 2 * 718_848  # of one block of RRDBNet, per pixel of the features, multiply and add counted apart
 FLOPS_AROUND_BODY_PX = 2 * 1_393_344  # of its other six convolutions
@@ -219,6 +222,16 @@ class SuperResolver:
             height, width = -(-height // 2), -(-width // 2)
         return _flops_per_feature_px(self._networks.get(scale, self._networks[4])) * height * width
 
+    def memory_bytes(self, height: int, width: int, scale: int) -> int:
+        """What one pass over an image of that size takes at its peak, beside the networks, to a factor of two."""
+        if scale == 2 and 2 in self._networks:
+            height, width = -(-height // 2), -(-width // 2)
+        pixel_count, bytes_per_channel = height * width, self.device.dtype.itemsize
+        body_px = min(pixel_count, self._body_tile_px(pixel_count, bytes_per_channel) ** 2)
+        upsampler_px = min(pixel_count, (UPSAMPLER_TILE_PX + 2 * UPSAMPLER_HALO_PX) ** 2)
+        live_channels = max(body_px * BODY_CHANNELS, upsampler_px * UPSAMPLER_CHANNELS)
+        return _kept_bytes(pixel_count, bytes_per_channel) + live_channels * bytes_per_channel
+
     def super_resolve(self, image: Image, scale: int, advance: Advance) -> Image:
         """Enlarge an image by 2 or 4.
 
@@ -280,9 +293,13 @@ class SuperResolver:
 
     def _body_tile_px(self, pixel_count: int, bytes_per_channel: int) -> int:
         """Side of the largest square whose body fits into memory beside what is kept of all pixels: features and result."""
-        kept_bytes = pixel_count * (2 * 64 * bytes_per_channel + 3 * 4 * 4)
-        free_bytes = max(self.device.memory_bytes - kept_bytes, 0)
+        free_bytes = max(self.device.memory_bytes - _kept_bytes(pixel_count, bytes_per_channel), 0)
         return max(int((free_bytes / (BODY_CHANNELS * bytes_per_channel)) ** 0.5), BODY_MIN_TILE_PX)
+
+
+def _kept_bytes(pixel_count: int, bytes_per_channel: int) -> int:
+    """Features, twice, and the result, of all pixels."""
+    return pixel_count * (2 * 64 * bytes_per_channel + 3 * 4 * 4)
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:

@@ -224,6 +224,14 @@ class Service:
         self._ready()
         return await self.io.run(parse_order, submission)
 
+    async def plan(self, submission: Submission, deadline: Deadline) -> dict[str, object]:
+        """What a request would give, and take, without running it: the body of POST /plan.
+
+        Raises:
+            BadRequest, Unavailable, DeadlineExceeded: as the request itself would.
+        """
+        return await self._dispatcher.preview(await self.read_order(submission), self._ready(), deadline)
+
     async def submit(self, order: Order, deadline: Deadline | None = None) -> Ticket:
         """Take an order in, and return without waiting for its answer: the ticket has its progress, its place and its end.
 

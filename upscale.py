@@ -193,6 +193,19 @@ class Upscaler:
             total += self.detector.flops(plan.original.height, plan.original.width)
         return total
 
+    def memory_bytes(self, plan: Plan) -> int:
+        """What the largest pass takes at its peak, beside the networks.
+
+        Raises:
+            ModelUnavailable: the plan's network is not loaded.
+        """
+        resolver = self._resolver(plan.model)
+        size, peak = plan.original, 0
+        for scale in plan.passes:
+            peak = max(peak, resolver.memory_bytes(size.height, size.width, scale))
+            size *= scale
+        return peak
+
     def upscale(
         self,
         picture: Picture,

@@ -44,6 +44,9 @@ class FakeResolver:
     def flops(self, height: int, width: int, scale: int) -> float:
         return float(height * width)
 
+    def memory_bytes(self, height: int, width: int, scale: int) -> int:
+        return height * width * scale**2 * 3
+
     def super_resolve(self, image: NDArray[np.uint8], scale: int, advance: Callable[[float], None]) -> NDArray[np.uint8]:
         self.entered.set()
         assert self.gate.wait(30), "the test never opened the gate"
