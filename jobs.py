@@ -77,10 +77,16 @@ class Jobs:
     """All jobs of one service; its methods are called on the event loop."""
 
     def __init__(
-        self, service: Service, webhooks: Webhooks | None = None, *, finished_in_memory: int = FINISHED_IN_MEMORY
+        self,
+        service: Service,
+        webhooks: Webhooks | None = None,
+        *,
+        finished_in_memory: int = FINISHED_IN_MEMORY,
+        keep_alive_seconds: float = KEEP_ALIVE_SECONDS,
     ) -> None:
         self._service = service
         self._finished_in_memory = finished_in_memory
+        self._keep_alive_seconds = keep_alive_seconds
         self._live: dict[str, _Live] = {}
         self._finished: OrderedDict[str, JobRecord] = OrderedDict()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -148,7 +154,7 @@ class Jobs:
     async def events(self, job_id: str) -> AsyncGenerator[JobObject | None]:
         """The job object at every change of state and, while anything else changes, every `EVENT_SECONDS`.
 
-        Ends after the last state. None stands for `KEEP_ALIVE_SECONDS` without a change.
+        Ends after the last state. None stands for `keep_alive_seconds` without a change.
 
         Raises:
             JobNotFound: there is no job of that id.
@@ -163,7 +169,7 @@ class Jobs:
             if last["status"] == Status.STARTING and view["completed_at"] and view["started_at"]:
                 yield {**last, "status": Status.PROCESSING, "started_at": view["started_at"]}  # it was shorter than a look
             silent_seconds += EVENT_SECONDS
-            if view != last or silent_seconds >= KEEP_ALIVE_SECONDS:
+            if view != last or silent_seconds >= self._keep_alive_seconds:
                 yield view if view != last else None
                 last, silent_seconds = view, 0.0
 

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -333,7 +333,8 @@ async def test_the_same_put_is_the_same_job_in_whatever_state(settings: Settings
         assert (first.status_code, second.status_code) == (202, 202)
         assert first.headers["location"] == second.headers["location"] == "/jobs/my-own-id_1"
         assert first.json()["created_at"] == second.json()["created_at"]
-        assert (await h.client.get("/health")).json()["queue"]["waiting"] <= 1
+        queue = (await h.client.get("/health")).json()["queue"]
+        assert queue["running"] + queue["waiting"] == 1
         other_words = dict(reversed([*order(target_resolution="2K").items()]))
         assert (await h.client.put("/jobs/my-own-id_1", json=other_words, headers=ASYNC)).status_code == 202
         conflict = await h.client.put("/jobs/my-own-id_1", json=order(20), headers=ASYNC)
@@ -344,7 +345,8 @@ async def test_the_same_put_is_the_same_job_in_whatever_state(settings: Settings
         assert (answer.status_code, answer.json()["status"]) == (200, "succeeded")
         again = await h.client.put("/jobs/my-own-id_1", json=order(), headers=ASYNC)
         assert (again.status_code, again.json()) == (200, answer.json())
-        assert_error(await h.client.put("/jobs/my-own-id_1", json=order(quality=5)), 409, "job_conflict")
+        for other in ({"quality": 5}, {"fit": "exact"}, {"webhook": "http://8.8.8.8/"}):
+            assert_error(await h.client.put("/jobs/my-own-id_1", json=order(**other)), 409, "job_conflict")
         h.service.stop()
         assert (await h.client.put("/jobs/my-own-id_1", json=order(), headers=ASYNC)).status_code == 200
 
@@ -372,6 +374,24 @@ async def test_events_tell_every_change_of_state_and_end(settings: Settings) -> 
         assert [event["status"] async for event in h.follow(before["id"])] == ["succeeded"]
         ended = await h.client.get(f"/jobs/{job['id']}/events", headers={"Last-Event-ID": "succeeded"})
         assert (ended.status_code, ended.content) == (204, b"")
+
+
+async def test_silence_is_broken_now_and_then_so_that_the_line_is_kept(settings: Settings) -> None:
+    async with house(settings) as h:
+        jobs = Jobs(h.service, keep_alive_seconds=0.4)
+        job = await jobs.create(Submission(orjson.dumps(order())), "request")
+        events = [event async for event in _until_silent(jobs.events(job["id"]), h.resolver.gate.set)]
+        assert None in events[1:-1]
+        assert events[-1]["status"] == "succeeded"
+        await jobs.close()
+
+
+async def _until_silent(events: AsyncIterator[Any], action: Callable[[], None]) -> AsyncIterator[Any]:
+    """The events, with something done at the first silence."""
+    async for event in events:
+        yield event
+        if event is None:
+            action()
 
 
 async def test_a_follower_that_leaves_disturbs_nobody_and_leaves_nothing(settings: Settings) -> None:
