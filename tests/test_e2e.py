@@ -129,11 +129,17 @@ def test_exact_fit_ends_on_the_target(server: Server) -> None:
 
 def test_eight_requests_at_once_give_the_bytes_that_each_gives_alone(server: Server) -> None:
     images = [encode(sample_crop(257 + 9 * i, 6 + i, left=10 * i, top=20 * i)) for i in range(8)]
-    alone = [server.upscale(image)["base64"] for image in images]
+
+    def made(image: bytes) -> str:
+        answer = server.upscale(image)
+        assert answer["cached"] is False
+        Path(answer["file_path"]).unlink()  # so that it is made again, not found
+        return str(answer["base64"])
+
+    alone = [made(image) for image in images]
     with ThreadPoolExecutor(8) as clients:
         for count in (2, 8):
-            together = list(clients.map(lambda image: server.upscale(image)["base64"], images[:count]))
-            assert together == alone[:count]
+            assert list(clients.map(made, images[:count])) == alone[:count]
 
 
 def test_a_small_picture_overtakes_a_large_one_and_both_get_the_bytes_that_each_gets_alone(server: Server) -> None:
