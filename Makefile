@@ -4,9 +4,9 @@
 python := .venv/bin/python
 setup  := PYTHON="$(PYTHON)" requirements/setup.sh
 
-.PHONY: help setup weights run test demo bench
+.PHONY: help setup weights run test test-page demo screenshots bench
 help:     ## this list
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile
 
 setup:    ## make .venv and install what is missing (PYTHON=python3.12 chooses the interpreter)
 	@$(setup)
@@ -24,6 +24,16 @@ test: ## and run the linters, the type checker and the tests (ARGS="-k name" goe
 	$(python) -m ruff format --check .
 	$(python) -m mypy
 	$(python) -m pytest $(ARGS)
+
+test-page: ## and try the page at / in a real browser, which must be there (apt-get install chromium)
+	@command -v chromium > /dev/null || { echo "make test-page needs Chromium: apt-get install chromium" >&2; exit 1; }
+	@$(setup) --dev
+	@$(python) -m weights.fetch
+	$(python) -m pytest -m browser tests/page $(ARGS)
+
+screenshots: weights ## and take the documents' pictures of the page, with Chromium (apt-get install chromium fonts-inter)
+	@$(setup) --dev
+	@$(python) -m bench.screenshots
 
 demo: weights   ## and show what it does to pictures
 	@$(python) -m bench.demo

@@ -86,7 +86,7 @@ def _header_text(value: Any) -> str:
     return orjson.dumps(value).decode()
 
 
-_PLACES = "POST /upscale, POST /plan, GET /jobs/<id>, GET /health and GET /files/<name>"
+_PLACES = "GET / (a page for people), POST /upscale, POST /plan, GET /jobs/<id>, GET /health and GET /files/<name>"
 
 
 def add_error_handlers(app: Quart) -> None:

@@ -30,6 +30,7 @@ from errors import FileNotFound
 from job_answers import accept_job, prefers_async, show_job, stream_events
 from jobs import Jobs
 from logs import configure_logging, current_request
+from pages import add_page
 from service import Service, State
 from upscale import Upscaler, WeightsError, load_upscaler
 
@@ -64,6 +65,7 @@ def create_app(settings: Settings, *, load: Callable[[Settings], Upscaler] = loa
     _add_routes(app, service, jobs)
     _add_job_routes(app, jobs)
     add_api_docs(app)
+    add_page(app)
     add_error_handlers(app)
     app.asgi_app = Edge(cast(ASGIFramework, app.asgi_app), service.in_flight, settings.bodies_max_bytes)  # type: ignore[method-assign]
     return app

@@ -46,9 +46,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "api_docs": {"errors", "openapi"},
     "answers": {"config", "errors", "logs", "dispatch"},
     "cli": {"config", "errors", "images", "utility", "contract", "upscale"},
+    "pages": {"errors"},
     "job_answers": {"jobs", "answers"},
     "app": {"config", "errors", "logs", "service", "dispatch", "upscale"}
-    | {"deadline", "edge", "bodies", "answers", "jobs", "job_answers", "api_docs"},
+    | {"deadline", "edge", "bodies", "answers", "jobs", "pages", "job_answers", "api_docs"},
 }
 # Heavy or all-embracing packages, and the only rooms that know them.
 ONLY_IN = {
@@ -57,7 +58,7 @@ ONLY_IN = {
     "basicsr": {"model_utility", "faces"},
     "facexlib": {"faces"},
     "gfpgan": {"faces"},
-    "quart": {"app", "bodies", "api_docs", "answers", "job_answers"},
+    "quart": {"pages", "app", "bodies", "api_docs", "answers", "job_answers"},
     "hypercorn": {"app", "edge"},
     "werkzeug": {"bodies", "answers", "job_answers"},
     "httpcore": {"webhook"},

@@ -1,0 +1,135 @@
+// What the panel says of one picture, in each of its states.
+
+import * as words from "./words.js";
+
+export const TARGETS = ["2k", "4k", "8k"];
+export const $ = (id) => document.getElementById(id);
+const form = $("draft");
+
+/** "empty", "draft", "active", "done" or "failed". */
+export function viewOf(item) {
+  if (!item) return "empty";
+  if (item.problem || item.job?.status === "canceled") return "failed";
+  if (item.cancelled && !item.job && item.sent === null) return "failed";
+  if (item.sent !== null || ["starting", "processing"].includes(item.job?.status)) return "active";
+  if (item.job?.status === "succeeded") return "done";
+  return item.asked ? "active" : "draft";
+}
+
+/** Fill the part of the panel that is for that state. */
+export function showPanel(section, view, item) {
+  setText(section.querySelector("h2"), item.name);
+  setText(section.querySelector(".facts"), factsOf(item));
+  ({ draft: showDraft, active: showActive, done: showDone, failed: showFailed })[view](item);
+}
+
+function factsOf({ job, file, plans, natural }) {
+  const size = job?.plan.original_size ?? Object.values(plans).find((plan) => plan.original_size)?.original_size ?? natural;
+  const larger = job ? ` → ${words.size(job.plan.upscaled_size)}` : `, ${words.bytes(file.size)}`;
+  return size ? words.size(size) + larger : words.bytes(file.size);
+}
+
+function showDraft({ options, plans }) {
+  for (const target of TARGETS) showSize(target, plans[target], options.target_resolution === target);
+  const { elements } = form;
+  elements.enhance_faces.checked = options.enhance_faces;
+  elements.fit.checked = options.fit === "exact";
+  elements.model.value = options.model;
+  elements.output_format.value = options.output_format;
+  elements.quality.value = options.quality;
+  elements.quality.disabled = options.output_format === "png";
+  setText($("quality-note"), options.output_format === "png" ? "PNG loses nothing" : `${options.quality} of 100`);
+  const plan = plans[options.target_resolution];
+  $("go").disabled = !plan || Boolean(plan.error);
+  setText($("estimate"), estimate(plan));
+}
+
+function showSize(target, plan, chosen) {
+  const row = $(`size-${target}`);
+  row.querySelector("input").checked = chosen;
+  row.querySelector("input").disabled = Boolean(plan?.error);
+  setText(row.querySelector(".result"), plan?.upscaled_size ? words.size(plan.upscaled_size) : "");
+  setText(row.querySelector("small"), plan ? plan.error ?? sizeNote(plan) : "Asking the server…");
+}
+
+function sizeNote({ upscaling_strategy: passes, predicted_seconds: seconds, warnings }) {
+  return [words.passes(passes) + (seconds === null ? "" : ` · ${words.about(seconds)}`), ...warnings].join(". ");
+}
+
+function estimate(plan) {
+  if (!plan) return "…";
+  if (plan.error) return "This size is not possible.";
+  const own = plan.predicted_seconds === null ? "No estimate yet" : `Takes ${words.about(plan.predicted_seconds)}`;
+  return plan.queue_seconds >= 1 ? `${own}, after ${words.about(plan.queue_seconds)} in the queue` : own;
+}
+
+/** Between 0 and 1: of the sending, or of the work. */
+export const shareOf = ({ sent, job }) => sent ?? job?.progress ?? 0;
+
+function showActive(item) {
+  const share = shareOf(item);
+  const waiting = item.sent === null && item.job?.status !== "processing";
+  setText($("percent"), waiting ? "Waiting" : `${Math.floor(share * 100)} %`);
+  $("bar").style.setProperty("--share", waiting ? 0 : share);
+  $("bar").classList.toggle("waiting", waiting);
+  if (waiting) $("bar").removeAttribute("aria-valuenow");
+  else $("bar").setAttribute("aria-valuenow", Math.floor(share * 100));
+  setText($("doing"), doing(item));
+  setText($("left"), item.note || left(item));
+}
+
+export function doing({ sent, job, cancelled }) {
+  if (cancelled) return "Cancelling";
+  if (sent !== null) return sent < 1 ? "Sending the picture" : "The server looks at it";
+  if (!job) return "Asking the server what became of it";
+  if (job.status === "processing") return "Making it larger";
+  return job.position ? `${words.count(job.position, "picture", "pictures")} before this one` : "Next in line";
+}
+
+function left({ sent, job }) {
+  if (sent !== null || !job || job.eta_seconds === null) return "";
+  const time = words.about(job.eta_seconds);
+  return job.status === "processing" ? `${time[0].toUpperCase()}${time.slice(1)} left` : `Done in ${time}`;
+}
+
+function showDone({ id, name, options, job: { result } }) {
+  if ($("report").dataset.of === id) return;
+  $("report").dataset.of = id;
+  const { original_size: original, upscaled_size: upscaled, upscaling_strategy: strategy } = result;
+  const ending = result.url.split(".").pop();
+  $("download").href = result.url;
+  $("download").download = `${name.replace(/\.[^.]+$/, "")}-${upscaled.width}x${upscaled.height}.${ending}`;
+  const rows = {
+    Before: words.size(original),
+    After: words.size(upscaled),
+    Enlarged: `${+result.total_scale.toFixed(2)}×` + (strategy.length > 1 ? ` (${words.passes(strategy)})` : ""),
+    Faces: words.faces(result, options.enhance_faces),
+    Format: { jpeg: "JPEG", png: "PNG", webp: "WebP" }[result.format] ?? result.format,
+    Time: result.cached ? "none: the server had it" : words.took(result.processing_time),
+  };
+  $("report").replaceChildren(...Object.entries(rows).flatMap(([term, value]) => [make("dt", term), make("dd", value)]));
+  $("warnings").replaceChildren(...result.warnings.map((warning) => make("li", warning)));
+}
+
+function showFailed({ problem, job, plans }) {
+  $("problem").classList.toggle("calm", !problem);
+  setText($("problem"), problem ? problem.message : "Cancelled. Nothing was kept.");
+  setText($("reference"), problem?.requestId ? `${problem.code}, request ${problem.requestId}` : "");
+  setText($("retry"), problem ? `Try again${countdown(problem)}` : "Upscale again");
+  $("retry").hidden = Boolean(problem) && !job && !problem.again;
+  $("other").hidden = !job && !Object.keys(plans).length;
+}
+
+function countdown({ retryAt }) {
+  return retryAt ? ` (in ${Math.max(Math.ceil((retryAt - Date.now()) / 1000), 0)} s)` : "";
+}
+
+export function setText(element, text) {
+  if (element && element.textContent !== text) element.textContent = text;
+}
+
+function make(name, text) {
+  const element = document.createElement(name);
+  element.textContent = text;
+  return element;
+}
