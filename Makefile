@@ -4,7 +4,7 @@
 python := .venv/bin/python
 setup  := PYTHON="$(PYTHON)" requirements/setup.sh
 
-.PHONY: help setup weights run test test-page demo screenshots bench
+.PHONY: help setup weights run test test-page demo screenshots bench audit
 help:     ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile
 
@@ -34,6 +34,9 @@ test-page: ## and try the page at / in a real browser, which must be there (apt-
 screenshots: weights ## and take the documents' pictures of the page, with Chromium (apt-get install chromium fonts-inter)
 	@$(setup) --dev
 	@$(python) -m bench.screenshots
+
+audit: setup    ## and ask osv.dev whether a vulnerability is known in what is installed (says so where it cannot be reached)
+	@$(python) requirements/audit.py
 
 demo: weights   ## and show what it does to pictures
 	@$(python) -m bench.demo

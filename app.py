@@ -20,16 +20,18 @@ from hypercorn.typing import ASGIFramework
 from quart import Quart, Response, g, request, send_file
 from quart.wrappers.response import FileBody
 
-from answers import add_error_handlers, image_response, json_answer, json_response
+from access import CHALLENGE, Access, security_headers
+from answers import RESULT_HEADERS, add_error_handlers, image_response, json_answer, json_response
 from api_docs import add_api_docs
 from bodies import UpscaleRequest, read_submission
 from config import MAX_BODY_BYTES, ConfigError, Settings
 from deadline import TIMEOUT_HEADER, Deadline, parse_timeout
-from edge import Edge
-from errors import FileNotFound
+from edge import Edge, note_lost_connection
+from errors import FileNotFound, Unauthorized
 from job_answers import accept_job, prefers_async, show_job, stream_events
 from jobs import Jobs
 from logs import configure_logging, current_request
+from metrics import CONTENT_TYPE
 from pages import add_page
 from service import Service, State
 from upscale import Upscaler, WeightsError, load_upscaler
@@ -59,30 +61,60 @@ def create_app(settings: Settings, *, load: Callable[[Settings], Upscaler] = loa
     app.config["RESPONSE_TIMEOUT"] = RESPONSE_TIMEOUT_SECONDS
     service = app.extensions["service"] = Service(settings, load)
     jobs = Jobs(service)
+    app.before_serving(_watch_connections)
     app.before_serving(service.start)
     app.after_serving(jobs.close)
     app.after_serving(service.close)
+    access = app.extensions["access"] = Access(settings, (f"X-Upscale-{name}" for name in RESULT_HEADERS))
+    _add_access(app, access)
     _add_routes(app, service, jobs)
     _add_job_routes(app, jobs)
     add_api_docs(app)
     add_page(app)
     add_error_handlers(app)
-    app.asgi_app = Edge(cast(ASGIFramework, app.asgi_app), service.in_flight, settings.bodies_max_bytes)  # type: ignore[method-assign]
+    edge = Edge(cast(ASGIFramework, app.asgi_app), service.in_flight, settings.bodies_max_bytes, service.metrics.count_request)
+    app.asgi_app = edge  # type: ignore[method-assign]
     return app
 
 
-def _add_routes(app: Quart, service: Service, jobs: Jobs) -> None:
+async def _watch_connections() -> None:
+    asyncio.get_running_loop().set_exception_handler(note_lost_connection)
+
+
+def _add_access(app: Quart, access: Access) -> None:
     @app.before_request
     async def name_request() -> None:
         notes = current_request()
         g.request_id = notes.request_id
         notes.route = request.url_rule.rule if request.url_rule else ""
 
+    @app.before_request
+    async def check_access() -> Response | None:
+        is_preflight = request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers
+        if is_preflight and (headers := access.cors_headers(request.headers.get("Origin"), preflight=True)):
+            return Response(b"", 204, headers)
+        given = request.authorization
+        keys = [request.headers.get("X-API-Key")]
+        if given and given.type in ("bearer", "basic"):
+            keys.append(given.token or given.password)
+        if not access.admits(request.path, keys):
+            raise Unauthorized("A key is asked for: as a bearer token, as X-API-Key, or as the password of HTTP Basic.")
+        return None
+
     @app.after_request
     async def add_headers(response: Response) -> Response:
-        response.headers["X-Content-Type-Options"] = "nosniff"
+        for name, value in security_headers().items():
+            response.headers.setdefault(name, value)  # a page knows better what it needs
+        if response.status_code == 401:
+            response.headers["WWW-Authenticate"] = CHALLENGE
+        cors = access.cors_headers(request.headers.get("Origin"), preflight=False)
+        if vary := cors.pop("Vary", ""):
+            response.vary.add(vary)
+        response.headers.update(cors)
         return response
 
+
+def _add_routes(app: Quart, service: Service, jobs: Jobs) -> None:
     @app.post("/upscale")
     async def upscale() -> Response:
         deadline = _deadline(service)
@@ -108,6 +140,10 @@ def _add_routes(app: Quart, service: Service, jobs: Jobs) -> None:
     async def health() -> Response:
         serving = service.state in (State.HEALTHY, State.DEGRADED)
         return json_response(service.health(), 200 if serving else 503)
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        return Response(service.metrics.page(), content_type=CONTENT_TYPE)
 
     @app.get("/files/<name>")
     async def files(name: str) -> Response:
@@ -155,11 +191,11 @@ def main() -> int:
     """Serve until SIGTERM or SIGINT, then drain. Exit status 0; 1 if nothing can be served; 2 for a wrong setting."""
     try:
         settings = Settings.from_env()
+        configure_logging(settings.log_level, settings.log_format)
+        return asyncio.run(_serve(settings))
     except ConfigError as exc:
         sys.stderr.write(f"{exc}\n")
         return 2
-    configure_logging(settings.log_level, settings.log_format)
-    return asyncio.run(_serve(settings))
 
 
 async def _serve(settings: Settings) -> int:
@@ -173,6 +209,8 @@ async def _serve(settings: Settings) -> int:
     except OSError as exc:
         logger.critical("cannot listen on %s:%d: %s", settings.host, settings.port, exc.strerror)
         return 1
+    access: Access = app.extensions["access"]
+    logger.info("API_KEY is not set: anybody who reaches the port is served" if access.is_open else "a key is asked for")
     logger.info("loading the networks; once they are ready, try: %s", TRY_IT.format(port=settings.port))
     await serve(app, server_config, shutdown_trigger=service.drained)
     if service.failure:

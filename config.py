@@ -72,6 +72,10 @@ class Settings:
     webhook_secret: str = _setting("", "base64 of the 24 to 64 bytes that sign webhooks; empty: unsigned", secret=True)
     webhook_allow_private: bool = _setting(False, "`True`: webhooks may go to your own network, and to this machine")
 
+    api_key: str = _setting("", "keys, with commas, one of which every request but /health must carry", secret=True)
+    api_key_file: str = _setting("", "file with such keys, one a line, read once at the start")
+    cors_origins: str = _setting("", "origins whose pages may use the service from a browser, with commas, or `*`")
+
     registry_url: str = _setting("", "URL to which heartbeats are posted; empty: none are sent", secret=True)
     registry_token: str = _setting("", "bearer token of the heartbeats", secret=True)
     heartbeat_seconds: float = _setting(30.0, "time between two heartbeats, in seconds", minimum=0.01)
@@ -91,6 +95,8 @@ class Settings:
         settings = cls(**given)
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", settings.device):
             raise ConfigError(f"DEVICE must be auto, cpu, cuda or cuda:N, not {settings.device!r}")
+        if not re.fullmatch(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+(%\w+)?", settings.host):
+            raise ConfigError(f"HOST must be an address (0.0.0.0, ::) or the name of a host, not {settings.host!r}")
         _one_of("LOG_LEVEL", settings.log_level, ("DEBUG", "INFO", "WARNING", "ERROR"))
         _one_of("LOG_FORMAT", settings.log_format, ("text", "json"))
         _one_of("PRECISION", settings.precision, ("auto", "fp32", "bf16", "fp16"))

@@ -24,6 +24,8 @@ from device_queue import DeviceQueue, Job
 from errors import JobCancelled
 from images import Picture, decode_image, encode_image
 from logs import Values
+from metrics import Metrics
+from stopwatch import Stopwatch
 from upscale import Plan, Size, Upscaled, Upscaler, plan_upscale
 from utility import IO_THREADS, IOThreads
 
@@ -37,6 +39,7 @@ class Answer:
     data: bytes
     fields: dict[str, object]
     device_seconds: float
+    queue_seconds: float = 0.0
 
     @property
     def values(self) -> Values:
@@ -48,7 +51,9 @@ class Answer:
             format=self.fields["format"],
             passes=self.fields["upscaling_strategy"],
             faces=self.fields["faces_detected"],
+            queue_seconds=round(self.queue_seconds, 3),
             device_seconds=round(self.device_seconds, 3),
+            cached=self.fields.get("cached", False),
         )
 
     @property
@@ -145,6 +150,10 @@ class Ticket:
         return replace(made, fields={**made.fields, "warnings": warnings, "cached": self._cached})
 
 
+def _pixels(size: Size) -> int:
+    return size.width * size.height
+
+
 def _decode_warnings(image: bytes) -> list[str]:
     """The pixels are decoded too, and dropped in this thread: only that tells whether the file is whole."""
     return decode_image(image)[1]
@@ -172,10 +181,11 @@ def plan_order(order: Order) -> Plan:
 class Dispatcher:
     """Takes orders in and sees to it that they are made. All its methods are called on the event loop."""
 
-    def __init__(self, queue: DeviceQueue, cache: ResultCache, io: IOThreads) -> None:
+    def __init__(self, queue: DeviceQueue, cache: ResultCache, io: IOThreads, metrics: Metrics) -> None:
         self.cache = cache
         self._queue = queue
         self._io = io
+        self._metrics = metrics
         self._decoding = asyncio.Semaphore(IO_THREADS)  # pictures in memory that have no place in the queue yet
         self._makings: dict[str, _Making] = {}  # by their key
 
@@ -190,13 +200,18 @@ class Dispatcher:
         """
         plan = plan_order(order)
         async with self._decoding:
-            picture, decode_warnings = await self._io.run(decode_image, order.image)
+            watch = Stopwatch()
+            with watch.stage("decode"):
+                picture, decode_warnings = await self._io.run(decode_image, order.image)
+            self._metrics.count_stages(watch.seconds)
             key = await self._io.run(key_of, picture, order, upscaler.identity)
             making = self._shared(key)
             if making is None and (answer := await self._io.run(self._recall, key)):
                 making = _made_before(answer)
             making = making or self._shared(key)  # it may have begun meanwhile
             cached = making is not None
+            if cached:
+                self._metrics.count_cache_hit()
             if making is None:
                 making = self._start(key, order, plan, picture, upscaler, deadline)
         return Ticket(making, self._queue, deadline, (*order.warnings, *decode_warnings), cached=cached)
@@ -256,12 +271,19 @@ class Dispatcher:
     async def _make(
         self, key: str, plan: Plan, image_format: str, quality: int, job: Job, run: Callable[[], Upscaled]
     ) -> Answer:
-        upscaled = await self._queue.run(job, run)
-        data, encode_warnings = await self._io.run(encode_image, upscaled.picture, image_format, quality)
+        watch = Stopwatch()
+        with watch.stage("queue"):
+            upscaled = await self._queue.run(job, run)
+        watch.seconds["queue"] -= job.seconds
+        with watch.stage("encode"):
+            data, encode_warnings = await self._io.run(encode_image, upscaled.picture, image_format, quality)
         told = _told(plan, upscaled, image_format, encode_warnings)
-        path, save_warnings = await self._save(key, data, EXTENSIONS[image_format], told)
+        with watch.stage("save"):
+            path, save_warnings = await self._save(key, data, EXTENSIONS[image_format], told)
+        self._metrics.count_stages(watch.seconds | upscaled.seconds)
+        self._metrics.count_upscale(_pixels(plan.original), _pixels(plan.output), len(upscaled.faces))
         fields = {**told, "file_path": path, "warnings": [*cast(list[str], told["warnings"]), *save_warnings]}
-        return Answer(data, fields, job.seconds)
+        return Answer(data, fields, job.seconds, watch.seconds["queue"])
 
     async def _save(self, key: str, data: bytes, extension: str, told: dict[str, object]) -> tuple[str, list[str]]:
         """The path of the saved result; empty, with a warning, where the disk would not have it."""

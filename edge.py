@@ -38,6 +38,8 @@ OVERLOADED = "upscale.overloaded"  # in a scope: its body had no room
 CLIENT_GONE = 499  # nobody gets to see it; nginx, too, logs this for a client that did not wait for its answer
 DEFECT = 500  # what the server answers where the framework does not
 
+Count = Callable[[str, str, int, str, float], None]  # of a request: method, route, status, code, seconds
+
 
 class Edge:
     """The outermost layer of the application.
@@ -46,10 +48,11 @@ class Edge:
     """
 
     def __init__(
-        self, app: ASGIFramework, in_flight: Callable[[], AbstractContextManager[None]], bodies_max_bytes: int
+        self, app: ASGIFramework, in_flight: Callable[[], AbstractContextManager[None]], bodies_max_bytes: int, count: Count
     ) -> None:
         self._app = app
         self._in_flight = in_flight
+        self._count = count
         self._bodies = BodyBudget(bodies_max_bytes)
 
     async def __call__(self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
@@ -74,7 +77,36 @@ class Edge:
             raise
         finally:
             self._bodies.held_bytes -= exchange.held_bytes
-            _log(scope, notes, exchange)
+            self._note(scope, notes, exchange)
+
+    def _note(self, scope: HTTPScope, notes: RequestNotes, exchange: _Exchange) -> None:
+        seconds, code = exchange.seconds, exchange.outcome or notes.code
+        self._count(scope["method"], notes.route, exchange.status, code, seconds)
+        line = Values(
+            message="request",
+            method=scope["method"][:LOGGED_PATH_CHARACTERS],
+            path=notes.route or scope["path"][:LOGGED_PATH_CHARACTERS],  # a route holds no name of a result
+            status=exchange.status,
+            code=code,
+            seconds=round(seconds, 3),
+            bytes_in=exchange.bytes_in,
+            bytes_out=exchange.bytes_out,
+            **notes.values,
+        )
+        logger.info(line)
+
+
+def note_lost_connection(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """An exception handler for the event loop: a connection that broke or was cut is one line at DEBUG, and no traceback.
+
+    The server awaits the end of a connection's transport and lets whatever ended it pass; its request has its line already.
+    """
+    error = context.get("exception")
+    of_connection = any(name in context["message"] for name in ("client_connected_cb", "StreamReaderProtocol"))
+    if of_connection and isinstance(error, OSError | asyncio.CancelledError):
+        logger.debug("a connection ended: %r", error)
+    else:
+        loop.default_exception_handler(context)
 
 
 def _request_id_of(scope: HTTPScope) -> str:
@@ -92,21 +124,6 @@ def _path_of(target: str) -> str:
     The framework answers 500 to `?x` and to `http://[x/`.
     """
     return target if target.startswith("/") else "/" + re.sub(r"^https?://[^/]*/?", "", target)
-
-
-def _log(scope: HTTPScope, notes: RequestNotes, exchange: _Exchange) -> None:
-    line = Values(
-        message="request",
-        method=scope["method"][:LOGGED_PATH_CHARACTERS],
-        path=notes.route or scope["path"][:LOGGED_PATH_CHARACTERS],  # a route holds no name of a result
-        status=exchange.status,
-        code=exchange.outcome or notes.code,
-        seconds=round(exchange.seconds, 3),
-        bytes_in=exchange.bytes_in,
-        bytes_out=exchange.bytes_out,
-        **notes.values,
-    )
-    logger.info(line)
 
 
 @dataclass

@@ -23,6 +23,7 @@
     ├── FileNotFound                404  not_found
     ├── JobNotFound                 404  not_found
     ├── NotAcceptable               406  not_acceptable
+    ├── Unauthorized                401  unauthorized
     ├── BodyTimeout                 408  body_timeout
     ├── JobConflict                 409  job_conflict
     ├── ResultExpired               410  result_expired
@@ -188,6 +189,11 @@ class ResultExpired(ServiceError):
 
     status = 410
     code = "result_expired"
+
+
+class Unauthorized(ServiceError):
+    status = 401
+    code = "unauthorized"
 
 
 class BodyTimeout(ServiceError):

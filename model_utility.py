@@ -113,6 +113,10 @@ class Device:
     memory_bytes: int
     warning: str = ""
 
+    def allocated_bytes(self) -> int | None:
+        """Memory of the GPU that tensors hold now; None on a CPU."""
+        return torch.cuda.memory_allocated(self.torch_device) if self.torch_device.type == "cuda" else None
+
     @property
     def precision(self) -> str:
         return next(name for name, dtype in DTYPES.items() if dtype is self.dtype)

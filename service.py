@@ -24,6 +24,7 @@ from device_queue import DeviceQueue, Job
 from dispatch import Answer, Dispatcher, Ticket
 from errors import JobCancelled, ModelsLoading, ShuttingDown
 from heartbeat import Heartbeat
+from metrics import Metrics, Now
 from upscale import Upscaler, load_upscaler, max_input_px
 from utility import IOThreads, ResultStore
 
@@ -54,8 +55,9 @@ class Service:
         self.store = ResultStore(settings.output_dir, settings.retention_seconds, settings.output_max_bytes)
         self.failure: Exception | None = None
         self.io = IOThreads()
+        self.metrics = Metrics(self._now)
         self._queue = DeviceQueue(settings.queue_limit)
-        self._dispatcher = Dispatcher(self._queue, ResultCache(self.store), self.io)
+        self._dispatcher = Dispatcher(self._queue, ResultCache(self.store), self.io, self.metrics)
         self._load = load
         self._upscaler: Upscaler | None = None
         self._heartbeat = Heartbeat(settings, self._describe) if settings.registry_url else None
@@ -127,6 +129,12 @@ class Service:
                 break
 
     async def _sweep_forever(self) -> None:
+        try:
+            await self.io.run(self.store.check_writable)
+        except OSError as exc:
+            logger.warning(
+                "OUTPUT_DIR %s cannot be written: %s; answers will hold the result alone", self.store.folder, exc.strerror
+            )
         while not self._stop.is_set():
             try:
                 removed = await self.io.run(self.store.sweep, time.time())
@@ -169,6 +177,13 @@ class Service:
     def _describe(self) -> dict[str, object]:
         device = f"{self._upscaler.device}, {self._upscaler.precision}" if self._upscaler else None
         return {"status": self.state, "queue": self._queue.describe(), "device": device, "version": VERSION}
+
+    def _now(self) -> Now:
+        age_seconds = self._heartbeat.seconds_since_success if self._heartbeat else None
+        queue = self._queue.running, self._queue.waiting, self._queue.limit
+        if self._upscaler is None:
+            return Now(*queue, age_seconds)
+        return Now(*queue, age_seconds, self._upscaler.allocated_bytes(), self._upscaler.device, self._upscaler.precision)
 
     def _models(self) -> dict[str, dict[str, object]]:
         if self._upscaler is None:

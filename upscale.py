@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import pickle
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ from PIL import Image
 from config import TARGET_PX, Settings
 from errors import ImageTooLarge, ModelUnavailable
 from images import Picture
+from stopwatch import Stopwatch
 from weights.manifest import WeightFile, read_manifest, sha256_of
 
 if TYPE_CHECKING:  # both import torch, which takes seconds: the server answers /health before that
@@ -158,6 +160,7 @@ class Upscaled:
     faces: tuple[Box, ...]  # found on the input
     faces_enhanced: bool
     warnings: tuple[str, ...]
+    seconds: dict[str, float]  # by stage: detect, pass_1, pass_2, …, faces
 
 
 @dataclass
@@ -170,6 +173,7 @@ class Upscaler:
     models: dict[str, ModelStatus] = field(default_factory=dict)
     device: str = "cpu"
     precision: str = "fp32"
+    allocated_bytes: Callable[[], int | None] = lambda: None  # of the device's own memory, where it has one
 
     @property
     def identity(self) -> str:
@@ -229,20 +233,24 @@ class Upscaler:
             ModelUnavailable: the plan's network is not loaded.
         """
         resolver = self._resolver(plan.model)
-        faces, warnings = self._find_faces(picture, advance) if enhance_faces else ([], [])
+        watch = Stopwatch()
+        with watch.stage("detect"):
+            faces, warnings = self._find_faces(picture, advance) if enhance_faces else ([], [])
         if faces and face_strength and self.restorer:
             expect(self.restorer.flops(len(faces)))
         enlarged, restored = picture, False
-        for scale in plan.passes:
-            enlarged = _enlarge(resolver, enlarged, scale, advance)
+        for number, scale in enumerate(plan.passes, start=1):
+            with watch.stage(f"pass_{number}"):
+                enlarged = _enlarge(resolver, enlarged, scale, advance)
             if faces and face_strength and self.restorer and not restored:
-                pasted = _paste_faces(self.restorer, enlarged, picture, faces, face_strength, advance)
+                with watch.stage("faces"):
+                    pasted = _paste_faces(self.restorer, enlarged, picture, faces, face_strength, advance)
                 enlarged = replace(enlarged, pixels=pasted)
                 restored = True
         if restored and self.restorer and not self.restorer.has_outline:
             warnings.append(f"Faces were pasted with a square soft mask: {self.models['face_parsing'].reason}.")
         boxes = tuple(_clipped(face.box, plan.original) for face in faces)
-        return Upscaled(_shrink(enlarged, plan.output), boxes, restored, (*plan.warnings, *warnings))
+        return Upscaled(_shrink(enlarged, plan.output), boxes, restored, (*plan.warnings, *warnings), watch.seconds)
 
     def warm_up(self, side_px: int, advance: Advance) -> None:
         """One pass, so that the first request is not the slow one and the device's rate is known."""
@@ -340,7 +348,7 @@ def load_upscaler(settings: Settings) -> Upscaler:
     parser = weights.load("face_parsing", "parsing_parsenet.pth")
     if (gfpgan := weights.load("face_restoration", "GFPGANv1.4.pth")) is not None:
         restorer = FaceRestorer.load(gfpgan, parser, device)
-    return Upscaler(resolvers, detector, restorer, weights.status, str(device), device.precision)
+    return Upscaler(resolvers, detector, restorer, weights.status, str(device), device.precision, device.allocated_bytes)
 
 
 class _Weights:

@@ -109,6 +109,14 @@ class ResultStore:
         write_whole(path, data, unfinished=path.with_suffix(".part"))
         return path
 
+    def check_writable(self) -> None:
+        """Try what `save` will do.
+
+        Raises:
+            OSError: it will fail.
+        """
+        self.save(b"", "png").unlink()
+
     def find(self, name: str) -> Path:
         """The path of a result.
 

@@ -8,7 +8,7 @@ import importlib.util
 import sys
 
 NETWORKS = ("torch", "torchvision", "scipy", "tqdm", "yaml", "requests")
-SERVICE = ("quart", "hypercorn", "httpx", "orjson", "pybase64", "numpy", "PIL")
+SERVICE = ("quart", "hypercorn", "httpx", "orjson", "pybase64", "prometheus_client", "numpy", "PIL")
 FOUND = ("basicsr", "facexlib", "gfpgan", "realesrgan")  # model_utility.py imports them, behind its shim
 
 

@@ -29,6 +29,9 @@ RIGHT = {
     "DRAIN_SECONDS": ("1e2", 100.0),
     "WEBHOOK_SECRET": ("whsec_" + "QUJD" * 8, "whsec_" + "QUJD" * 8),
     "WEBHOOK_ALLOW_PRIVATE": ("True", True),
+    "API_KEY": ("one,two", "one,two"),
+    "API_KEY_FILE": ("keys", "keys"),
+    "CORS_ORIGINS": ("*", "*"),
     "REGISTRY_URL": ("http://registry", "http://registry"),
     "REGISTRY_TOKEN": ("token", "token"),
     "HEARTBEAT_SECONDS": ("10", 10.0),
@@ -39,6 +42,8 @@ RIGHT = {
 }
 
 WRONG = [
+    ("HOST", "http://0.0.0.0", "an address"),
+    ("HOST", "[::]", "an address"),
     ("PORT", "http", "a whole number"),
     ("PORT", "1.5", "a whole number"),
     ("PORT", "0", "from 1 to 65535"),
@@ -83,7 +88,8 @@ def test_a_wrong_value_is_refused_with_the_name_and_what_would_be_right(name: st
 
 
 def test_secrets_are_in_no_repr() -> None:
-    settings = Settings(registry_url="http://user:password@registry", registry_token="token-value")
+    settings = Settings(registry_url="http://user:password@registry", registry_token="token-value", api_key="key-value")
+    assert "key-value" not in repr(settings)
     assert "password" not in repr(settings)
     assert "token-value" not in repr(settings)
 

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from config import Settings
+from config import MIB, Settings
 from logs import LineFormatter, Values, begin_request, current_request, in_this_context
 from tests.conftest import FakeResolver, b64, encode, fake_upscaler, post, ready, sample_crop, send_raw, serving, until
 
@@ -111,6 +111,7 @@ async def test_an_upscale_is_one_line_with_what_was_done(client: httpx.AsyncClie
     answer = await client.post("/upscale", content=body, headers={"Content-Type": "application/json"})
     line = await log.request("/upscale")
     assert line.pop("time")
+    assert 0 <= line.pop("queue_seconds") < 10
     assert 0 <= line.pop("device_seconds") <= line.pop("seconds")
     assert line == {
         "level": "INFO",
@@ -127,6 +128,7 @@ async def test_an_upscale_is_one_line_with_what_was_done(client: httpx.AsyncClie
         "format": "png",
         "passes": [4, 4, 2],
         "faces": 0,
+        "cached": False,
     }
 
 
@@ -172,6 +174,29 @@ async def test_a_client_that_leaves_is_one_line(settings: Settings, log: Log) ->
         line = await log.request("/upscale")
         resolver.gate.set()
     assert (line["status"], line["code"], line["bytes_out"]) == (499, "client_gone", 0)
+
+
+@pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning"
+)  # the framework leaves the file to the collector
+async def test_a_client_that_takes_nothing_more_is_one_line(settings: Settings, log: Log) -> None:
+    settings.output_dir.mkdir()
+    with (settings.output_dir / f"{'0' * 32}.png").open("wb") as file:
+        file.truncate(50 * MIB)
+    async with serving(settings, lambda _: fake_upscaler(), stall_seconds=0.5) as (client, _):
+        await ready(client)
+        _, writer = await send_raw(settings.port, f"GET /files/{'0' * 32}.png HTTP/1.1\r\nHost: test\r\n\r\n".encode())
+        writer.transport.pause_reading()  # type: ignore[attr-defined]
+        line = await log.request("/files/<name>")
+    writer.close()
+    assert (line["status"], line["code"]) == (200, "client_gone")
+    assert 0 < line["bytes_out"] < 50 * MIB
+    assert [line for line in log.lines if line["level"] in ("WARNING", "ERROR") or "exception" in line] == []
+
+
+async def test_other_errors_of_the_event_loop_are_logged_as_ever(client: httpx.AsyncClient, log: Log) -> None:
+    asyncio.get_running_loop().call_exception_handler({"message": "a task failed", "exception": OSError("of a disk")})
+    assert [line["message"] for line in log.lines if line["level"] == "ERROR"] == ["a task failed"]
 
 
 # its id

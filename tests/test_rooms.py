@@ -19,6 +19,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "containers": {"config", "errors"},
     "images": {"config", "errors", "containers"},
     "logs": set(),
+    "stopwatch": set(),
+    "metrics": {"config"},
     "utility": {"config", "errors", "logs"},
     "contract": {"config", "errors", "images", "utility"},
     "weights.manifest": set(),
@@ -27,18 +29,20 @@ MAY_IMPORT: dict[str, set[str]] = {
     "weights.fetch": {"config", "weights.manifest", "weights.download", "weights.convert"},
     "model_utility": {"config"},
     "faces": {"model_utility"},
-    "upscale": {"config", "errors", "images", "weights.manifest", "faces", "model_utility"},
+    "upscale": {"stopwatch", "config", "errors", "images", "weights.manifest", "faces", "model_utility"},
     "heartbeat": {"config"},
     "deadline": {"errors"},
     "device_thread": {"logs"},
     "device_queue": {"errors", "device_thread"},
     "cache": {"config", "errors", "images", "utility", "contract"},
-    "dispatch": {"config", "errors", "logs", "images", "utility", "contract", "upscale", "cache", "deadline", "device_queue"},
+    "dispatch": {"config", "errors", "logs", "images", "utility", "contract", "upscale", "cache", "deadline", "device_queue"}
+    | {"metrics", "stopwatch"},
     "service": {"config", "errors", "utility", "contract", "upscale", "heartbeat"}
-    | {"cache", "deadline", "device_queue", "dispatch"},
+    | {"cache", "deadline", "device_queue", "dispatch", "metrics"},
     "job_store": {"errors"},
     "webhook": {"config", "errors", "heartbeat"},
     "jobs": {"errors", "logs", "contract", "dispatch", "service", "job_store", "webhook"},
+    "access": {"config"},
     "edge": {"logs"},
     "bodies": {"config", "contract", "edge", "errors"},
     "schemas": {"config", "contract"},
@@ -49,7 +53,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "pages": {"errors"},
     "job_answers": {"jobs", "answers"},
     "app": {"config", "errors", "logs", "service", "dispatch", "upscale"}
-    | {"deadline", "edge", "bodies", "answers", "jobs", "pages", "job_answers", "api_docs"},
+    | {"access", "metrics", "deadline", "edge", "bodies", "answers", "jobs", "pages", "job_answers", "api_docs"},
 }
 # Heavy or all-embracing packages, and the only rooms that know them.
 ONLY_IN = {
@@ -58,6 +62,7 @@ ONLY_IN = {
     "basicsr": {"model_utility", "faces"},
     "facexlib": {"faces"},
     "gfpgan": {"faces"},
+    "prometheus_client": {"metrics"},
     "quart": {"pages", "app", "bodies", "api_docs", "answers", "job_answers"},
     "hypercorn": {"app", "edge"},
     "werkzeug": {"bodies", "answers", "job_answers"},
