@@ -14,7 +14,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import cast
 
-from hypercorn.asyncio import serve
 from hypercorn.config import Config
 from hypercorn.typing import ASGIFramework
 from quart import Quart, Response, g, request, send_file
@@ -25,6 +24,7 @@ from answers import RESULT_HEADERS, add_error_handlers, image_response, json_ans
 from api_docs import add_api_docs
 from bodies import UpscaleRequest, read_submission
 from config import MAX_BODY_BYTES, ConfigError, Settings
+from connections import serve
 from deadline import TIMEOUT_HEADER, Deadline, parse_timeout
 from edge import Edge, note_lost_connection
 from errors import FileNotFound, Unauthorized

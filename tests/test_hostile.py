@@ -10,6 +10,7 @@ import struct
 import zlib
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from tests.conftest import (
     sample_crop,
     send_raw,
     serving,
+    until,
 )
 
 PICTURE = sample_crop(48, 32)
@@ -397,3 +399,22 @@ async def test_a_target_may_be_a_whole_url(client: httpx.AsyncClient, settings: 
     )
     assert (await reader.read()).startswith(b"HTTP/1.1 200 ")
     writer.close()
+
+
+async def test_a_connection_that_its_client_has_closed_is_closed(client: httpx.AsyncClient, settings: Settings) -> None:
+    for request in (b"", b"GET /heal", b"GET /health HTTP/1.1\r\nHost: test\r\n\r\n", post(b"{}")):
+        before = open_files()
+        connections = [await send_raw(settings.port, request) for _ in range(10)]
+        for reader, writer in connections:
+            if request.endswith((b"\n", b"{}")):
+                await reader.readuntil(b"}")
+            writer.close()
+        await until(partial(has_at_most, before))
+
+
+def has_at_most(count: int) -> bool:
+    return open_files() <= count
+
+
+def open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
