@@ -21,6 +21,7 @@ import images
 from config import MAX_IMAGE_BYTES
 from errors import AnimatedImage, BadRequest, BrokenImage, FileTooLarge, NotAnImage, TooManyPixels, UnsupportedFormat
 from images import Picture, decode_image, encode_image, read_header
+from tests.mutations import mutated_file
 
 Array = NDArray[np.uint8]
 H, W = 17, 24
@@ -621,39 +622,6 @@ def seeds() -> list[bytes]:
     return files
 
 
-def mutated(data: bytes, rng: random.Random) -> bytes:
-    result = bytearray(data)
-    for _ in range(rng.randint(1, 4)):
-        # Most of what a decoder believes stands in the first bytes.
-        at = rng.randrange(min(len(result), rng.choice([40, 200, 10**9])) or 1)
-        match rng.randrange(4):
-            case 0:
-                result[at : at + 1] = bytes([rng.randrange(256)])
-            case 1:
-                result[at : at + 4] = rng.choice([b"\0\0\0\0", b"\xff\xff\xff\xff", rng.randbytes(4)])
-            case 2:
-                result[at:at] = rng.randbytes(rng.randint(1, 20))
-            case 3:
-                del result[at : at + rng.choice([1, 4, 50])]
-    if rng.random() < 0.1:
-        del result[rng.randrange(len(result) or 1) :]
-    return with_right_checksums(bytes(result)) if rng.random() < 0.8 else bytes(result)
-
-
-def with_right_checksums(data: bytes) -> bytes:
-    """Of a mutated PNG, so that it is not the checksum alone that stops it."""
-    if not data.startswith(containers.PNG_SIGNATURE):
-        return data
-    result, position = bytearray(data), 8
-    while position + 12 <= len(data):
-        end = position + 8 + int.from_bytes(data[position : position + 4], "big")
-        if end + 4 > len(data):
-            break
-        result[end : end + 4] = struct.pack(">I", zlib.crc32(data[position + 4 : end]))
-        position = end + 4
-    return bytes(result)
-
-
 def outcome(function: Callable[[bytes], Any], data: bytes) -> Any:
     try:
         return function(data)
@@ -666,7 +634,7 @@ def test_damaged_files_give_a_picture_or_a_refusal_and_nothing_else() -> None:
     rng = random.Random(7)  # noqa: S311
     files = seeds()
     for turn in range(25 * len(files)):
-        data = mutated(files[turn % len(files)], rng)
+        data = mutated_file(files[turn % len(files)], rng)
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             header, decoded = outcome(read_header, data), outcome(decode_image, data)
