@@ -4,7 +4,7 @@
 python := .venv/bin/python
 setup  := PYTHON="$(PYTHON)" requirements/setup.sh
 
-.PHONY: help setup weights run test test-page demo screenshots bench audit
+.PHONY: help setup weights run test test-page demo screenshots bench audit soak
 help:     ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile
 
@@ -45,3 +45,6 @@ bench:    ## measure the README's figures (QUICK=1: three minutes, small picture
 	@$(setup) --bench
 	@$(python) -m weights.fetch
 	@$(python) -m bench $(if $(QUICK),--quick) $(ARGS)
+
+soak: weights   ## and keep it under every kind of load for SECONDS=600, see that nothing grows, and write docs/soak.md
+	@$(python) -m bench.soak $(SECONDS)

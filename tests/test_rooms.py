@@ -53,7 +53,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "cli": {"config", "errors", "images", "utility", "contract", "upscale"},
     "pages": {"errors"},
     "job_answers": {"jobs", "answers"},
-    "app": {"config", "errors", "logs", "service", "dispatch", "upscale"}
+    "app": {"config", "connections", "errors", "logs", "service", "dispatch", "upscale"}
     | {"access", "metrics", "deadline", "edge", "bodies", "answers", "jobs", "pages", "job_answers", "api_docs"},
 }
 # Heavy or all-embracing packages, and the only rooms that know them.
