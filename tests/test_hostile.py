@@ -364,7 +364,7 @@ GARBAGE = {
     "a length and chunks": b"POST / HTTP/1.1\r\nHost: test\r\nContent-Length: x\r\nTransfer-Encoding: chunked\r\n\r\n",
     "an unknown coding": b"POST /upscale HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: gzip\r\n\r\n",
     "a broken chunk": post(b"").replace(b"Content-Length: 0", b"Transfer-Encoding: chunked") + b"zz\r\n",
-    "a target without path": b"GET ?x HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n",
+    "a target without path": b"DELETE ?x HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n",
     "a broken URL": b"GET http://[x/nowhere HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n",
     "a broken URL alone": b"GET http://[x HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n",
     "an authority": b"CONNECT example.org:443 HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n",
