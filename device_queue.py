@@ -9,16 +9,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import logging
 import math
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any, TypeVar
 
-from device_thread import DeviceThread, DeviceThreadDied
 from errors import DeadlineExceeded, JobCancelled, QueueFull
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -26,6 +28,14 @@ SHORT_SHARE = 0.25  # of what is left of the running job: a job of at most that 
 NEXT_REQUEST_SECONDS = 1.0  # of the device's time: the request whose wait `wait_seconds` tells
 MAX_RETRY_SECONDS = 600  # beyond that, no prediction is worth waiting for
 MEMORY_OF_RATE = 0.7  # what a measurement still weighs after the next
+WATCH_SECONDS = 1.0  # between two looks at whether the device's thread still lives
+
+
+class DeviceThreadDied(RuntimeError):
+    """The thread was ended in the middle of a job.
+
+    A plain error: what ends a thread must not end the event loop that hears of it.
+    """
 
 
 class Job:
@@ -98,7 +108,8 @@ class DeviceQueue:
         self._jobs: list[Job] = []
         self._waiting: dict[Job, Callable[[], Any]] = {}  # in order, for the device's thread
         self._lock = threading.Lock()  # of these
-        self._executor = DeviceThread("device_0")
+        self._thread: threading.Thread | None = None
+        self._executor = self._start_thread()
 
     # admission
 
@@ -220,8 +231,33 @@ class DeviceQueue:
         with self._lock:
             self._waiting[job] = partial(contextvars.copy_context().run, function)  # for its log lines
         self._executor.submit(self._run_next)
-        result: T = await asyncio.wrap_future(job.future)
-        return result
+        answer: asyncio.Future[T] = asyncio.wrap_future(job.future)
+        try:
+            while not (await asyncio.wait({answer}, timeout=WATCH_SECONDS))[0]:
+                self._watch_thread(job)
+            return await answer
+        finally:
+            answer.cancel()
+
+    def _start_thread(self) -> ThreadPoolExecutor:
+        def note_thread() -> None:
+            self._thread = threading.current_thread()
+
+        return ThreadPoolExecutor(1, thread_name_prefix="device", initializer=note_thread)
+
+    def _watch_thread(self, job: Job) -> None:
+        """Replace a thread that has died, with what it had taken: the executor takes it for a busy one for ever."""
+        if self._thread is None or self._thread.is_alive():
+            return
+        logger.error("the device's thread died; another takes its place")
+        for each in {job, *self._jobs} - self._waiting.keys():
+            if each.future and not each.future.done():
+                each.future.set_exception(DeviceThreadDied("It ended with this job in its hands."))
+        self._thread = None
+        self._executor.shutdown(wait=False)
+        self._executor = self._start_thread()
+        for _ in range(len(self._waiting)):
+            self._executor.submit(self._run_next)
 
     def _run_next(self, most_work: float = math.inf) -> bool:
         """Run the first that waits and has at most that work; False if there is none."""

@@ -32,8 +32,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "upscale": {"stopwatch", "config", "errors", "images", "weights.manifest", "faces", "model_utility"},
     "heartbeat": {"config"},
     "deadline": {"errors"},
-    "device_thread": {"logs"},
-    "device_queue": {"errors", "device_thread"},
+    "device_queue": {"errors"},
     "cache": {"config", "errors", "images", "utility", "contract"},
     "dispatch": {"config", "errors", "logs", "images", "utility", "contract", "upscale", "cache", "deadline", "device_queue"}
     | {"metrics", "stopwatch"},
