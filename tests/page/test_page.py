@@ -243,7 +243,8 @@ def test_one_to_one_shows_one_pixel_of_the_result_on_one_of_the_screen(page: Pag
 def test_faces_are_outlined_on_demand(browser: Browser, settings: Settings) -> None:
     upscaler = fake_upscaler()
     face = type("Face", (), {"box": (30.0, 15.0, 60.0, 45.0)})
-    upscaler.detector = type("OneFace", (), {"detect": staticmethod(lambda _image, *_: [face])})()
+    methods = {"detect": staticmethod(lambda *_: [face]), "flops": staticmethod(lambda *_: 0.0)}
+    upscaler.detector = type("OneFace", (), methods)()
     upscaler.restorer = None
     upscaler.models = {"face_restoration": ModelStatus(reason="GFPGANv1.4.pth is missing", remedy="Fetch it.")}
     with served(settings, lambda _: upscaler) as url, visit(browser, url) as page:
