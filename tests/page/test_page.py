@@ -328,6 +328,14 @@ def test_an_error_of_somebody_before_the_server_has_words_too(page: Page, status
     expect(page.locator("#problem")).to_contain_text(words)
 
 
+def test_with_a_key_the_browser_asks_for_it_and_the_page_just_works(browser: Browser, settings: Settings) -> None:
+    with served(replace(settings, api_key="the-key-of-this-house"), lambda _: fake_upscaler()) as url:
+        assert httpx.get(url).status_code == 401
+        with visit(browser, url, http_credentials={"username": "", "password": "the-key-of-this-house"}) as page:
+            upscale(page)
+            expect(page.get_by_role("slider", name="How much")).to_be_visible()
+
+
 # for everybody
 
 
