@@ -15,6 +15,7 @@ import httpx
 import numpy as np
 import pytest
 
+from bench.server import free_port
 from cache import ResultCache, key_of
 from config import Settings
 from contract import Order
@@ -142,7 +143,7 @@ async def test_what_is_damaged_or_gone_is_made_again(
 
 async def test_a_repeat_is_served_by_the_next_process_too(settings: Settings) -> None:
     answers = []
-    for port in (settings.port, settings.port + 1):
+    for port in (settings.port, free_port()):
         async with serving(replace(settings, port=port), lambda _: fake_upscaler()) as (client, _):
             await ready(client)
             answers.append((await upscale(client, encode(PIXELS))).json())

@@ -366,7 +366,7 @@ GARBAGE = {
     "a broken chunk": post(b"").replace(b"Content-Length: 0", b"Transfer-Encoding: chunked") + b"zz\r\n",
     "a target without path": b"DELETE ?x HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n",
     "a broken URL": b"GET http://[x/nowhere HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n",
-    "a broken URL alone": b"GET http://[x HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n",
+    "a broken URL alone": b"DELETE http://[x HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n",
     "an authority": b"CONNECT example.org:443 HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n",
     "a WebSocket": b"GET /upscale HTTP/1.1\r\nHost: test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
     b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n",
