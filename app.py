@@ -55,6 +55,7 @@ def create_app(settings: Settings, *, load: Callable[[Settings], Upscaler] = loa
     A test hands in its own `load`. The `Service` behind the application is `app.extensions["service"]`.
     """
     app = Quart(__name__, static_folder=None)
+    app.url_map.merge_slashes = False  # it would redirect to the host's name, which is not known here
     app.request_class = UpscaleRequest
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
     app.config["BODY_TIMEOUT"] = settings.body_timeout_seconds
@@ -68,7 +69,7 @@ def create_app(settings: Settings, *, load: Callable[[Settings], Upscaler] = loa
     access = app.extensions["access"] = Access(settings, (f"X-Upscale-{name}" for name in RESULT_HEADERS))
     _add_access(app, access)
     _add_routes(app, service, jobs)
-    _add_job_routes(app, jobs)
+    _add_job_routes(app, service, jobs)
     add_api_docs(app)
     add_page(app)
     add_error_handlers(app)
@@ -121,7 +122,7 @@ def _add_routes(app: Quart, service: Service, jobs: Jobs) -> None:
         async with deadline.enforced():
             submission = await read_submission()
         if prefers_async():
-            return accept_job(await jobs.create(submission, g.request_id))
+            return accept_job(await jobs.create(submission, g.request_id, deadline))
         async with deadline.enforced():
             answer = await service.upscale(submission, g.request_id, deadline)
         current_request().values |= answer.values
@@ -163,10 +164,13 @@ def _deadline(service: Service) -> Deadline:
     return Deadline.after(parse_timeout(request.headers.get(TIMEOUT_HEADER), service.settings.request_timeout_seconds))
 
 
-def _add_job_routes(app: Quart, jobs: Jobs) -> None:
+def _add_job_routes(app: Quart, service: Service, jobs: Jobs) -> None:
     @app.put("/jobs/<job_id>")
     async def put_job(job_id: str) -> Response:
-        job = await jobs.put(job_id, await read_submission(), g.request_id)
+        deadline = _deadline(service)
+        async with deadline.enforced():
+            submission = await read_submission()
+        job = await jobs.put(job_id, submission, g.request_id, deadline)
         if prefers_async() and not job["completed_at"]:
             return accept_job(job)
         return show_job(await jobs.wait(job_id))

@@ -97,7 +97,11 @@ def _parser() -> argparse.ArgumentParser:
 
 def _value(field: Field, text: str) -> Any:
     try:
-        return field.take_from({field.name: field.kind(text)})
+        value = field.kind(text)
+    except ValueError:
+        value = text  # whose field says what it should be
+    try:
+        return field.take_from({field.name: value})
     except ServiceError as exc:
         raise argparse.ArgumentTypeError(exc.message) from exc
 
@@ -185,7 +189,7 @@ def _run(tasks: list[_Task], options: argparse.Namespace, settings: Settings, lo
             with _bar(f"{task.source.name} {task.plan.original} → {task.plan.output}", work) as bar:
                 try:
                     _make(task, decoded, options, upscaler, _advance(bar, overall))
-                except (ServiceError, OSError, MemoryError) as exc:
+                except (ServiceError, OSError, MemoryError, RuntimeError) as exc:  # the last is torch's of no memory
                     _say_failure(task.source, exc)
                     failed += 1
             overall.update(done / sum(works) * 100 - overall.n)  # also past a picture that failed

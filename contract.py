@@ -85,7 +85,7 @@ class Field:
             raise OutOfRange(f"{self.name} must be {self.description}, not {value[:40]!r}.", field=self.name)
         if self.kind in (int, float) and not self.minimum <= value <= self.maximum:
             raise OutOfRange(f"{self.name} must be from {self.minimum:g} to {self.maximum:g}, not {value}.", field=self.name)
-        return value
+        return value + 0.0 if self.kind is float else value  # 1 and 1.0, 0 and -0.0, are the same order
 
     def _choose(self, value: str) -> str:
         chosen = value.lower() if self.any_case else value

@@ -25,6 +25,11 @@ class Deadline:
         """From now on."""
         return cls(seconds, asyncio.get_running_loop().time() + seconds)
 
+    @property
+    def seconds_left(self) -> float:
+        """From now; 0 where it has passed."""
+        return max(self.at - asyncio.get_running_loop().time(), 0.0)
+
     @asynccontextmanager
     async def enforced(self) -> AsyncIterator[None]:
         """Cancel what is within at the deadline.

@@ -66,6 +66,10 @@ class Job:
         self.give_way(self)
         self._check()
 
+    def clock(self) -> float:
+        """Seconds that stand still while shorter jobs run."""
+        return time.perf_counter() - self.given_seconds
+
     def expect(self, work: float) -> None:
         """Note that there is more to do than was known."""
         self.work += work
@@ -142,16 +146,16 @@ class DeviceQueue:
         wait, own = self._wait_seconds(job.work), self._seconds(job.work)
         if own > 2 * timeout_seconds:
             raise DeadlineExceeded(
-                f"This alone takes about {own:.0f} s here, and may take {timeout_seconds:g} s. Send a smaller image, "
-                "ask for a smaller target_resolution, or allow more time.",
+                f"This alone takes about {own:.0f} s here, and may take {round(timeout_seconds, 1):g} s. "
+                "Send a smaller image, ask for a smaller target_resolution, or allow more time.",
                 predicted_seconds=round(own, 1),
-                timeout_seconds=timeout_seconds,
+                timeout_seconds=round(timeout_seconds, 1),
             )
         allowed = timeout_seconds if own <= timeout_seconds else 2 * timeout_seconds  # predictions err
         if wait and wait + own > allowed:
             raise self._full(
                 f"About {wait:.0f} s of work stand before this request, which takes {own:.0f} s and may take "
-                f"{timeout_seconds:g} s in all. Try again later.",
+                f"{round(timeout_seconds, 1):g} s in all. Try again later.",
                 wait + own - allowed,
             )
         if len(self._jobs) > self.limit:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import cast
+from weakref import WeakValueDictionary
 
 from cache import ResultCache, key_of
 from config import EXTENSIONS
@@ -40,6 +41,7 @@ class Answer:
     fields: dict[str, object]
     device_seconds: float
     queue_seconds: float = 0.0
+    origin: Answer | None = None  # what this was made from; whoever has this keeps that
 
     @property
     def values(self) -> Values:
@@ -147,7 +149,7 @@ class Ticket:
 
     def _own(self, made: Answer) -> Answer:
         warnings = [*self._warnings, *cast(list[str], made.fields["warnings"])]
-        return replace(made, fields={**made.fields, "warnings": warnings, "cached": self._cached})
+        return replace(made, fields={**made.fields, "warnings": warnings, "cached": self._cached}, origin=made)
 
 
 def _pixels(size: Size) -> int:
@@ -188,6 +190,7 @@ class Dispatcher:
         self._metrics = metrics
         self._decoding = asyncio.Semaphore(IO_THREADS)  # pictures in memory that have no place in the queue yet
         self._makings: dict[str, _Making] = {}  # by their key
+        self._recalled: WeakValueDictionary[str, Answer] = WeakValueDictionary()  # in memory once, for all who still read it
 
     async def submit(self, order: Order, upscaler: Upscaler, deadline: Deadline) -> Ticket:
         """Take an order in, and return without waiting for its answer.
@@ -226,7 +229,7 @@ class Dispatcher:
         async with self._decoding:
             decode_warnings = await self._io.run(_decode_warnings, order.image)
         job = Job(upscaler.work(plan, order.header.has_alpha, order.enhance_faces))
-        self._queue.check(job, deadline.seconds)
+        self._queue.check(job, deadline.seconds_left)
         own_seconds, queue_seconds = self._queue.forecast(job)
         return {
             "success": True,
@@ -244,15 +247,18 @@ class Dispatcher:
         return making if making and making.tickets else None
 
     def _recall(self, key: str) -> Answer | None:
+        if answer := self._recalled.get(key):
+            return answer
         if found := self.cache.find(key):
             path, data, told = found
-            return Answer(data, {**told, "file_path": str(path)}, device_seconds=0.0)
+            return self._recalled.setdefault(key, Answer(data, {**told, "file_path": str(path)}, device_seconds=0.0))
         return None
 
     def _start(self, key: str, order: Order, plan: Plan, picture: Picture, upscaler: Upscaler, deadline: Deadline) -> _Making:
         job = Job(upscaler.work(plan, order.header.has_alpha, order.enhance_faces))
-        self._queue.admit(job, deadline.seconds)
-        run = partial(upscaler.upscale, picture, plan, order.enhance_faces, job.advance, order.face_strength, job.expect)
+        self._queue.admit(job, deadline.seconds_left)
+        strength = order.face_strength
+        run = partial(upscaler.upscale, picture, plan, order.enhance_faces, job.advance, strength, job.expect, job.clock)
         task = asyncio.create_task(self._make(key, plan, order.output_format, order.quality, job, run))
         making = self._makings[key] = _Making(job, task)
         task.add_done_callback(partial(self._made, key, making))
@@ -279,15 +285,16 @@ class Dispatcher:
             data, encode_warnings = await self._io.run(encode_image, upscaled.picture, image_format, quality)
         told = _told(plan, upscaled, image_format, encode_warnings)
         with watch.stage("save"):
-            path, save_warnings = await self._save(key, data, EXTENSIONS[image_format], told)
+            path, save_warnings = await self._save(key if upscaled.is_usual else None, data, EXTENSIONS[image_format], told)
         self._metrics.count_stages(watch.seconds | upscaled.seconds)
         self._metrics.count_upscale(_pixels(plan.original), _pixels(plan.output), len(upscaled.faces))
         fields = {**told, "file_path": path, "warnings": [*cast(list[str], told["warnings"]), *save_warnings]}
         return Answer(data, fields, job.seconds, watch.seconds["queue"])
 
-    async def _save(self, key: str, data: bytes, extension: str, told: dict[str, object]) -> tuple[str, list[str]]:
-        """The path of the saved result; empty, with a warning, where the disk would not have it."""
-        saving: Future[Path] = self._io.submit(self.cache.keep, key, data, extension, told)
+    async def _save(self, key: str | None, data: bytes, extension: str, told: dict[str, object]) -> tuple[str, list[str]]:
+        """The path of the saved result, cached if there is a key; empty, with a warning, where the disk would not have it."""
+        keep = partial(self.cache.keep, key, told=told) if key else self.cache.store.save
+        saving: Future[Path] = self._io.submit(keep, data, extension)
         try:
             path: Path = await asyncio.wrap_future(saving)
             return str(path), []

@@ -70,8 +70,6 @@ class JobStore:
         """
         self._folder.mkdir(parents=True, exist_ok=True)
         unfinished = self._folder / f"{secrets.token_hex(16)}.part"
-        if record.completed_at and (held := self._held.pop(record.id, None)):
-            held.close()
         file = unfinished.open("xb")
         try:
             file.write(orjson.dumps(dataclasses.asdict(record)))
@@ -83,6 +81,8 @@ class JobStore:
             file.close()
             unfinished.unlink(missing_ok=True)
             raise
+        if held := self._held.pop(record.id, None):
+            held.close()
         if record.completed_at is None:
             self._held[record.id] = file
         else:
@@ -95,6 +95,9 @@ class JobStore:
                 record = _parse(file.read())
                 is_orphan = record is not None and record.completed_at is None and _takes_lock(file)
         except FileNotFoundError:
+            return None
+        except OSError as exc:
+            logger.error("the record of a job cannot be read: %s", exc)
             return None
         if record is None or record.id != job_id:
             return None

@@ -20,10 +20,12 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import PurePath
 from typing import Any
+from weakref import WeakValueDictionary
 
 import orjson
 
 from contract import Order, Submission, parse_order
+from deadline import Deadline
 from dispatch import Answer, Ticket, plan_fields, plan_order
 from errors import (
     FileNotFound,
@@ -31,6 +33,7 @@ from errors import (
     JobConflict,
     JobNotFound,
     OutOfRange,
+    QueueFull,
     ResultExpired,
     ResultNotSaved,
     ServiceError,
@@ -46,6 +49,9 @@ logger = logging.getLogger(__name__)
 EVENT_SECONDS = 0.2  # between two events of progress
 KEEP_ALIVE_SECONDS = 15.0  # of silence, after which proxies begin to wonder
 FINISHED_IN_MEMORY = 1000  # records, of about 2 kB each
+
+MAX_LIVE = 200  # jobs that are not done: each keeps a file open, and those that ask for the same share one place in the queue
+FULL_RETRY_SECONDS = 5
 
 _ID = re.compile(r"[A-Za-z0-9_-]{8,64}", re.ASCII)
 
@@ -92,17 +98,18 @@ class Jobs:
         self._tasks: set[asyncio.Task[None]] = set()
         self._webhooks = webhooks or Webhooks(service.settings)
         self._store = JobStore(service.settings.output_dir)
-        self._naming = asyncio.Lock()  # of those whose callers choose the id
+        self._naming: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()  # by the id, of callers that chose it
 
-    async def create(self, submission: Submission, request_id: str) -> JobObject:
+    async def create(self, submission: Submission, request_id: str, deadline: Deadline) -> JobObject:
         """Start a job under a new id of 128 random bits, which nobody can guess.
 
         Raises:
             BadRequest, Unavailable: as the same request would get without a job.
         """
-        return await self._start(secrets.token_hex(16), await self._service.read_order(submission), request_id)
+        order = await self._service.read_order(submission)
+        return await self._start(secrets.token_hex(16), order, request_id, deadline)
 
-    async def put(self, job_id: str, submission: Submission, request_id: str) -> JobObject:
+    async def put(self, job_id: str, submission: Submission, request_id: str, deadline: Deadline) -> JobObject:
         """Start a job under the caller's id, or return the one that the same request has started.
 
         Raises:
@@ -111,10 +118,11 @@ class Jobs:
         """
         if not _ID.fullmatch(job_id):
             raise OutOfRange("The id of a job must be 8 to 64 letters, digits, - and _.", field="id")
-        async with self._naming:
+        naming = self._naming.setdefault(job_id, asyncio.Lock())
+        async with naming:
             record = await self._look_up(job_id)
             if record is None:
-                return await self._start(job_id, await self._service.read_order(submission), request_id)
+                return await self._start(job_id, await self._service.read_order(submission), request_id, deadline)
         if record.fingerprint != _fingerprint(await self._service.io.run(parse_order, submission)):
             raise JobConflict("Another request was sent under this id. Choose another id, or send the same request.")
         return self._view(record)
@@ -183,12 +191,15 @@ class Jobs:
 
     # one job
 
-    async def _start(self, job_id: str, order: Order, request_id: str) -> JobObject:
+    async def _start(self, job_id: str, order: Order, request_id: str, deadline: Deadline) -> JobObject:
         plan = plan_order(order)
         if order.webhook:
             await self._webhooks.check(order.webhook)
         fingerprint = await self._service.io.run(_fingerprint, order)
-        ticket = await self._service.submit(order)
+        ticket = await self._service.submit(order, deadline)
+        if len(self._live) >= MAX_LIVE:
+            ticket.cancel()
+            raise QueueFull("Too many jobs are under way. Try again later.", retry_after_seconds=FULL_RETRY_SECONDS)
         record = JobRecord(job_id, request_id, fingerprint, plan_fields(plan), created_at=time.time())
         live = self._live[job_id] = _Live(record, ticket, order.webhook)
         task = asyncio.create_task(self._carry_out(live))

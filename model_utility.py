@@ -217,6 +217,7 @@ class SuperResolver:
     def __init__(self, networks: Mapping[int, RRDBNet], device: Device) -> None:
         """`networks` maps 4 to x4plus, or its kin, and, where it is there, 2 to x2plus."""
         self.device = device
+        self.shortages = 0  # how often a pass ran out of memory: its tiles, and so its bytes, are not the usual ones
         self._originals = networks  # in fp32, for the images that overflow in a narrower precision
         self._networks = {scale: self._prepare(network, device.dtype) for scale, network in networks.items()}
 
@@ -293,7 +294,8 @@ class SuperResolver:
                 if not _is_out_of_memory(exc) or tile_px <= BODY_MIN_TILE_PX:
                     raise
                 tile_px = max(min(tile_px, max(height, width)) // 2, BODY_MIN_TILE_PX)
-                logger.warning("out of memory on %s; tiles of %d px from here on", self.device, tile_px)
+                self.shortages += 1
+                logger.warning("out of memory on %s; again in tiles of %d px", self.device, tile_px)
 
     def _body_tile_px(self, pixel_count: int, bytes_per_channel: int) -> int:
         """Side of the largest square whose body fits into memory beside what is kept of all pixels: features and result."""

@@ -117,7 +117,7 @@ def _plan() -> Fields:
         "See what a request would give",
         "Takes what `POST /upscale` takes, and answers with the plan, or with the error that the request itself would get.",
         {"200": _response("The plan.", {JSON: {"schema": ref("Preview")}}), **_failures(_TO_UPSCALE)},
-        parameters=_QUERY,
+        parameters=[*_QUERY, _TIMEOUT],
         requestBody=_BODY,
     )
 
@@ -143,7 +143,7 @@ def _put_job() -> Fields:
         "The body is that of `POST /upscale`. It may be sent again: the same request is the same job. Without "
         "`Prefer: respond-async` it answers when the job is done.",
         {"200": _job("The job is done."), "202": _accepted(), **_failures([*_TO_UPSCALE, JobConflict])},
-        parameters=[*_QUERY, _PREFER],
+        parameters=[*_QUERY, _PREFER, _TIMEOUT],
         requestBody=_BODY,
     )
 

@@ -247,13 +247,12 @@ class Service:
         """
         return await self._dispatcher.preview(await self.read_order(submission), self._ready(), deadline)
 
-    async def submit(self, order: Order, deadline: Deadline | None = None) -> Ticket:
+    async def submit(self, order: Order, deadline: Deadline) -> Ticket:
         """Take an order in, and return without waiting for its answer: the ticket has its progress, its place and its end.
 
         Raises:
             BadRequest, Unavailable, DeadlineExceeded: it cannot be taken; see `errors`.
         """
-        deadline = deadline or Deadline.after(self.settings.request_timeout_seconds)
         return await self._dispatcher.submit(order, self._ready(), deadline)
 
     def _ready(self) -> Upscaler:

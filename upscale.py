@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import pickle
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -161,6 +162,7 @@ class Upscaled:
     faces_enhanced: bool
     warnings: tuple[str, ...]
     seconds: dict[str, float]  # by stage: detect, pass_1, pass_2, …, faces
+    is_usual: bool = True  # False: memory ran out, and another time the same may give other bytes
 
 
 @dataclass
@@ -218,6 +220,7 @@ class Upscaler:
         advance: Advance,
         face_strength: float = 1.0,
         expect: Advance = lambda _work: None,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> Upscaled:
         """Run the plan.
 
@@ -228,12 +231,13 @@ class Upscaler:
             advance: called between steps with the FLOPs just done; what it raises ends the job.
             face_strength: 0–1, the share of a restored face in what is pasted; with 0 faces are found and not restored.
             expect: called with the FLOPs of the faces, once they are found.
+            clock: in seconds, for the stages.
 
         Raises:
             ModelUnavailable: the plan's network is not loaded.
         """
         resolver = self._resolver(plan.model)
-        watch = Stopwatch()
+        watch, shortages = Stopwatch(clock), resolver.shortages
         with watch.stage("detect"):
             faces, warnings = self._find_faces(picture, advance) if enhance_faces else ([], [])
         if faces and face_strength and self.restorer:
@@ -249,8 +253,12 @@ class Upscaler:
                 restored = True
         if restored and self.restorer and not self.restorer.has_outline:
             warnings.append(f"Faces were pasted with a square soft mask: {self.models['face_parsing'].reason}.")
+        is_usual = resolver.shortages == shortages
+        if not is_usual:
+            warnings.append("Memory ran out: this was made in smaller tiles than usual, and may differ a little.")
         boxes = tuple(_clipped(face.box, plan.original) for face in faces)
-        return Upscaled(_shrink(enlarged, plan.output), boxes, restored, (*plan.warnings, *warnings), watch.seconds)
+        picture = _shrink(enlarged, plan.output)
+        return Upscaled(picture, boxes, restored, (*plan.warnings, *warnings), watch.seconds, is_usual)
 
     def warm_up(self, side_px: int, advance: Advance) -> None:
         """One pass, so that the first request is not the slow one and the device's rate is known."""

@@ -61,10 +61,12 @@ def is_public(address: str) -> bool:
             return is_public(str(wrapped))
         if ip.is_site_local:
             return False
-    return ip.is_global and not (ip.is_multicast or ip.is_reserved)
+    return ip.is_global and not (ip.is_multicast or ip.is_reserved or any(ip in network for network in _SPECIAL))
 
 
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+# What older releases of Python take for public, and 168.63.129.16, by which machines in one public cloud reach their host.
+_SPECIAL = [ipaddress.ip_network(text) for text in ("192.0.0.0/24", "192.88.99.0/24", "168.63.129.16/32", "3fff::/20")]
 
 
 class Webhooks:
@@ -203,7 +205,7 @@ def _host_and_port(url: str) -> tuple[str, int]:
         parsed = httpx.URL(url) if len(url) <= MAX_URL_CHARACTERS else None
     except httpx.InvalidURL:
         parsed = None
-    if parsed is None or parsed.scheme not in ("http", "https") or not parsed.host or parsed.userinfo:
+    if parsed is None or parsed.scheme not in ("http", "https") or not parsed.raw_host or parsed.userinfo:
         raise _refused(f"It is not an http or https URL of at most {MAX_URL_CHARACTERS} characters without a password.")
     port = parsed.port or {"http": 80, "https": 443}[parsed.scheme]
     if port > 65535:

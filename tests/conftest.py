@@ -37,6 +37,7 @@ class FakeResolver:
     gate: threading.Event = field(default_factory=threading.Event)
     entered: threading.Event = field(default_factory=threading.Event)
     error: Exception | None = None
+    shortages: int = 0
 
     def __post_init__(self) -> None:
         self.gate.set()

@@ -287,3 +287,8 @@ async def test_a_folder_that_cannot_be_written_costs_the_file_and_not_the_answer
     assert (answer.status_code, fields["file_path"]) == (200, "")
     assert "could not keep the file" in fields["warnings"][0]
     assert Image.open(io.BytesIO(base64.b64decode(fields["base64"]))).size == (3840, 2560)
+
+
+@pytest.mark.parametrize("path", ["/files//a", "/jobs//abcdefgh", "/web//index.html"])
+async def test_a_slash_too_many_leads_nowhere_and_not_to_another_host(client: httpx.AsyncClient, path: str) -> None:
+    assert_error(await client.get(path), 404, "not_found")

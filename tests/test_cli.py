@@ -207,3 +207,9 @@ def test_a_folder_that_refuses_is_one_line_and_leaves_no_half_file(room: Path, c
     run = Run("a.png", "-o", "out", "--target", "2k", upscaler=fake_upscaler(InTheWay()))
     assert (run.status, files()) == (1, ["a.jpg"])
     assert "a.png: Is a directory" in capsys.readouterr().err
+
+
+def test_a_number_that_is_none_is_named_with_what_would_be_right(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli._parser().parse_args(["a.png", "-o", "out", "--quality", "abc"])
+    assert "quality must be a whole number, not a string" in capsys.readouterr().err

@@ -18,8 +18,9 @@ import pytest
 
 from config import MIB, Settings
 from contract import Submission
+from deadline import Deadline
 from job_store import JobRecord, JobStore
-from jobs import Jobs
+from jobs import MAX_LIVE, Jobs
 from service import Service
 from tests.conftest import FakeResolver, assert_error, b64, encode, fake_upscaler, files_in, ready, send_raw, serving, until
 from utility import ResultStore
@@ -270,7 +271,9 @@ async def test_a_job_whose_file_was_removed_says_so(settings: Settings) -> None:
 async def test_finished_jobs_beyond_the_memory_are_found_on_disk(settings: Settings, tmp_path: Path) -> None:
     async with house(settings) as h:
         jobs = Jobs(h.service, finished_in_memory=1)
-        ids = [(await jobs.create(Submission(orjson.dumps(order(gray))), "r"))["id"] for gray in (10, 20, 30)]
+        ids = [
+            (await jobs.create(Submission(orjson.dumps(order(gray))), "r", Deadline.after(60)))["id"] for gray in (10, 20, 30)
+        ]
         h.resolver.gate.set()
         for job_id in ids:
             await jobs.wait(job_id)
@@ -300,7 +303,8 @@ def test_a_record_that_cannot_be_written_leaves_the_last_one(tmp_path: Path) -> 
     with pytest.raises(TypeError):
         store.save(a_record("job-of-mine", completed_at=2.0, result={"no JSON": object()}))
     assert [path.suffix for path in tmp_path.iterdir()] == [".json"]
-    assert store._held == {}
+    assert store.load("job-of-mine") == a_record("job-of-mine"), "it is not done, and nobody takes it for interrupted"
+    store.close()
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b'{"id": "job-of-mine"}', b'{"status": "new"}'])
@@ -351,6 +355,33 @@ async def test_the_same_put_is_the_same_job_in_whatever_state(settings: Settings
         assert (await h.client.put("/jobs/my-own-id_1", json=order(), headers=ASYNC)).status_code == 200
 
 
+async def test_a_number_is_the_same_however_it_is_written_down(settings: Settings) -> None:
+    async with house(settings) as h:
+        statuses = [
+            (await h.client.put("/jobs/my-own-id_1", json=order(**choice), headers=ASYNC)).status_code
+            for choice in ({}, {"face_strength": 1}, {"face_strength": 1.0})
+        ]
+    assert statuses == [202, 202, 202]
+
+
+async def test_jobs_that_ask_for_the_same_are_bounded_too(settings: Settings) -> None:
+    async with house(settings) as h:
+        for _ in range(MAX_LIVE):
+            await h.submit()
+        assert_error(await h.client.post("/upscale", json=order(), headers=ASYNC), 503, "queue_full")
+        h.resolver.gate.set()
+
+
+async def test_a_job_that_is_not_done_at_its_deadline_has_failed_with_that(settings: Settings) -> None:
+    async with house(settings) as h:
+        answer = await h.client.post("/upscale", json=order(), headers={**ASYNC, "X-Request-Timeout": "0.3"})
+        failed = await h.job_is(answer.json()["id"], "failed")
+        assert (failed["error"]["code"], failed["error"]["status_code"]) == ("deadline_exceeded", 504)
+        put = await h.client.put("/jobs/my-own-id_1", json=order(20), headers={"X-Request-Timeout": "no"})
+        assert_error(put, 400, "out_of_range")
+        h.resolver.gate.set()
+
+
 @pytest.mark.parametrize("job_id", ["short", "x" * 65, "with.dot.in.it", "with%20space", "%ff%ff%ff%ff%ff%ff%ff%ff"])
 async def test_an_id_that_is_none_is_refused(client: httpx.AsyncClient, job_id: str) -> None:
     assert_error(await client.put(f"/jobs/{job_id}", json=order()), 400, "out_of_range")
@@ -379,7 +410,7 @@ async def test_events_tell_every_change_of_state_and_end(settings: Settings) -> 
 async def test_silence_is_broken_now_and_then_so_that_the_line_is_kept(settings: Settings) -> None:
     async with house(settings) as h:
         jobs = Jobs(h.service, keep_alive_seconds=0.4)
-        job = await jobs.create(Submission(orjson.dumps(order())), "request")
+        job = await jobs.create(Submission(orjson.dumps(order())), "request", Deadline.after(60))
         events = [event async for event in _until_silent(jobs.events(job["id"]), h.resolver.gate.set)]
         assert None in events[1:-1]
         assert events[-1]["status"] == "succeeded"
