@@ -4,7 +4,7 @@
 python := .venv/bin/python
 setup  := PYTHON="$(PYTHON)" requirements/setup.sh
 
-.PHONY: help setup weights run test test-page demo screenshots bench audit soak
+.PHONY: help setup weights run test test-page demo screenshots bench audit attack overload soak
 help:     ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile
 
@@ -37,6 +37,12 @@ screenshots: weights ## and take the documents' pictures of the page, with Chrom
 
 audit: setup    ## and ask osv.dev whether a vulnerability is known in what is installed (says so where it cannot be reached)
 	@$(python) requirements/audit.py
+
+attack: weights ## and send what the OpenAPI document allows and forbids, by the hundred, to a server of its own (schemathesis)
+	@$(python) -m bench.attack
+
+overload: weights ## and ask for four times what the server can do, for SECONDS=60, and write docs/overload.md
+	@$(python) -m bench.overload $(SECONDS)
 
 demo: weights   ## and show what it does to pictures
 	@$(python) -m bench.demo

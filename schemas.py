@@ -123,7 +123,6 @@ SCHEMAS: dict[str, Schema] = {
             "memory_bytes": {"type": "integer", "minimum": 0},
             "warnings": _WARNINGS,
         },
-        additionalProperties=True,
     ),
     "JobError": {"allOf": [ref("Error"), _object({"status_code": _of("integer", "the HTTP status that it would have", 503)})]},
     "Job": _object(

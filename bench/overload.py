@@ -152,9 +152,10 @@ def _senders(phase: Phase) -> Iterator[ThreadPoolExecutor]:
     phase.seconds = time.monotonic() - start
 
 
-def watch_health(url: str, stop: Event, result: Connection) -> None:
-    """In a process of its own: ask until told to stop, then send how long each answer took."""
+def watch_health(url: str, begin: Event, stop: Event, result: Connection) -> None:
+    """In a process of its own: ask from when told to begin until told to stop, then send how long each answer took."""
     seconds = []
+    begin.wait()
     with closing(HTTPConnection(url.removeprefix("http://"), timeout=HANG_SECONDS)) as connection:
         while not stop.wait(HEALTH_PAUSE_SECONDS):
             start = time.perf_counter()
@@ -168,13 +169,15 @@ def overload(seconds: float, out: TextIO) -> bool:
     """Run it, write the report, and say whether all promises were kept."""
     questions = [question for question in make_questions() if question.image.startswith(b"\x89PNG")]
     processes = multiprocessing.get_context("spawn")
-    stop, (received, sent) = processes.Event(), processes.Pipe(duplex=False)
+    stop, begin, (received, sent) = processes.Event(), processes.Event(), processes.Pipe(duplex=False)
     with tempfile.TemporaryDirectory() as outputs, running_server(Path(outputs), QUEUE_LIMIT=str(QUEUE_LIMIT)) as server:
+        watcher = processes.Process(target=watch_health, args=(server.url, begin, stop, sent))
+        watcher.start()
+        os.nice(19)  # clients are other machines; only here they want the same cores as the server
         load = Load(server, make_requests(questions))
         load.at_capacity(min(seconds / 6, 5))  # warm-up
         capacity = load.at_capacity(seconds / 3)
-        watcher = processes.Process(target=watch_health, args=(server.url, stop, sent))
-        watcher.start()
+        begin.set()
         over = load.at_rate(TIMES * capacity.throughput, seconds)
         stop.set()
         health = received.recv()

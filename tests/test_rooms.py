@@ -40,7 +40,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {"cache", "deadline", "device_queue", "dispatch", "metrics"},
     "job_store": {"errors"},
     "webhook": {"config", "errors", "heartbeat"},
-    "jobs": {"errors", "logs", "contract", "dispatch", "service", "job_store", "webhook"},
+    "jobs": {"errors", "logs", "contract", "deadline", "dispatch", "service", "job_store", "webhook"},
     "access": {"config"},
     "connections": set(),
     "edge": {"logs"},
