@@ -31,7 +31,7 @@ def main() -> int:
         venv.create(TOOL, with_pip=True)
         subprocess.run([TOOL / "bin" / "pip", "install", "--quiet", SCHEMATHESIS], check=True)  # noqa: S603 - our own words
     with tempfile.TemporaryDirectory() as folder, running_server(Path(folder), REQUEST_TIMEOUT_SECONDS="10") as server:
-        command = [TOOL / "bin" / "st", "run", f"{server.url}/openapi.json", *OPTIONS]
+        command = [str(TOOL / "bin" / "st"), "run", f"{server.url}/openapi.json", *OPTIONS]
         return subprocess.run(command, cwd=folder, check=False).returncode  # noqa: S603
 
 
