@@ -41,8 +41,11 @@ def measure_paste(rounds: int, width: int, height: int, face_count: int) -> Iter
 
 
 def _alignment(index: int, count: int, width: int, height: int) -> Matrix:
-    """The similarity that cuts the face out of a small picture: side by side, each at another angle, 100 px and more high."""
-    side_px = 100 + 10 * index
+    """The similarity that cuts the face out of a small picture: side by side, each at another angle, 80 px and more high.
+
+    None overlaps another: facexlib rounds once for all, and we once for each, so there they may differ by more.
+    """
+    side_px = 80 + 5 * index
     center = (width * (index + 0.5) / count, height * (0.3 + 0.4 * (index % 2)))
     matrix = np.array(cv2.getRotationMatrix2D(center, 8.0 * (index - count / 2), FACE_PX / side_px), np.float64)
     matrix[:, 2] += FACE_PX / 2 - np.array(center)
