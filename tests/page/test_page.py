@@ -349,7 +349,7 @@ def test_everything_can_be_done_with_the_keyboard(page: Page) -> None:
 
     tab_to(page.locator("#pick"))
     with page.expect_file_chooser() as chooser:
-        page.keyboard.press("Enter")
+        page.keyboard.press("Space")
     chooser.value.set_files([file()])
     expect(button(page, "Upscale")).to_be_enabled()
     tab_to(size_row(page, "4k").locator("input"))
