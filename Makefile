@@ -47,7 +47,7 @@ overload: weights ## and ask for four times what the server can do, for SECONDS=
 demo: weights   ## and show what it does to pictures
 	@$(python) -m bench.demo
 
-bench:    ## measure the README's figures (QUICK=1: three minutes, small pictures; ARGS="pass128 start" names some sections)
+bench:    ## measure the README's figures (QUICK=1: some minutes, small pictures; ARGS="pass128 start" names some sections)
 	@$(setup) --bench
 	@$(python) -m weights.fetch
 	@$(python) -m bench $(if $(QUICK),--quick) $(ARGS)

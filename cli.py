@@ -23,7 +23,7 @@ from typing import Any
 from tqdm import tqdm
 
 from config import EXTENSIONS, MAX_IMAGE_BYTES, ConfigError, Settings
-from contract import OPTIONS, Field
+from contract import OPTIONS, Field, usual_format
 from errors import ServiceError
 from images import Picture, decode_image, encode_image, read_header
 from upscale import Plan, Size, Upscaler, WeightsError, load_upscaler, plan_upscale
@@ -157,7 +157,7 @@ def _file_format(options: argparse.Namespace, parser: argparse.ArgumentParser) -
 def _task(source: Path, options: argparse.Namespace, file_format: str | None) -> _Task:
     header = read_header(_read(source))
     plan = plan_upscale(Size(header.width, header.height), options.target_resolution, options.fit, options.model)
-    output_format = file_format or options.output_format or ("png" if header.has_alpha else "jpeg")
+    output_format = file_format or options.output_format or usual_format(header)
     output = Path(options.output)
     result = output if file_format else output / f"{source.stem}.{EXTENSIONS[output_format]}"
     return _Task(source, result, output_format, plan, header.has_alpha)

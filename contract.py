@@ -210,9 +210,14 @@ def parse_order(submission: Submission) -> Order:
     return Order(image, header, **options, warnings=warnings)
 
 
+def usual_format(header: ImageHeader) -> str:
+    """How a result is encoded where nobody asks for a format."""
+    return "png" if header.has_alpha else "jpeg"
+
+
 def _output_format(asked: str | None, header: ImageHeader, accepted: Mapping[str, float]) -> str:
     """The format asked for; else of those that the client likes best the usual one, if it is among them."""
-    usual = "png" if header.has_alpha else "jpeg"
+    usual = usual_format(header)
     if not accepted:
         return asked or usual
     chosen = asked or max(EXTENSIONS, key=lambda name: (accepted[name], name == usual))

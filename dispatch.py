@@ -323,12 +323,10 @@ def _told(plan: Plan, upscaled: Upscaled, image_format: str, warnings: Iterable[
     picture = upscaled.picture
     return {
         "success": True,
-        "original_size": {"width": plan.original.width, "height": plan.original.height},
-        "upscaled_size": {"width": picture.width, "height": picture.height},
-        "target_resolution": plan.target,
+        **plan_fields(plan),
+        "upscaled_size": {"width": picture.width, "height": picture.height},  # of what was really made
         "model": plan.model,
         "total_scale": float(plan.total_scale),
-        "upscaling_strategy": list(plan.passes),
         "faces_detected": len(upscaled.faces),
         "faces_enhanced": upscaled.faces_enhanced,
         "faces": [{"box": list(box)} for box in upscaled.faces],

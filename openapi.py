@@ -22,6 +22,7 @@ from errors import (
     JobNotFound,
     NotAcceptable,
     ServiceError,
+    Unauthorized,
     Unavailable,
 )
 from schemas import SCHEMAS, Schema, field_schema, ref
@@ -257,10 +258,9 @@ def _accepted() -> Fields:
 def _failures(kinds: Iterable[type[ServiceError]]) -> Fields:
     """A response for each status that these errors have, and for defects of ours, with the codes that come with it."""
     codes: dict[int, list[str]] = {}
-    every: list[type[ServiceError]] = [*kinds, ServiceError]
+    every: list[type[ServiceError]] = [*kinds, Unauthorized, ServiceError]
     for error in every:
         codes.setdefault(error.status, []).append(error.code)
-    codes[401] = ["unauthorized"]
     return {str(status): _failure(status, codes[status]) for status in sorted(codes)}
 
 

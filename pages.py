@@ -35,5 +35,4 @@ async def _send(name: str) -> Response:
     response = await send_file(WEB / name, mimetype=TYPES[Path(name).suffix], cache_timeout=0, conditional=True)
     response.headers["Cache-Control"] = "no-cache"  # to be kept, and asked after each time: 304 while it is the same
     response.headers["Content-Security-Policy"] = CONTENT_SECURITY_POLICY
-    response.headers["Referrer-Policy"] = "no-referrer"
     return response

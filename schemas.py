@@ -88,6 +88,13 @@ _URL = _of("string", "where to fetch it until it is removed", f"/files/{_RESULT_
 _CACHED = _of("boolean", "whether the same was made before, and cost nothing now", False)
 _TIME = _of("string", "ISO 8601, in UTC", "2026-11-22T12:00:00.000Z", format="date-time")
 
+_PLAN: dict[str, Schema] = {
+    "original_size": ref("Size"),
+    "upscaled_size": ref("Size"),
+    "upscaling_strategy": _PASSES,
+    "target_resolution": {"enum": list(TARGET_PX)},
+}
+
 SCHEMAS: dict[str, Schema] = {
     "UpscaleRequest": _object({field.name: field_schema(field) for field in FIELDS}, optional=tuple(o.name for o in OPTIONS)),
     "Size": _SIZE,
@@ -102,21 +109,11 @@ SCHEMAS: dict[str, Schema] = {
         additionalProperties=True,
         description="Some errors have further fields, such as the name of the `field` that is wrong.",
     ),
-    "Plan": _object(
-        {
-            "original_size": ref("Size"),
-            "upscaled_size": ref("Size"),
-            "upscaling_strategy": _PASSES,
-            "target_resolution": {"enum": list(TARGET_PX)},
-        }
-    ),
+    "Plan": _object(_PLAN),
     "Preview": _object(
         {
             "success": {"const": True},
-            "original_size": ref("Size"),
-            "upscaled_size": ref("Size"),
-            "upscaling_strategy": _PASSES,
-            "target_resolution": {"enum": list(TARGET_PX)},
+            **_PLAN,
             "total_scale": _of("number", "ratio of the long sides", 4.0),
             "predicted_seconds": {"type": ["number", "null"], "description": "on this device; null before its first work"},
             "queue_seconds": {"type": ["number", "null"], "description": "of work before it"},
