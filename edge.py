@@ -76,7 +76,7 @@ class Edge:
             exchange.failed = True
             raise
         finally:
-            self._bodies.held_bytes -= exchange.held_bytes
+            exchange.let_go()
             self._note(scope, notes, exchange)
 
     def _note(self, scope: HTTPScope, notes: RequestNotes, exchange: _Exchange) -> None:
@@ -210,6 +210,12 @@ class _Exchange:
         if self._status is None:
             message["more_body"] = False  # for the framework: its answer need not wait
             cast(dict[str, Any], self._scope)[OVERLOADED] = True
+            self.let_go()  # now: while this client goes on sending, the bodies of others may have the room
+
+    def let_go(self) -> None:
+        """Of the body, nothing is in memory any more."""
+        self._bodies.held_bytes -= self.held_bytes
+        self.held_bytes = 0
 
     async def send(self, message: ASGISendEvent) -> None:
         if message["type"] == "http.response.start":

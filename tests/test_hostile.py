@@ -341,6 +341,23 @@ async def test_a_body_that_stops_coming_gets_408_and_the_connection_is_closed(se
     assert health.json()["queue"]["waiting"] == 0
 
 
+async def test_of_bodies_that_outgrow_the_room_together_one_is_refused_and_the_other_goes_on(settings: Settings) -> None:
+    body = b"{" + b" " * (12 * MIB) + b"}"
+    request = post(body)
+    sent_bytes = len(request) - 3 * MIB
+    async with serving(replace(settings, bodies_max_bytes=16 * MIB), lambda _: fake_upscaler()) as (client, _):
+        await ready(client)
+        connections = [await send_raw(settings.port, request[:sent_bytes]) for _ in range(2)]  # neither is whole yet
+        answers = [asyncio.create_task(reader.readuntil(b"}")) for reader, _ in connections]
+        (first,), _ = await asyncio.wait(answers, timeout=10, return_when=asyncio.FIRST_COMPLETED)
+        assert b"queue_full" in first.result()
+        other = 1 - answers.index(first)
+        connections[other][1].write(request[sent_bytes:])
+        assert b"missing_field" in await asyncio.wait_for(answers[other], 10)
+        for _, writer in connections:
+            writer.close()
+
+
 async def test_a_refused_request_whose_body_comes_later_gets_its_answer(client: httpx.AsyncClient, settings: Settings) -> None:
     reader, writer = await send_raw(settings.port, b"POST /nowhere HTTP/1.1\r\nHost: test\r\nContent-Length: 10\r\n\r\n")
     answer = await reader.readuntil(b"}")
