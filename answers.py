@@ -6,12 +6,13 @@ import asyncio
 import logging
 import math
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.parse import quote
 
 import orjson
 import pybase64
 from quart import Quart, Response, g, request
+from quart.wrappers.response import FileBody
 from werkzeug.exceptions import HTTPException
 
 from config import EXTENSIONS
@@ -22,7 +23,7 @@ from logs import current_request
 logger = logging.getLogger(__name__)
 
 BASE64_CHUNK_BYTES = 48 * 1024  # a multiple of 3, so that the pieces join without padding
-FILE_CHUNK_BYTES = 64 * 1024
+FILE_CHUNK_BYTES = 256 * 1024
 MAX_HEADER_ITEMS = 6  # of a list, in a header: proxies give up on an answer with some 4 KB of headers
 MAX_HEADER_ITEM_CHARACTERS = 300
 RESULT_HEADERS = {  # X-Upscale-<name>: the field of an answer, where the answer is the image itself
@@ -39,6 +40,37 @@ RESULT_HEADERS = {  # X-Upscale-<name>: the field of an answer, where the answer
     "Processing-Time": "processing_time",
     "Warnings": "warnings",
 }
+
+
+class LocalFile(FileBody):
+    """A file, or a range of it, in pieces worth a thread's while.
+
+    It is opened and closed without a thread: the framework waits for one to close it, and where the client is gone meanwhile,
+    that wait is cancelled, and the file stays open.
+    """
+
+    buffer_size = FILE_CHUNK_BYTES
+    _file: BinaryIO
+
+    async def __aenter__(self) -> LocalFile:
+        self._file = self.file_path.open("rb")
+        self._file.seek(self.begin)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._file.close()
+
+    async def __anext__(self) -> bytes:
+        size_bytes = min(self.buffer_size, self.end - self._file.tell())
+        if data := await asyncio.to_thread(self._file.read, size_bytes):
+            return data
+        raise StopAsyncIteration
+
+
+class FileResponse(Response):
+    """What the framework's `send_file` builds here."""
+
+    file_body_class = LocalFile
 
 
 def json_answer(answer: Answer) -> Response:

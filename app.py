@@ -17,10 +17,9 @@ from typing import cast
 from hypercorn.config import Config
 from hypercorn.typing import ASGIFramework
 from quart import Quart, Response, g, request, send_file
-from quart.wrappers.response import FileBody
 
 from access import CHALLENGE, Access, security_headers
-from answers import RESULT_HEADERS, add_error_handlers, image_response, json_answer, json_response
+from answers import RESULT_HEADERS, FileResponse, add_error_handlers, image_response, json_answer, json_response
 from api_docs import add_api_docs
 from bodies import UpscaleRequest, read_submission
 from config import MAX_BODY_BYTES, ConfigError, Settings
@@ -38,7 +37,6 @@ from upscale import Upscaler, WeightsError, load_upscaler
 
 logger = logging.getLogger(__name__)
 
-FILE_CHUNK_BYTES = 256 * 1024
 RESPONSE_TIMEOUT_SECONDS = 600  # a 60 MB answer at 1 Mbit/s takes 8 minutes
 STALL_SECONDS = 60.0  # after which a client that takes nothing more of its answer is given up
 KEEP_ALIVE_SECONDS = 75  # longer than the minute for which load balancers keep idle connections
@@ -57,6 +55,7 @@ def create_app(settings: Settings, *, load: Callable[[Settings], Upscaler] = loa
     app = Quart(__name__, static_folder=None)
     app.url_map.merge_slashes = False  # it would redirect to the host's name, which is not known here
     app.request_class = UpscaleRequest
+    app.response_class = FileResponse
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
     app.config["BODY_TIMEOUT"] = settings.body_timeout_seconds
     app.config["RESPONSE_TIMEOUT"] = RESPONSE_TIMEOUT_SECONDS
@@ -154,7 +153,6 @@ def _add_routes(app: Quart, service: Service, jobs: Jobs) -> None:
         except FileNotFoundError as exc:  # removed just now
             raise FileNotFound(f"{name} has been removed.") from exc
         response.headers["Cache-Control"] = "private"  # the framework says public
-        cast(FileBody, response.response).buffer_size = FILE_CHUNK_BYTES  # 8 KiB otherwise, each through a thread
         response.set_etag(path.stem)  # a name is never given twice
         return await response.make_conditional(request)
 
