@@ -103,6 +103,7 @@ class Service:
         self._queue.close()
 
     async def _load_upscaler(self) -> None:
+        await self._check_output_dir()
         try:
             upscaler = await self._queue.run(Job(0), partial(_load_without_pauses, self._load, self.settings))
             await self._measure_device(upscaler)
@@ -128,13 +129,15 @@ class Service:
             if job.seconds > WARM_UP_SECONDS:
                 break
 
-    async def _sweep_forever(self) -> None:
+    async def _check_output_dir(self) -> None:
         try:
             await self.io.run(self.store.check_writable)
         except OSError as exc:
             logger.warning(
                 "OUTPUT_DIR %s cannot be written: %s; answers will hold the result alone", self.store.folder, exc.strerror
             )
+
+    async def _sweep_forever(self) -> None:
         while not self._stop.is_set():
             try:
                 removed = await self.io.run(self.store.sweep, time.time())
