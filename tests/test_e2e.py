@@ -204,10 +204,13 @@ def test_the_command_line_gives_the_bytes_of_the_service(server: Server, tmp_pat
 
 
 def read_until(pattern: bytes, terminal: int) -> bytes:
-    """What a terminal shows, up to the pattern; it raises OSError when the program has ended without it."""
+    """What a terminal shows, up to the pattern."""
     seen = b""
     while not re.search(pattern, seen):
-        seen += os.read(terminal, 4096)
+        try:
+            seen += os.read(terminal, 4096)
+        except OSError:
+            pytest.fail(f"The program has ended without {pattern!r}: {seen!r}")
     return seen
 
 
