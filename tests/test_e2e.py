@@ -214,6 +214,15 @@ def read_until(pattern: bytes, terminal: int) -> bytes:
     return seen
 
 
+@pytest.fixture
+def sigint_at_default() -> Iterator[None]:
+    """As at a terminal: a shell's background jobs ignore it, and so would what these tests start."""
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, previous)
+
+
+@pytest.mark.usefixtures("sigint_at_default")
 def test_ctrl_c_at_a_terminal_stops_the_command_line_in_the_middle_of_a_moving_bar(tmp_path: Path) -> None:
     for name in ("first", "second"):
         (tmp_path / f"{name}.png").write_bytes(encode(sample_crop(260, 96)))
