@@ -347,6 +347,7 @@ def test_everything_can_be_done_with_the_keyboard(page: Page) -> None:
                 return
         raise AssertionError(f"the keyboard does not reach {locator}")
 
+    page.on("filechooser", lambda _: None)  # from now on the browser hands choosers over, which it takes a while to hear of
     tab_to(page.locator("#pick"))
     with page.expect_file_chooser() as chooser:
         page.keyboard.press("Space")
