@@ -48,13 +48,16 @@ def _quick_sections() -> list[Section]:
 
 
 def _peers(side_px: int) -> Sequence[peers.Peer]:
-    """All of them for the small picture; for the larger ones those that matter, since two cores take minutes for each."""
+    """All of them for the small picture; for the larger ones those that matter, since two cores take minutes for each.
+
+    For 512² OpenVINO wants more than 22 GB.
+    """
     import torch
 
     if torch.cuda.is_available():
         return peers.ON_GPU
-    few = (peers.REALESRGANER, peers.OPENVINO, peers.OURS)
-    return {128: peers.ON_CPU, 256: (*few, peers.NCNN)}.get(side_px, few)
+    few = (peers.REALESRGANER, peers.OURS)
+    return {128: peers.ON_CPU, 256: (*few, peers.OPENVINO, peers.NCNN)}.get(side_px, few)
 
 
 def _passes(name: str, side_px: int, who: Sequence[peers.Peer], rounds: int) -> Section:
