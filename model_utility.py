@@ -243,7 +243,7 @@ class SuperResolver:
         Args:
             image: uint8 `(h, w, 3)` RGB or `(h, w)` gray, 0–255, any size from 1×1.
             scale: 2 or 4. Without x2plus, 2 is x4plus halved by Lanczos, as `RealESRGANer.enhance(outscale=2)` does.
-            advance: called between the blocks of the network; what it raises ends the pass.
+            advance: called between the dense blocks of the network; what it raises ends the pass.
 
         Returns:
             uint8 `(h * scale, w * scale, 3)` or `(h * scale, w * scale)`.
@@ -354,13 +354,15 @@ def _body(network: RRDBNet, batch: Tensor, advance: Advance) -> Tensor:
     Pixels, and what is between two blocks, are in fp32 always: rounded to bf16, 25 times, they would cost 1 to 2.5 dB.
     """
     dtype = network.conv_body.weight.dtype
-    work_per_block = _flops_per_feature_px(network) * batch.shape[2] * batch.shape[3] / len(network.body)
+    work_per_step = _flops_per_feature_px(network) * batch.shape[2] * batch.shape[3] / len(network.body) / 3
     shallow = network.conv_first(batch)
     features = shallow
     for block in network.body:
-        dense = block.rdb3(block.rdb2(block.rdb1(features.to(dtype))))
+        dense = features.to(dtype)
+        for dense_block in (block.rdb1, block.rdb2, block.rdb3):
+            dense = dense_block(dense)
+            advance(work_per_step)
         features = dense.mul_(0.2) + features  # as RRDB.forward does
-        advance(work_per_block)
     return cast(Tensor, shallow + network.conv_body(features.to(dtype))).to(dtype)
 
 
