@@ -87,7 +87,7 @@ BODY_MIN_TILE_PX = 96  # with its halo: below, the halo is most of the work
 UPSAMPLER_CHANNELS = (
     3 * 64 * 16
 )  # live per feature pixel: what a convolution reads, writes and rearranges, at 16 times as many
-BODY_CHANNELS = 850  # peak of live channels per pixel in the body: residuals (in fp32, so twice), growth, and copies by `cat`
+BODY_CHANNELS = 850  # live per pixel in the body at its peak, as counted: residuals (fp32, so twice), growth, copies by `cat`
 FLOPS_PER_BLOCK_PX = 2 * 718_848  # of one block of RRDBNet, per pixel of the features, multiply and add counted apart
 FLOPS_AROUND_BODY_PX = 2 * 1_393_344  # of its other six convolutions
 
@@ -351,7 +351,7 @@ def _flops_per_feature_px(network: RRDBNet) -> float:
 def _body(network: RRDBNet, batch: Tensor, advance: Advance) -> Tensor:
     """The beginning of RRDBNet: `(1, 3 or 12, h, w)` in fp32 to `(1, 64, h, w)` features.
 
-    Pixels, and what is between two blocks, are in fp32 always: rounded to bf16, 25 times, they would cost 1 to 2.5 dB.
+    Pixels, and what is between two blocks, are in fp32 always: rounded to bf16, 25 times, they cost up to 2.5 dB.
     """
     dtype = network.conv_body.weight.dtype
     work_per_step = _flops_per_feature_px(network) * batch.shape[2] * batch.shape[3] / len(network.body) / 3

@@ -75,10 +75,6 @@ def _pad(png: bytes) -> bytes:
     return png[:header_end] + chunk + png[header_end:]
 
 
-def _is_png(image: bytes) -> bool:
-    return image.startswith(b"\x89PNG")
-
-
 @dataclass
 class Phase:
     """What became of the requests of some seconds."""
@@ -173,7 +169,8 @@ def watch_health(url: str, begin: Event, stop: Event, result: Connection) -> Non
 
 def overload(seconds: float, out: TextIO) -> bool:
     """Run it, write the report, and say whether all promises were kept."""
-    questions = [each for each in make_questions() if _is_png(each.image) and each.enlarged.height == ENLARGED_PX]
+    equal = [question for question in make_questions() if question.enlarged.height == ENLARGED_PX]
+    questions = [question for question in equal if question.image.startswith(b"\x89PNG")]
     processes = multiprocessing.get_context("spawn")
     stop, begin, (received, sent) = processes.Event(), processes.Event(), processes.Pipe(duplex=False)
     with tempfile.TemporaryDirectory() as outputs, running_server(Path(outputs), QUEUE_LIMIT=str(QUEUE_LIMIT)) as server:
