@@ -72,7 +72,7 @@ _shim = types.ModuleType("torchvision.transforms.functional_tensor")
 _shim.rgb_to_grayscale = tv_functional.rgb_to_grayscale  # type: ignore[attr-defined]
 sys.modules.setdefault(_shim.__name__, _shim)
 
-from basicsr.archs.rrdbnet_arch import RRDBNet
+from basicsr.archs.rrdbnet_arch import ResidualDenseBlock, RRDBNet
 
 from config import ConfigError
 
@@ -89,7 +89,8 @@ UPSAMPLER_CHANNELS = (
 )  # live per feature pixel: what a convolution reads, writes and rearranges, at 16 times as many
 BODY_CHANNELS = 850  # live per pixel in the body at its peak, as counted: residuals (fp32, so twice), growth, copies by `cat`
 FLOPS_PER_BLOCK_PX = 2 * 718_848  # of one block of RRDBNet, per pixel of the features, multiply and add counted apart
-FLOPS_AROUND_BODY_PX = 2 * 1_393_344  # of its other six convolutions
+FLOPS_AROUND_BLOCKS_PX = 2 * 38_592  # of the convolutions before and after the blocks
+FLOPS_UPSAMPLER_PX = 2 * 1_354_752  # of the last four
 
 Image = NDArray[np.uint8]
 Advance = Callable[[float], None]
@@ -225,7 +226,7 @@ class SuperResolver:
         """Work of one pass over an image of that size, as the `advance` callbacks will add it up."""
         if scale == 2 and 2 in self._networks:  # x2plus works on a pixel-unshuffled half
             height, width = -(-height // 2), -(-width // 2)
-        return _flops_per_feature_px(self._networks.get(scale, self._networks[4])) * height * width
+        return flops_per_feature_px(len(self._networks.get(scale, self._networks[4]).body)) * height * width
 
     def memory_bytes(self, height: int, width: int, scale: int) -> int:
         """What one pass over an image of that size takes at its peak, beside the networks, to a factor of two."""
@@ -243,7 +244,7 @@ class SuperResolver:
         Args:
             image: uint8 `(h, w, 3)` RGB or `(h, w)` gray, 0–255, any size from 1×1.
             scale: 2 or 4. Without x2plus, 2 is x4plus halved by Lanczos, as `RealESRGANer.enhance(outscale=2)` does.
-            advance: called between the dense blocks of the network; what it raises ends the pass.
+            advance: called after each convolution of the body and each tile of the upsampler; what it raises ends the pass.
 
         Returns:
             uint8 `(h * scale, w * scale, 3)` or `(h * scale, w * scale)`.
@@ -279,7 +280,7 @@ class SuperResolver:
         for tile, padded, inner in _tiles(features.shape[2], features.shape[3], UPSAMPLER_TILE_PX, UPSAMPLER_HALO_PX):
             rendered = _upsample(network, features[:, :, *padded])[:, :, *_times(inner, 4)]
             result[_times(tile, 4)] = _to_uint8(rendered).cpu()
-            advance(0.0)
+            advance(FLOPS_UPSAMPLER_PX * rendered.shape[2] * rendered.shape[3] / 16)
         return result.numpy()[: height * network.scale, : width * network.scale]
 
     def _features(self, network: RRDBNet, batch: Tensor, advance: Advance) -> Tensor:
@@ -344,8 +345,9 @@ def _to_batch(image: Image, device: torch.device, network_scale: int) -> Tensor:
     return batch.contiguous(memory_format=torch.channels_last)
 
 
-def _flops_per_feature_px(network: RRDBNet) -> float:
-    return float(FLOPS_PER_BLOCK_PX * len(network.body) + FLOPS_AROUND_BODY_PX)
+def flops_per_feature_px(blocks: int) -> float:
+    """Work of RRDBNet with so many blocks, for one pixel of its features."""
+    return float(FLOPS_PER_BLOCK_PX * blocks + FLOPS_AROUND_BLOCKS_PX + FLOPS_UPSAMPLER_PX)
 
 
 def _body(network: RRDBNet, batch: Tensor, advance: Advance) -> Tensor:
@@ -354,16 +356,28 @@ def _body(network: RRDBNet, batch: Tensor, advance: Advance) -> Tensor:
     Pixels, and what is between two blocks, are in fp32 always: rounded to bf16, 25 times, they cost up to 2.5 dB.
     """
     dtype = network.conv_body.weight.dtype
-    work_per_step = _flops_per_feature_px(network) * batch.shape[2] * batch.shape[3] / len(network.body) / 3
     shallow = network.conv_first(batch)
     features = shallow
     for block in network.body:
         dense = features.to(dtype)
         for dense_block in (block.rdb1, block.rdb2, block.rdb3):
-            dense = dense_block(dense)
-            advance(work_per_step)
+            dense = _dense_block(dense_block, dense, advance)
         features = dense.mul_(0.2) + features  # as RRDB.forward does
-    return cast(Tensor, shallow + network.conv_body(features.to(dtype))).to(dtype)
+    result = shallow + network.conv_body(features.to(dtype))
+    advance(FLOPS_AROUND_BLOCKS_PX * batch.shape[2] * batch.shape[3])
+    return cast(Tensor, result).to(dtype)
+
+
+def _dense_block(block: ResidualDenseBlock, features: Tensor, advance: Advance) -> Tensor:
+    """What ResidualDenseBlock.forward does, with a step after each convolution: of a large picture, each takes seconds."""
+    flops_per_weight = 2.0 * features.shape[2] * features.shape[3]
+    grown = features
+    for convolution in (block.conv1, block.conv2, block.conv3, block.conv4):
+        grown = torch.cat((grown, block.lrelu(convolution(grown))), 1)
+        advance(flops_per_weight * convolution.weight.numel())
+    result = block.conv5(grown)
+    advance(flops_per_weight * block.conv5.weight.numel())
+    return cast(Tensor, result.mul_(0.2).add_(features))
 
 
 def _tiled_body(network: RRDBNet, batch: Tensor, tile_px: int, advance: Advance) -> Tensor:

@@ -58,9 +58,9 @@ def _times(peer: str) -> Callable[[Record], list[float]]:
 
 
 def _product_share(record: Record) -> list[float]:
-    from model_utility import FLOPS_AROUND_BODY_PX, FLOPS_PER_BLOCK_PX  # here, for it imports torch
+    from model_utility import flops_per_feature_px  # here, for it imports torch
 
-    flops = (X4PLUS_BLOCKS * FLOPS_PER_BLOCK_PX + FLOPS_AROUND_BODY_PX) * record.settings["side_px"] ** 2
+    flops = flops_per_feature_px(X4PLUS_BLOCKS) * record.settings["side_px"] ** 2
     products = record.series("bf16 matrix product, s")
     return [100 * ratio * flops / PRODUCT_FLOPS for ratio in ratios(products, record.series("ours, s"))]
 

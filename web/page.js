@@ -16,7 +16,9 @@ const TICK_MS = 1000;
 const form = $("draft");
 const items = [];
 let selected = null; // an item; null: the invitation to choose a picture
-let usual = { target_resolution: "4k", enhance_faces: true, fit: "passes", output_format: "", quality: "95", model: "" }; // as last chosen
+let usual = { // as last chosen
+  target_resolution: "4k", enhance_faces: true, face_strength: "1", fit: "passes", output_format: "", quality: "95", model: "",
+};
 
 const viewer = new Viewer($("viewer"), { onZoom: showZoom, onLost });
 const follower = new api.Follower(onJob, onJobProblem);
@@ -280,6 +282,7 @@ form.addEventListener("input", ({ target }) => {
   selected.options = {
     target_resolution: elements.target_resolution.value,
     enhance_faces: elements.enhance_faces.checked,
+    face_strength: elements.face_strength.value,
     fit: elements.fit.checked ? "exact" : "passes",
     output_format: elements.output_format.value,
     quality: elements.quality.value,

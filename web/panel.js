@@ -33,6 +33,9 @@ function showDraft({ options, plans }) {
   for (const target of TARGETS) showSize(target, plans[target], options.target_resolution === target);
   const { elements } = form;
   elements.enhance_faces.checked = options.enhance_faces;
+  elements.face_strength.value = options.face_strength;
+  elements.face_strength.disabled = !options.enhance_faces;
+  setText($("strength-note"), options.enhance_faces ? `${Math.round(options.face_strength * 100)} % restored` : "Faces stay as they are");
   elements.fit.checked = options.fit === "exact";
   elements.model.value = options.model;
   elements.output_format.value = options.output_format;

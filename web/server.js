@@ -26,6 +26,7 @@ export async function showServer() {
 function showLimits() {
   setText($("limits"), `PNG, JPEG, WebP or BMP, up to ${server.max_image_size_mb} MB. It goes to this server and to nobody else.`);
   $("model").hidden = !server.models?.upscale_x4_anime?.loaded;
+  $("strength").hidden = !server.models?.face_restoration?.loaded;
   const missing = server.models?.face_restoration?.reason;
   setText($("faces-note"), missing ? `Found, but not restored on this server: ${missing}` : "Where there are any");
 }

@@ -114,6 +114,25 @@ def test_drawings_have_their_own_network_where_the_server_has_it(browser: Browse
         expect(drawing.get_by_role("link", name="Download")).to_be_visible()
 
 
+def test_faces_have_a_strength_where_the_server_restores_them(browser: Browser, settings: Settings, page: Page) -> None:
+    pick(page)
+    expect(page.get_by_label("Face strength")).to_be_hidden()
+    upscaler = fake_upscaler()
+    upscaler.models = {"face_restoration": ModelStatus("restorer.pth")}
+    other = replace(settings, port=free_port())
+    with served(other, lambda _: upscaler) as url, visit(browser, url) as portrait:
+        pick(portrait)
+        strength = portrait.get_by_label("Face strength")
+        strength.fill("0.4")
+        expect(portrait.locator("#strength-note")).to_have_text("40 % restored")
+        portrait.get_by_label("Restore faces").uncheck()
+        expect(strength).to_be_disabled()
+        portrait.get_by_label("Restore faces").check()
+        with portrait.expect_request(lambda request: request.method == "PUT") as sent:
+            start(portrait)
+        assert "face_strength=0.4" in sent.value.url
+
+
 def test_a_format_that_the_server_does_not_take_is_refused_before_it_is_sent(page: Page) -> None:
     sent: list[str] = []
     page.on("request", lambda request: sent.append(request.url) if request.method != "GET" else None)
