@@ -171,7 +171,8 @@ def _add_job_routes(app: Quart, service: Service, jobs: Jobs) -> None:
         job = await jobs.put(job_id, submission, g.request_id, deadline)
         if prefers_async() and not job["completed_at"]:
             return accept_job(job)
-        return show_job(await jobs.wait(job_id))
+        async with deadline.enforced():  # a job that another request has started goes on
+            return show_job(await jobs.wait(job_id))
 
     @app.get("/jobs/<job_id>")
     async def get_job(job_id: str) -> Response:

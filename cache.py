@@ -6,8 +6,10 @@ the input only cannot guess the name. A record is written after its file and rea
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import os
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -57,12 +59,21 @@ class ResultCache:
         return path
 
     def find(self, key: str) -> tuple[Path, bytes, dict[str, Any]] | None:
-        """Path and bytes of a result and what is told of it, if it is there whole; a damaged one is none."""
+        """Path and bytes of a result and what is told of it, if it is there whole; a damaged one is none.
+
+        What is asked for again is as young as what is new.
+        """
+        record_path = self.store.folder / f"{key}.json"
         try:
-            record = json.loads((self.store.folder / f"{key}.json").read_bytes())
+            record = json.loads(record_path.read_bytes())
             name, sha256, told = record["name"], record["sha256"], record["told"]
             path = self.store.find(name).resolve()
             data = path.read_bytes()
         except (OSError, ValueError, KeyError, TypeError, FileNotFound):
             return None
-        return (path, data, told) if hashlib.sha256(data).hexdigest() == sha256 else None
+        if hashlib.sha256(data).hexdigest() != sha256:
+            return None
+        with contextlib.suppress(OSError):  # another user's, in a shared folder, keeps its age
+            os.utime(path)
+            os.utime(record_path)
+        return path, data, told

@@ -12,11 +12,11 @@ import os
 import secrets
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from itertools import accumulate, pairwise
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ FLAGS = {
     "fit": "--fit",
 }
 _FORMATS = {f".{extension}": image_format for image_format, extension in EXTENSIONS.items()} | {".jpeg": "jpeg"}
+_BAR_STEPS = 10_000
 _BAR = "{desc} {bar} {percentage:3.0f} % {elapsed} < {remaining}"
 
 
@@ -115,6 +116,7 @@ def _tasks(options: argparse.Namespace, parser: argparse.ArgumentParser) -> tupl
     Two pictures for one name, or an output in place of an input, end the program before anything is run.
     """
     file_format = _file_format(options, parser)
+    inputs = {_identity(source) for source in options.inputs} - {None}
     tasks: dict[Path, _Task] = {}
     failed = 0
     for source in options.inputs:
@@ -126,10 +128,19 @@ def _tasks(options: argparse.Namespace, parser: argparse.ArgumentParser) -> tupl
             continue
         if other := tasks.get(task.result):
             parser.error(f"{other.source} and {source} would both become {task.result}: give them folders of their own")
-        if task.result.exists() and any(input_.exists() and task.result.samefile(input_) for input_ in options.inputs):
+        if _identity(task.result) in inputs:
             parser.error(f"{source} would become {task.result}, which is itself an input: choose another folder with -o")
         tasks[task.result] = task
     return [task for task in tasks.values() if not _is_there(task)], failed
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """The same for all names of a file; None where there is none."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _file_format(options: argparse.Namespace, parser: argparse.ArgumentParser) -> str | None:
@@ -184,15 +195,15 @@ def _run(tasks: list[_Task], options: argparse.Namespace, settings: Settings, lo
         return 0
     upscaler, failed = load(settings), 0
     works = [upscaler.work(task.plan, task.has_alpha, options.enhance_faces) for task in tasks]
-    with _bar(f"{len(tasks)} pictures", sum(works), position=1, hidden=len(tasks) == 1) as overall:
-        for (task, decoded), work, done in zip(_decoded_ahead(tasks), works, accumulate(works), strict=True):
-            with _bar(f"{task.source.name} {task.plan.original} → {task.plan.output}", work) as bar:
+    with _Bar(f"{len(tasks)} pictures", sum(works), position=1, hidden=len(tasks) == 1) as overall:
+        for (task, decoded), work in zip(_decoded_ahead(tasks), works, strict=True):
+            with _Bar(f"{task.source.name} {task.plan.original} → {task.plan.output}", work) as bar:
                 try:
-                    _make(task, decoded, options, upscaler, _advance(bar, overall))
+                    _make(task, decoded, options, upscaler, (bar, overall))
                 except (ServiceError, OSError, MemoryError, RuntimeError) as exc:  # the last is torch's of no memory
                     _say_failure(task.source, exc)
                     failed += 1
-            overall.update(done / sum(works) * 100 - overall.n)  # also past a picture that failed
+                overall.advance(bar.left)  # of a picture that failed
     return failed
 
 
@@ -217,11 +228,19 @@ def _make(
     decoded: Future[tuple[Picture, list[str]]],
     options: argparse.Namespace,
     upscaler: Upscaler,
-    advance: Callable[[float], None],
+    bars: Sequence[_Bar],
 ) -> None:
+    def advance(work: float) -> None:
+        for bar in bars:
+            bar.advance(work)
+
+    def expect(work: float) -> None:
+        for bar in bars:
+            bar.expect(work)
+
     start = time.monotonic()
     picture, warnings = decoded.result()
-    upscaled = upscaler.upscale(picture, task.plan, options.enhance_faces, advance, options.face_strength)
+    upscaled = upscaler.upscale(picture, task.plan, options.enhance_faces, advance, options.face_strength, expect)
     data, encode_warnings = encode_image(upscaled.picture, task.output_format, options.quality)
     write_whole(task.result, data, task.result.with_name(f".{task.result.name}.{secrets.token_hex(4)}.part"))
     _say(f"{task.source}: {task.plan.original} → {task.plan.output}, {task.result}, {time.monotonic() - start:.1f} s")
@@ -232,19 +251,23 @@ def _make(
 # what people see
 
 
-def _bar(description: str, work: float, position: int = 0, hidden: bool = False) -> Any:
-    """A bar of 100 %, on a terminal; `work` is what `_advance` will add up to."""
-    bar = tqdm(total=100, desc=description, bar_format=_BAR, position=position, leave=False, disable=hidden or None)
-    bar.percent_per_flop = 100 / work
-    return bar
+class _Bar(tqdm):  # type: ignore[misc]
+    """On a terminal, how much of some work is done, of which there may turn out to be more."""
 
+    def __init__(self, description: str, work: float, position: int = 0, hidden: bool = False) -> None:
+        options = {"desc": description, "bar_format": _BAR, "position": position, "leave": False}
+        super().__init__(total=_BAR_STEPS, disable=hidden or None, **options)
+        self.left = work
 
-def _advance(*bars: Any) -> Callable[[float], None]:
-    def advance(work: float) -> None:
-        for bar in bars:
-            bar.update(work * bar.percent_per_flop)
+    def advance(self, work: float) -> None:
+        """That work has been done."""
+        if self.left:
+            self.update(int((_BAR_STEPS - self.n) * min(work / self.left, 1)))  # no fractions, whose sum is never the whole
+        self.left = max(self.left - work, 0)
 
-    return advance
+    def expect(self, work: float) -> None:
+        """There is more to do than was known."""
+        self.left += work
 
 
 def _say(line: str) -> None:

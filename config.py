@@ -122,6 +122,7 @@ def _parse(setting: Field[Any], text: str) -> Any:
     text = text.strip()
     kind: type = type(setting.default)
     try:
+        text.encode()  # answers hold paths, and can hold no others
         value = _SWITCH[text.lower()] if kind is bool else kind(text)
     except (ValueError, KeyError) as exc:
         raise ConfigError(f"{setting.name.upper()} must be {_KINDS[kind]}, not {text!r}") from exc
@@ -138,8 +139,8 @@ _KINDS: dict[type, str] = {
     bool: "true or false",
     int: "a whole number",
     float: "a number",
-    str: "a text",
-    type(Path()): "a path",
+    str: "a text in UTF-8",
+    type(Path()): "a path in UTF-8",
 }
 
 

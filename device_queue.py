@@ -45,6 +45,7 @@ class Job:
         """`work` is in the unit that `advance` counts, FLOPs here."""
         self.work = work
         self.done = 0.0
+        self._least_progress = 0.0
         self.started_at: float | None = None  # seconds since the epoch, for others to see
         self.begun_at = 0.0  # on the queue's clock
         self.given_seconds = 0.0  # to shorter jobs
@@ -71,7 +72,8 @@ class Job:
         return time.perf_counter() - self.given_seconds
 
     def expect(self, work: float) -> None:
-        """Note that there is more to do than was known."""
+        """Note that there is more to do than was known; what is told of the progress does not go back for that."""
+        self._least_progress = self.progress
         self.work += work
 
     def _check(self) -> None:
@@ -86,7 +88,7 @@ class Job:
     @property
     def progress(self) -> float:
         """The share of the work that is done, 0–1."""
-        return min(self.done / self.work, 1.0) if self.work else 0.0
+        return max(min(self.done / self.work, 1.0), self._least_progress) if self.work else 0.0
 
     def cancel(self) -> None:
         """Let the job end at its next step, or never start."""

@@ -248,7 +248,9 @@ class Dispatcher:
 
     def _recall(self, key: str) -> Answer | None:
         if answer := self._recalled.get(key):
-            return answer
+            if Path(str(answer.fields["file_path"])).is_file():
+                return answer
+            self._recalled.pop(key, None)
         if found := self.cache.find(key):
             path, data, told = found
             return self._recalled.setdefault(key, Answer(data, {**told, "file_path": str(path)}, device_seconds=0.0))

@@ -220,6 +220,7 @@ class _Exchange:
     async def send(self, message: ASGISendEvent) -> None:
         if message["type"] == "http.response.start":
             self._status = message["status"]
+            self.let_go()  # whoever reads an answer slowly keeps no room of others' bodies
             message["headers"] = [*message["headers"], *self._headers()]
         elif message["type"] == "http.response.body":
             self.bytes_out += len(message["body"]) if self._has_body else 0

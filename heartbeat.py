@@ -62,14 +62,15 @@ def _registry_host(settings: Settings) -> str:
         return ""  # does not resolve, so the default route decides
 
 
-def retry_delay(failures: int, heartbeat_seconds: float, rng: Callable[[], float] = random.random) -> float:
+def retry_delay(failures: int, ceiling_seconds: float, rng: Callable[[], float] = random.random) -> float:
     """Seconds to wait after the n-th failure in a row: exponential backoff with full jitter.
 
     Full jitter (https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/) keeps a fleet of services from
     coming back at the same moment as their registry.
     """
-    ceiling = max(heartbeat_seconds, RETRY_CEILING_SECONDS)
-    return rng() * min(ceiling, FIRST_RETRY_SECONDS * 2.0 ** min(failures - 1, 64))  # beyond 2.0**1023 is OverflowError
+    return rng() * min(
+        ceiling_seconds, FIRST_RETRY_SECONDS * 2.0 ** min(failures - 1, 64)
+    )  # beyond 2.0**1023 is OverflowError
 
 
 class Heartbeat:
@@ -118,7 +119,8 @@ class Heartbeat:
             began = self._clock()
             await self._beat()
             if self._failures:
-                delay = retry_delay(self._failures, self._settings.heartbeat_seconds, self._rng)
+                ceiling_seconds = max(self._settings.heartbeat_seconds, RETRY_CEILING_SECONDS)
+                delay = retry_delay(self._failures, ceiling_seconds, self._rng)
             else:
                 delay = self._settings.heartbeat_seconds - (self._clock() - began)
             await asyncio.sleep(max(0.0, delay))

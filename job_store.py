@@ -13,6 +13,7 @@ import hashlib
 import logging
 import os
 import secrets
+import threading
 import time
 from dataclasses import dataclass
 from enum import StrEnum
@@ -54,19 +55,25 @@ class JobRecord:
     result: dict[str, object] | None = None
     error: dict[str, object] | None = None
 
+    def is_older_than(self, seconds: float) -> bool:
+        """Whether it is done, and was longer ago."""
+        return self.completed_at is not None and time.time() - self.completed_at > seconds
+
 
 class JobStore:
-    """The records in one folder. Its methods wait for the disk; no two at once for the same job."""
+    """The records in one folder. Its methods wait for the disk; no two save the same job at once."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._held: dict[str, IO[bytes]] = {}  # locked, of the jobs of this process that are not done
+        self._interrupting = threading.Lock()
 
     def save(self, record: JobRecord) -> None:
         """Write a record, in place of the last one of this job.
 
         Raises:
-            OSError: the disk would not have it; the last one is still there.
+            OSError: the disk would not have it. The last one is still there, and will be that of a job which nobody finished
+                if this one was of a job that is done.
         """
         self._folder.mkdir(parents=True, exist_ok=True)
         unfinished = self._folder / f"{secrets.token_hex(16)}.part"
@@ -80,28 +87,42 @@ class JobStore:
         except BaseException:
             file.close()
             unfinished.unlink(missing_ok=True)
+            if record.completed_at is not None:
+                self._let_go(record.id)
             raise
-        if held := self._held.pop(record.id, None):
-            held.close()
+        self._let_go(record.id)
         if record.completed_at is None:
             self._held[record.id] = file
         else:
             file.close()
 
+    def _let_go(self, job_id: str) -> None:
+        if held := self._held.pop(job_id, None):
+            held.close()
+
     def load(self, job_id: str) -> JobRecord | None:
         """The record of a job, None where there is none. A job that nobody will finish is failed from here on."""
+        record, is_orphan = self._read(job_id)
+        if record and is_orphan:
+            with self._interrupting:  # all who ask at once hear the same
+                record, is_orphan = self._read(job_id)
+                if record and is_orphan:
+                    return self._interrupt(record)
+        return record
+
+    def _read(self, job_id: str) -> tuple[JobRecord | None, bool]:
+        """The record, and whether nobody will finish its job."""
         try:
             with self._path(job_id).open("rb") as file:
                 record = _parse(file.read())
-                is_orphan = record is not None and record.completed_at is None and _takes_lock(file)
+                if record is None or record.id != job_id:
+                    return None, False
+                return record, record.completed_at is None and not _is_locked(file)
         except FileNotFoundError:
-            return None
+            return None, False
         except OSError as exc:
             logger.error("the record of a job cannot be read: %s", exc)
-            return None
-        if record is None or record.id != job_id:
-            return None
-        return self._interrupt(record) if is_orphan else record
+            return None, False
 
     def _interrupt(self, record: JobRecord) -> JobRecord:
         error = Interrupted(
@@ -136,9 +157,9 @@ def _parse(data: bytes) -> JobRecord | None:
         return None
 
 
-def _takes_lock(file: IO[bytes]) -> bool:
+def _is_locked(file: IO[bytes]) -> bool:
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # which those who only look share
     except BlockingIOError:
-        return False
-    return True
+        return True
+    return False

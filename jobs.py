@@ -47,6 +47,7 @@ from webhook import Webhooks
 logger = logging.getLogger(__name__)
 
 EVENT_SECONDS = 0.2  # between two events of progress
+FOREIGN_SECONDS = 1.0  # between two looks at the record of a job that another process, in the same folder, is at
 KEEP_ALIVE_SECONDS = 15.0  # of silence, after which proxies begin to wonder
 FINISHED_IN_MEMORY = 1000  # records, of about 2 kB each
 
@@ -72,9 +73,11 @@ class _Live:
 
     def look(self) -> JobRecord:
         """The record, with how far the work is."""
-        started_at, progress = self.ticket.started_at, round(self.ticket.progress, 4)
         if self.done.is_set():
             return self.record
+        started_at, progress = self.ticket.started_at, round(self.ticket.progress, 4)
+        if started_at:  # for another request, perhaps, that asks for the same
+            started_at = max(started_at, self.record.created_at)
         status = Status.PROCESSING if started_at else Status.STARTING
         return dataclasses.replace(self.record, status=status, started_at=started_at, progress=progress)
 
@@ -123,7 +126,7 @@ class Jobs:
             record = await self._look_up(job_id)
             if record is None:
                 return await self._start(job_id, await self._service.read_order(submission), request_id, deadline)
-        if record.fingerprint != _fingerprint(await self._service.io.run(parse_order, submission)):
+        if record.fingerprint != await self._service.io.run(lambda: _fingerprint(parse_order(submission))):
             raise JobConflict("Another request was sent under this id. Choose another id, or send the same request.")
         return self._view(record)
 
@@ -144,19 +147,27 @@ class Jobs:
         Raises:
             JobNotFound: there is no job of that id.
         """
-        if live := self._live.get(job_id):
-            await live.done.wait()
-        return await self.get(job_id)
+        while True:
+            if live := self._live.get(job_id):
+                await live.done.wait()
+            job = await self.get(job_id)
+            if job["completed_at"]:
+                return job
+            await asyncio.sleep(FOREIGN_SECONDS)
 
     async def cancel(self, job_id: str) -> JobObject:
         """End a job: its place is free at once, or when the device has reached its next step. One that is done stays as it is.
 
         Raises:
             JobNotFound: there is no job of that id.
+            JobConflict: another process, which has the same folder of results, is at it.
         """
-        if live := self._live.get(job_id):
+        live, job = self._live.get(job_id), await self.get(job_id)
+        if live:
             live.given_up = True
             live.ticket.cancel()
+        elif not job["completed_at"]:
+            raise JobConflict("Another instance of this service is at this job, and it alone can cancel it.")
         return await self.wait(job_id)
 
     async def events(self, job_id: str) -> AsyncGenerator[JobObject | None]:
@@ -170,13 +181,14 @@ class Jobs:
         live = self._live.get(job_id)
         last, silent_seconds = await self.get(job_id), 0.0
         yield last
-        while live and not last["completed_at"]:
+        pause_seconds = EVENT_SECONDS if live else FOREIGN_SECONDS
+        while not last["completed_at"]:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(live.done.wait(), EVENT_SECONDS)
-            view = self._view(live.look())
+                await asyncio.wait_for(live.done.wait() if live else asyncio.Event().wait(), pause_seconds)
+            view = self._view(live.look()) if live else await self.get(job_id)
             if last["status"] == Status.STARTING and view["completed_at"] and view["started_at"]:
                 yield {**last, "status": Status.PROCESSING, "started_at": view["started_at"]}  # it was shorter than a look
-            silent_seconds += EVENT_SECONDS
+            silent_seconds += pause_seconds
             if view != last or silent_seconds >= self._keep_alive_seconds:
                 yield view if view != last else None
                 last, silent_seconds = view, 0.0
@@ -209,7 +221,7 @@ class Jobs:
         return self._view(live.look())
 
     async def _carry_out(self, live: _Live) -> None:
-        with self._service.in_flight():
+        with self._service.waited_for():
             await self._save(live.record)
             live.saved.set()
             outcome = await self._outcome(live)
@@ -248,14 +260,17 @@ class Jobs:
     async def _save(self, record: JobRecord) -> None:
         try:
             await self._service.io.run(self._store.save, record)
-        except OSError as exc:  # it is in memory, for a while
-            logger.error("the record of a job could not be saved: %s", exc)
+        except Exception as exc:  # whatever it is: the job is in memory, for a while, and its clients must hear of its end
+            traceback = None if isinstance(exc, OSError) else exc
+            logger.error("the record of a job could not be saved: %s", exc, exc_info=traceback)
 
     # what is known of it
 
     async def _look_up(self, job_id: str) -> JobRecord | None:
         if live := self._live.get(job_id):
             return live.look()
+        if (known := self._finished.get(job_id)) and known.is_older_than(self._service.settings.retention_seconds):
+            del self._finished[job_id]
         record = self._finished.get(job_id) or await self._service.io.run(self._store.load, job_id)
         if record is None or record.result is None:
             return record
@@ -289,10 +304,11 @@ class Jobs:
 
 def _fingerprint(order: Order) -> str:
     """SHA-256 of what was asked, the image and every choice, however it was written down."""
-    choices = {
-        item.name: getattr(order, item.name) for item in dataclasses.fields(order) if item.name not in ("image", "header")
-    }
+    choices = {item.name: getattr(order, item.name) for item in dataclasses.fields(order) if item.name not in _NO_CHOICE}
     return hashlib.sha256(repr(sorted(choices.items())).encode() + order.image).hexdigest()
+
+
+_NO_CHOICE = ("image", "header", "warnings")
 
 
 def _result_fields(answer: Answer) -> dict[str, object]:

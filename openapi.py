@@ -155,7 +155,8 @@ def _get_job() -> Fields:
 
 
 def _cancel_job() -> Fields:
-    responses = {"200": _job("The job, which ends at its next step, if it was not done."), **_failures([JobNotFound])}
+    done = _job("The job, which ends at its next step, if it was not done.")
+    responses = {"200": done, **_failures([JobNotFound, JobConflict])}
     return _operation("cancelJob", "jobs", "Cancel a job", "A job that is done stays as it is.", responses)
 
 

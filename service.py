@@ -66,6 +66,7 @@ class Service:
         self._in_flight = 0
         self._idle = asyncio.Event()
         self._idle.set()
+        self._drained = False  # what is not done will not be
         self._started_at = time.monotonic()
 
     # life
@@ -91,6 +92,7 @@ class Service:
             logger.warning(
                 "%d requests are not done after %g s and are cancelled", self._in_flight, self.settings.drain_seconds
             )
+            self._drained = True
             self._dispatcher.cancel_all()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._idle.wait(), CANCEL_SECONDS)
@@ -198,12 +200,13 @@ class Service:
 
     # one request
 
-    @contextlib.contextmanager
-    def in_flight(self) -> Iterator[None]:
+    def in_flight(self) -> contextlib.AbstractContextManager[None]:
         """A request from its first byte to its answer's last: what the drain waits for, if it began before it."""
-        if self._stop.is_set():
-            yield
-            return
+        return contextlib.nullcontext() if self._stop.is_set() else self.waited_for()
+
+    @contextlib.contextmanager
+    def waited_for(self) -> Iterator[None]:
+        """What the drain waits for, also if it begins after it: a job whose request was in flight."""
         self._in_flight += 1
         self._idle.clear()
         try:
@@ -256,7 +259,10 @@ class Service:
         Raises:
             BadRequest, Unavailable, DeadlineExceeded: it cannot be taken; see `errors`.
         """
-        return await self._dispatcher.submit(order, self._ready(), deadline)
+        ticket = await self._dispatcher.submit(order, self._ready(), deadline)
+        if self._drained:  # while the image was decoded
+            ticket.cancel()
+        return ticket
 
     def _ready(self) -> Upscaler:
         if self._stop.is_set():

@@ -136,17 +136,27 @@ class ResultStore:
 
         Returns:
             How many were removed. What a process that was killed left half-written goes with them after an hour.
+
+        Raises:
+            OSError: a file could not be removed; the others were.
         """
         removed, total_bytes, records = 0, 0, 0
+        failure: OSError | None = None
         for path, status in sorted(self._files(), key=lambda entry: entry[1].st_mtime, reverse=True):
             is_partial = path.suffix == ".part"
             total_bytes += 0 if is_partial else status.st_size
-            records += path.suffix == ".json"
+            is_record = bool(_JOB_RECORD.fullmatch(path.name))
+            records += is_record
             limit = _PARTIAL_SECONDS if is_partial else self.retention_seconds
-            too_many = total_bytes > self.max_bytes or (records > self.max_records and path.suffix == ".json")
+            too_many = total_bytes > self.max_bytes or (records > self.max_records and is_record)
             if now - status.st_mtime > limit or (too_many and not is_partial):
-                path.unlink(missing_ok=True)
-                removed += 1
+                try:
+                    path.unlink(missing_ok=True)
+                    removed += 1
+                except OSError as exc:  # of another user, perhaps: the others go all the same
+                    failure = exc
+        if failure:
+            raise failure
         return removed
 
     def _files(self) -> Iterator[tuple[Path, os.stat_result]]:
@@ -160,6 +170,7 @@ class ResultStore:
 
 _RESULT_NAME = re.compile(r"[0-9a-f]{32}\.(?:jpg|png|webp)", re.ASCII)
 _OWN_NAME = re.compile(r"[0-9a-f]{32}\.(?:jpg|png|webp|json|part)|[0-9a-f]{64}\.(?:json|part)", re.ASCII)
+_JOB_RECORD = re.compile(r"[0-9a-f]{32}\.json", re.ASCII)
 _PARTIAL_SECONDS = 60 * 60
 
 

@@ -20,15 +20,16 @@ import random
 import secrets
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 
 import httpcore
 import httpx
 
 from config import Settings
-from errors import WebhookRefused
+from errors import QueueFull, WebhookRefused
 from heartbeat import retry_delay
 
 logger = logging.getLogger(__name__)
@@ -37,6 +38,8 @@ ATTEMPTS = 8  # within some two minutes
 ATTEMPT_SECONDS = 10.0
 RETRY_CEILING_SECONDS = 60.0
 RESOLVE_SECONDS = 5.0
+MAX_LOOKUPS = 32  # at once: names that nobody answers for keep a thread each
+LOOKUP_RETRY_SECONDS = 5
 MAX_URL_CHARACTERS = 2000
 MAX_PENDING = 1000  # a flood of cancelled jobs must not become a flood of calls
 MAX_AT_ONCE = 8
@@ -79,7 +82,7 @@ class Webhooks:
         self._allow_private = settings.webhook_allow_private
         self._resolve = resolve
         self._rng = rng
-        self._resolvers = ThreadPoolExecutor(4, thread_name_prefix="dns")  # names that nobody answers for hold up only these
+        self._free_resolvers = threading.BoundedSemaphore(MAX_LOOKUPS)
         self._tls: ssl.SSLContext | None = None
         self._pending: set[asyncio.Task[None]] = set()
         self._turn = asyncio.Semaphore(MAX_AT_ONCE)
@@ -90,6 +93,7 @@ class Webhooks:
 
         Raises:
             WebhookRefused: it is no http or https URL, or leads to an address that is not public, or nowhere.
+            QueueFull: too many names are being looked up.
         """
         host, port = _host_and_port(url)
         await self.addresses(host, port)
@@ -99,15 +103,35 @@ class Webhooks:
 
         Raises:
             WebhookRefused: it has no address, or one that is not public.
+            QueueFull: too many names are being looked up.
         """
         try:
-            looking = asyncio.get_running_loop().run_in_executor(self._resolvers, self._resolve, host, port)
-            addresses = await asyncio.wait_for(looking, RESOLVE_SECONDS)
+            addresses = await asyncio.wait_for(self._look_up(host, port), RESOLVE_SECONDS)
         except (OSError, UnicodeError) as exc:  # TimeoutError among them
             raise _refused(f"The host {host[:80]!r} cannot be found.") from exc
         if not addresses or not (self._allow_private or all(map(is_public, addresses))):
             raise _refused(f"The host {host[:80]!r} is not on the public internet.")
         return addresses
+
+    async def _look_up(self, host: str, port: int) -> list[str]:
+        """In a thread of its own, for which the end of the process does not wait: DNS may be silent for half a minute."""
+        if not self._free_resolvers.acquire(blocking=False):
+            raise QueueFull(
+                "Too many webhooks are being looked up. Try again later.", retry_after_seconds=LOOKUP_RETRY_SECONDS
+            )
+        found: Future[list[str]] = Future()
+        found.set_running_or_notify_cancel()  # so that nobody who stops waiting can cancel it
+
+        def look() -> None:
+            try:
+                found.set_result(self._resolve(host, port))
+            except Exception as exc:
+                found.set_exception(exc)
+            finally:
+                self._free_resolvers.release()
+
+        threading.Thread(target=look, name="dns", daemon=True).start()
+        return await asyncio.wrap_future(found)
 
     def deliver(self, url: str, body: bytes) -> None:
         """POST `body`, JSON, to a URL that was checked, until it is taken or `ATTEMPTS` have failed. Returns at once."""
@@ -126,7 +150,6 @@ class Webhooks:
             for task in late:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
-        self._resolvers.shutdown(wait=False, cancel_futures=True)
 
     async def _deliver(self, url: str, body: bytes) -> None:
         message_id = f"msg_{secrets.token_hex(16)}"
@@ -149,7 +172,7 @@ class Webhooks:
         try:
             async with asyncio.timeout(ATTEMPT_SECONDS):
                 return await self._post(url, body, message_id)
-        except WebhookRefused as exc:
+        except (WebhookRefused, QueueFull) as exc:
             return exc.message
         except TimeoutError:
             return f"no answer within {ATTEMPT_SECONDS:g} s"
@@ -184,9 +207,11 @@ class _CheckedNetwork(httpcore.AsyncNetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.AsyncNetworkStream:
-        for address in await self._webhooks.addresses(host, port):
-            with contextlib.suppress(httpcore.ConnectError):
-                return await self._network.connect_tcp(address, port, timeout, local_address, socket_options)
+        addresses = await self._webhooks.addresses(host, port)
+        share = ATTEMPT_SECONDS / (len(addresses) + 1)  # of the attempt, so that one that is silent leaves the others theirs
+        for address in addresses:
+            with contextlib.suppress(httpcore.ConnectError, httpcore.ConnectTimeout):
+                return await self._network.connect_tcp(address, port, share, local_address, socket_options)
         raise httpcore.ConnectError("no address of the host answers")
 
 

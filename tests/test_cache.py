@@ -141,6 +141,29 @@ async def test_what_is_damaged_or_gone_is_made_again(
     assert (await upscale(client, encode(PIXELS))).json()["cached"] is True
 
 
+async def test_what_is_in_memory_still_is_no_result_once_its_file_is_gone(settings: Settings) -> None:
+    async with house(settings) as h:
+        h.resolver.gate.set()
+        again = [(await h.post(10)).json() for _ in range(2)][1]
+        (key,) = [path.stem for path in settings.output_dir.iterdir() if len(path.stem) == 64]
+        kept = h.service._dispatcher._recall(key)  # as one who reads that answer slowly keeps it
+        assert kept
+        await asyncio.to_thread(Path(again["file_path"]).unlink)
+        anew = (await h.post(10)).json()
+        assert (anew["cached"], await asyncio.to_thread(Path(anew["file_path"]).is_file)) == (False, True)
+
+
+async def test_what_is_asked_for_again_is_kept_as_long_as_what_is_new(settings: Settings) -> None:
+    async with house(settings) as h:
+        h.resolver.gate.set()
+        first = (await h.post(10)).json()
+        for path in settings.output_dir.iterdir():
+            os.utime(path, (1000, 1000))
+        assert (await h.post(10)).json()["cached"]
+        assert h.service.store.sweep(now=1000 + settings.retention_seconds + 1) == 0
+        assert (await h.client.get(f"/files/{Path(first['file_path']).name}")).status_code == 200
+
+
 async def test_a_repeat_is_served_by_the_next_process_too(settings: Settings) -> None:
     answers = []
     for port in (settings.port, free_port()):

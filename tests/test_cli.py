@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import threading
 from pathlib import Path
@@ -75,6 +76,36 @@ def test_options_reach_the_pipeline(room: Path) -> None:
     )
     assert (run.status, run.loaded[0].device, files()) == (0, "cpu", ["a.webp"])
     assert anime.entered.is_set()
+
+
+class Terminal(io.StringIO):
+    """What bars are shown on."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_bar_goes_to_its_end_and_no_further_when_faces_are_found_on_the_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stderr", Terminal())
+    seen = []
+    with cli._Bar("a.png", 100.0) as bar:
+        for step, more in ((10, 400), (100, 0), (200, 0), (150, 0), (50, 0)):
+            bar.advance(step)
+            seen.append(round(100 * bar.n / bar.total))
+            bar.expect(more)
+        assert (bar.n, bar.left) == (bar.total, 0)
+    assert seen == sorted(seen)
+    assert (seen[0], seen[-1]) == (10, 100)
+
+
+def test_pictures_show_bars_of_their_own_and_one_of_all(room: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    assert Run("a.png", "note.jpg", "b.jpg", "-o", "out", "--target", "2k").status == 1
+    shown = terminal.getvalue()
+    for text in ("a.png 60×40 → 1920×1280", "b.jpg 50×40 → 1600×1280", "2 pictures", "100 %"):
+        assert text in shown
+    assert "Warning" not in shown
 
 
 def test_every_field_of_a_request_is_an_option() -> None:

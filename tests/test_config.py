@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import fields
 from pathlib import Path
 
@@ -69,6 +70,11 @@ WRONG = [
 def test_without_variables_everything_has_its_default() -> None:
     assert Settings.from_env({}) == Settings()
     assert Settings.from_env(dict.fromkeys(RIGHT, " ")) == Settings()
+
+
+def test_a_path_that_no_answer_could_hold_is_refused() -> None:
+    with pytest.raises(ConfigError, match="OUTPUT_DIR must be a path in UTF-8"):
+        Settings.from_env({"OUTPUT_DIR": os.fsdecode(b"/srv/\xe9t\xe9")})
 
 
 def test_every_setting_is_read_from_its_variable() -> None:

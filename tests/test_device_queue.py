@@ -43,6 +43,15 @@ def queue() -> Iterator[DeviceQueue]:
     queue.close()
 
 
+def test_progress_does_not_go_back_when_there_is_more_to_do_than_was_known() -> None:
+    job = Job(100)
+    job.advance(10)
+    job.expect(900)
+    assert job.progress == 0.1
+    job.advance(400)
+    assert job.progress == 0.41
+
+
 async def test_work_runs_one_at_a_time_in_order_on_one_thread(queue: DeviceQueue) -> None:
     seen: list[tuple[int, str]] = []
 

@@ -358,6 +358,23 @@ async def test_of_bodies_that_outgrow_the_room_together_one_is_refused_and_the_o
             writer.close()
 
 
+async def test_a_slow_reader_of_an_answer_keeps_no_room_of_others_bodies(settings: Settings) -> None:
+    image = encode(np.random.default_rng(0).integers(0, 256, (1400, 1400, 3), dtype=np.uint8))  # some 6 MB
+    query = "target_resolution=4k&output_format=png"  # and an answer that no socket's buffer holds
+    head = f"POST /upscale?{query} HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: {len(image)}\r\n\r\n"
+    async with serving(replace(settings, bodies_max_bytes=16 * MIB), lambda _: fake_upscaler()) as (client, _):
+        await ready(client)
+        writers = []
+        for quality in (80, 81):  # so that they are two results
+            reader, writer = await send_raw(settings.port, head.replace("png ", f"png&quality={quality} ", 1).encode() + image)
+            assert await asyncio.wait_for(reader.readuntil(b"\r\n"), 60) == b"HTTP/1.1 200 \r\n"
+            writers.append(writer)
+        answer = await client.post(f"/plan?{query}", content=image, headers={"Content-Type": "image/png"})
+        assert answer.status_code == 200, answer.text
+        for writer in writers:
+            writer.close()
+
+
 async def test_a_refused_request_whose_body_comes_later_gets_its_answer(client: httpx.AsyncClient, settings: Settings) -> None:
     reader, writer = await send_raw(settings.port, b"POST /nowhere HTTP/1.1\r\nHost: test\r\nContent-Length: 10\r\n\r\n")
     answer = await reader.readuntil(b"}")

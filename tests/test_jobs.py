@@ -6,7 +6,9 @@ import asyncio
 import contextlib
 import os
 import re
+import time
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ import numpy as np
 import orjson
 import pytest
 
+from bench.server import free_port
 from config import MIB, Settings
 from contract import Submission
 from deadline import Deadline
@@ -23,7 +26,7 @@ from job_store import JobRecord, JobStore
 from jobs import MAX_LIVE, Jobs
 from service import Service
 from tests.conftest import FakeResolver, assert_error, b64, encode, fake_upscaler, files_in, ready, send_raw, serving, until
-from utility import ResultStore
+from utility import IO_THREADS, ResultStore
 
 ASYNC = {"Prefer": "respond-async"}
 
@@ -142,8 +145,10 @@ async def test_waiting_jobs_know_their_place_and_count_in_admission(settings: Se
         jobs = [await h.submit(gray) for gray in (10, 20, 30)]
         await h.job_is(jobs[0]["id"], "processing")
         assert [(await h.job(job["id"]))["position"] for job in jobs] == [0, 1, 2]
-        etas = [(await h.job(job["id"]))["eta_seconds"] for job in jobs]
-        assert etas == sorted(etas)
+        queue = h.service._queue
+        queue._measured_work, queue._measured_seconds = 1000.0, 1.0  # a rate: the fake network is too fast to have one
+        first, second, third = [(await h.job(job["id"]))["eta_seconds"] for job in jobs]
+        assert first < second < third
         refused = await h.client.post("/upscale", json=order(40), headers=ASYNC)
         assert_error(refused, 503, "queue_full")
         assert int(refused.headers["retry-after"]) >= 1
@@ -219,6 +224,47 @@ async def test_the_drain_finishes_jobs_refuses_new_ones_and_answers_about_them(s
         assert (await anext(events))["status"] == "processing"
         h.resolver.gate.set()
         assert [event async for event in events][-1]["status"] == "succeeded"
+
+
+@contextlib.asynccontextmanager
+async def decoding_held(service: Service) -> AsyncIterator[None]:
+    """No image is decoded meanwhile."""
+    decoding = service._dispatcher._decoding
+    for _ in range(IO_THREADS):
+        await decoding.acquire()
+    yield
+    for _ in range(IO_THREADS):
+        decoding.release()
+
+
+async def held(service: Service, requests: int = 1) -> None:
+    """So many requests wait for their images to be decoded."""
+    await until(lambda: len(service._dispatcher._decoding._waiters or ()) == requests)
+
+
+async def test_a_job_that_is_taken_while_the_drain_begins_is_finished(settings: Settings) -> None:
+    async with house(settings) as h:
+        async with decoding_held(h.service):
+            posting = asyncio.create_task(h.submit())
+            await held(h.service)
+            h.service.stop()
+        job = await posting
+        events = h.follow(job["id"])
+        assert not (await anext(events))["completed_at"]
+        h.resolver.gate.set()
+        assert [event async for event in events][-1]["status"] == "succeeded"
+
+
+async def test_past_the_drain_time_nothing_is_begun(settings: Settings) -> None:
+    async with house(replace(settings, drain_seconds=0.1)) as h:
+        h.resolver.entered.clear()  # which warming up has set
+        async with decoding_held(h.service):
+            posting = asyncio.create_task(h.client.post("/upscale", json=order()))
+            await held(h.service)
+            h.service.stop()
+            await until(lambda: h.service._drained)
+        assert_error(await posting, 503, "shutting_down")
+        assert not h.resolver.entered.is_set()
 
 
 async def test_past_the_drain_time_a_job_fails_and_says_why(settings: Settings) -> None:
@@ -301,10 +347,69 @@ def test_a_record_that_cannot_be_written_leaves_the_last_one(tmp_path: Path) -> 
     store = JobStore(tmp_path)
     store.save(a_record("job-of-mine"))
     with pytest.raises(TypeError):
-        store.save(a_record("job-of-mine", completed_at=2.0, result={"no JSON": object()}))
+        store.save(a_record("job-of-mine", result={"no JSON": object()}))
     assert [path.suffix for path in tmp_path.iterdir()] == [".json"]
     assert store.load("job-of-mine") == a_record("job-of-mine"), "it is not done, and nobody takes it for interrupted"
-    store.close()
+    with pytest.raises(TypeError):
+        store.save(a_record("job-of-mine", completed_at=2.0, result={"no JSON": object()}))
+    assert store._held == {}
+    record = store.load("job-of-mine")
+    assert record
+    assert record.status == "failed", "nobody waits for it for ever"
+
+
+def test_all_who_ask_at_once_for_a_job_that_died_hear_the_same(tmp_path: Path) -> None:
+    for number in range(50):
+        dying, store = JobStore(tmp_path), JobStore(tmp_path)
+        dying.save(a_record(f"job-of-mine-{number}"))
+        dying.close()
+        with ThreadPoolExecutor(4) as threads:
+            records = list(threads.map(store.load, [f"job-of-mine-{number}"] * 4))
+        assert [record.status for record in records if record] == ["failed"] * 4
+        assert len({record.completed_at for record in records if record}) == 1
+
+
+async def test_a_job_of_another_instance_in_the_same_folder_is_followed_but_cannot_be_cancelled(settings: Settings) -> None:
+    async with house(settings) as h, house(replace(settings, port=free_port())) as other:
+        job = await h.submit()
+        assert (await other.job(job["id"]))["status"] == "starting"
+        assert_error(await other.client.post(job["urls"]["cancel"]), 409, "job_conflict")
+        events = other.follow(job["id"])
+        assert (await anext(events))["status"] == "starting"
+        waiting = asyncio.create_task(other.client.put(f"/jobs/{job['id']}", json=order()))
+        h.resolver.gate.set()
+        assert [event async for event in events][-1] == (await waiting).json() == await h.job_is(job["id"], "succeeded")
+
+
+async def test_jobs_are_forgotten_after_their_time_in_memory_too(settings: Settings) -> None:
+    async with house(replace(settings, retention_seconds=0.3)) as h:
+        h.resolver.gate.set()
+        job = await h.submit()
+        await h.job_is(job["id"], "succeeded")
+        await asyncio.to_thread(_remove_all, settings.output_dir)
+
+        async def status() -> int:
+            return (await h.client.get(f"/jobs/{job['id']}")).status_code
+
+        async with asyncio.timeout(10):
+            while await status() != 404:
+                pass
+
+
+def _remove_all(folder: Path) -> None:
+    for path in folder.iterdir():
+        path.unlink()
+
+
+async def test_a_job_whose_record_cannot_be_made_still_ends(settings: Settings, caplog: pytest.LogCaptureFixture) -> None:
+    async with house(settings) as h:
+        job = await h.submit()
+        h.service.store.folder.rename(settings.output_dir.with_name("away"))
+        await asyncio.to_thread(settings.output_dir.write_bytes, b"a file where the folder should be")
+        canceled = (await h.client.post(job["urls"]["cancel"])).json()
+        assert canceled["status"] == "canceled"
+        assert canceled == await h.job(job["id"])
+    assert "the record of a job could not be saved" in caplog.text
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b'{"id": "job-of-mine"}', b'{"status": "new"}'])
@@ -326,6 +431,15 @@ def test_records_are_swept_by_age_and_by_number(tmp_path: Path) -> None:
     assert results.sweep(now=1001) == 2
 
 
+def test_cached_results_push_no_job_out(tmp_path: Path) -> None:
+    store, results = JobStore(tmp_path), ResultStore(tmp_path, retention_seconds=100, max_bytes=MIB, max_records=1)
+    store.save(a_record("job-of-mine", completed_at=2.0))
+    for number in range(3):
+        tmp_path.joinpath(f"{number:064x}.json").write_bytes(b"{}")
+    assert results.sweep(now=time.time()) == 0
+    assert store.load("job-of-mine")
+
+
 # PUT
 
 
@@ -339,7 +453,7 @@ async def test_the_same_put_is_the_same_job_in_whatever_state(settings: Settings
         assert first.json()["created_at"] == second.json()["created_at"]
         queue = (await h.client.get("/health")).json()["queue"]
         assert queue["running"] + queue["waiting"] == 1
-        other_words = dict(reversed([*order(target_resolution="2K").items()]))
+        other_words = dict(reversed([*order(target_resolution="2K", unknown=1).items()]))
         assert (await h.client.put("/jobs/my-own-id_1", json=other_words, headers=ASYNC)).status_code == 202
         conflict = await h.client.put("/jobs/my-own-id_1", json=order(20), headers=ASYNC)
         assert_error(conflict, 409, "job_conflict")
@@ -353,6 +467,19 @@ async def test_the_same_put_is_the_same_job_in_whatever_state(settings: Settings
             assert_error(await h.client.put("/jobs/my-own-id_1", json=order(**other)), 409, "job_conflict")
         h.service.stop()
         assert (await h.client.put("/jobs/my-own-id_1", json=order(), headers=ASYNC)).status_code == 200
+
+
+async def test_a_put_that_waits_too_long_says_so_and_another_requests_job_goes_on(settings: Settings) -> None:
+    async with house(settings) as h:
+        job = (await h.client.put("/jobs/my-own-id_1", json=order(), headers=ASYNC)).json()
+        waiting = await h.client.put("/jobs/my-own-id_1", json=order(), headers={"X-Request-Timeout": "0.2"})
+        assert_error(waiting, 504, "deadline_exceeded")
+        own = await h.client.put("/jobs/my-own-id_2", json=order(20), headers={"X-Request-Timeout": "0.2"})
+        assert_error(own, 504, "deadline_exceeded")
+        failed = await h.job_is("my-own-id_2", "failed")
+        assert failed["error"]["code"] == "deadline_exceeded"
+        h.resolver.gate.set()
+        await h.job_is(job["id"], "succeeded")
 
 
 async def test_a_number_is_the_same_however_it_is_written_down(settings: Settings) -> None:

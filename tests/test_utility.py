@@ -142,5 +142,24 @@ def test_sweep_leaves_what_is_being_written_and_removes_what_a_killed_process_le
     assert (written.exists(), left.exists()) == (True, False)
 
 
+def test_sweep_goes_on_past_a_file_that_cannot_be_removed_and_says_so(
+    store: ResultStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = [store.save(b"data", "png") for _ in range(3)]
+    for age, path in enumerate(paths):
+        os.utime(path, (100 - age, 100 - age))
+    unlink = Path.unlink
+
+    def refuse(path: Path, missing_ok: bool = False) -> None:
+        if path == paths[1]:
+            raise PermissionError(1, "Operation not permitted")
+        unlink(path, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with pytest.raises(PermissionError):
+        store.sweep(now=100 + store.retention_seconds + 1)
+    assert list(store.folder.iterdir()) == [paths[1]]
+
+
 def test_sweep_of_a_folder_that_is_not_there_yet_removes_nothing(store: ResultStore) -> None:
     assert store.sweep(NOW) == 0

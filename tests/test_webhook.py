@@ -8,6 +8,8 @@ import contextlib
 import hashlib
 import hmac
 import json
+import socket
+import threading
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
 
@@ -15,10 +17,10 @@ import httpx
 import pytest
 
 from config import ConfigError, Settings
-from errors import WebhookRefused
-from tests.conftest import assert_error, fake_upscaler, ready, serving
+from errors import QueueFull, WebhookRefused
+from tests.conftest import assert_error, fake_upscaler, ready, serving, until
 from tests.test_jobs import ASYNC, order
-from webhook import MAX_URL_CHARACTERS, Webhooks, is_public
+from webhook import MAX_LOOKUPS, MAX_URL_CHARACTERS, Webhooks, is_public
 
 SECRET = "whsec_" + base64.b64encode(bytes(range(32))).decode()
 
@@ -103,6 +105,44 @@ async def test_every_attempt_is_signed_as_standard_webhooks_says(open_settings: 
         signed = f"{head['webhook-id']}.{head['webhook-timestamp']}.".encode() + b'{"a": 1}'
         digest = hmac.new(bytes(range(32)), signed, hashlib.sha256).digest()
         assert head["webhook-signature"] == "v1," + base64.b64encode(digest).decode()
+
+
+async def test_an_address_that_is_silent_leaves_the_others_their_time(
+    open_settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("webhook.ATTEMPT_SECONDS", 1.5)
+    with socket.create_server(("127.0.0.2", 0), backlog=0) as silent, contextlib.ExitStack() as knocking:
+        port = silent.getsockname()[1]
+        for _ in range(4):  # more than its backlog: it answers nobody else
+            knock = knocking.enter_context(socket.socket())
+            knock.setblocking(False)
+            knock.connect_ex(("127.0.0.2", port))
+        hook = Receiver(port=port)
+        server = await asyncio.start_server(hook.serve, "127.0.0.1", port)
+        async with server, webhooks(open_settings, lambda *_: ["127.0.0.2", "127.0.0.1"]) as sender:
+            sender.deliver(f"http://two-addresses.example:{port}/", b"{}")
+            assert await asyncio.wait_for(hook.got.get(), 5) == b"{}"
+
+
+async def test_names_that_nobody_answers_for_hold_up_no_others_and_not_the_end(settings: Settings) -> None:
+    answered = threading.Event()
+
+    def resolve(host: str, _port: int) -> list[str]:
+        if host != "good.example":
+            answered.wait(30)
+        return ["93.184.216.34"]
+
+    async with webhooks(settings, resolve) as sender, asyncio.TaskGroup() as tasks:
+        hanging = [tasks.create_task(sender.addresses(f"bad{number}.example", 80)) for number in range(MAX_LOOKUPS - 1)]
+        await asyncio.sleep(0)
+        assert await sender.addresses("good.example", 80) == ["93.184.216.34"]
+        await until(lambda: sum(thread.name == "dns" for thread in threading.enumerate()) == len(hanging))
+        hanging.append(tasks.create_task(sender.addresses("one-more.example", 80)))
+        await asyncio.sleep(0)
+        with pytest.raises(QueueFull):
+            await sender.addresses("good.example", 80)
+        assert all(thread.daemon for thread in threading.enumerate() if thread.name == "dns")
+        answered.set()
 
 
 async def test_without_a_secret_there_is_no_signature(settings: Settings) -> None:

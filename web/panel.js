@@ -56,13 +56,13 @@ function showSize(target, plan, chosen) {
 }
 
 function sizeNote({ upscaling_strategy: passes, predicted_seconds: seconds, warnings }) {
-  return [words.passes(passes) + (seconds === null ? "" : ` · ${words.about(seconds)}`), ...warnings].join(". ");
+  return [`${words.passes(passes)} · ${words.about(seconds)}`, ...warnings].join(". ");
 }
 
 function estimate(plan) {
   if (!plan) return "…";
   if (plan.error) return "This size is not possible.";
-  const own = plan.predicted_seconds === null ? "No estimate yet" : `Takes ${words.about(plan.predicted_seconds)}`;
+  const own = `Takes ${words.about(plan.predicted_seconds)}`;
   return plan.queue_seconds >= 1 ? `${own}, after ${words.about(plan.queue_seconds)} in the queue` : own;
 }
 
