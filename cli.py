@@ -7,10 +7,12 @@ known without decoding a pixel is said before anything runs; after that, a pictu
 from __future__ import annotations
 
 import argparse
+import errno
 import logging
 import os
 import secrets
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -75,7 +77,12 @@ def main(arguments: list[str] | None = None, load: Callable[[Settings], Upscaler
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="upscale.py", description="Make pictures larger, as the service does.")
+    parser = argparse.ArgumentParser(
+        prog="upscale.py",
+        description="Make pictures larger, as the service does.",
+        epilog="Results keep the names of their pictures. What is there already is skipped: delete it to have it made again. "
+        "Exit status: 0 all done, 1 some failed, 2 wrong arguments, 130 stopped by Ctrl-C.",
+    )
     parser.add_argument("inputs", type=Path, nargs="+", metavar="picture", help="PNG, JPEG, WebP or BMP")
     parser.add_argument(
         "-o", "--output", required=True, help="a folder; for one picture also a file that ends in .jpg, .png or .webp"
@@ -127,6 +134,8 @@ def _tasks(options: argparse.Namespace, parser: argparse.ArgumentParser) -> tupl
             failed += 1
             continue
         if other := tasks.get(task.result):
+            if _identity(source) == _identity(other.source):  # photo.jpg *.jpg
+                continue
             parser.error(f"{other.source} and {source} would both become {task.result}: give them folders of their own")
         if _identity(task.result) in inputs:
             parser.error(f"{source} would become {task.result}, which is itself an input: choose another folder with -o")
@@ -145,14 +154,13 @@ def _identity(path: Path) -> tuple[int, int] | None:
 
 def _file_format(options: argparse.Namespace, parser: argparse.ArgumentParser) -> str | None:
     """The format of the one file that -o names; None where it names a folder, which is made here."""
+    if not options.output:
+        parser.error("-o is empty: give a folder, such as . for this one")
     output = Path(options.output)
     image_format = _FORMATS.get(output.suffix.lower())
     is_folder = output.is_dir() or options.output.endswith(os.sep) or not output.suffix
     if is_folder:
-        try:
-            output.mkdir(parents=True, exist_ok=True)
-        except OSError as exc:
-            parser.error(f"-o {options.output}: {exc.strerror}")
+        _check_folder(output, options, parser, make=True)
         return None
     if image_format is None:
         parser.error(f"-o {options.output} must end in .jpg, .png or .webp, or be a folder: {options.output}{os.sep}")
@@ -160,9 +168,18 @@ def _file_format(options: argparse.Namespace, parser: argparse.ArgumentParser) -
         parser.error(f"-o {options.output} is one file for {len(options.inputs)} pictures: give a folder")
     if options.output_format not in (None, image_format):
         parser.error(f"-o {options.output} is no {options.output_format} file, which --format asks for")
-    if not output.parent.is_dir():
-        parser.error(f"-o {options.output}: there is no folder {str(output.parent)!r}")
+    _check_folder(output.parent, options, parser)
     return image_format
+
+
+def _check_folder(folder: Path, options: argparse.Namespace, parser: argparse.ArgumentParser, *, make: bool = False) -> None:
+    """Try what will be done when a picture is, which may be hours later."""
+    try:
+        if make:
+            folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as exc:
+        parser.error(f"-o {options.output}: no file can be written in {str(folder)!r}: {exc.strerror}")
 
 
 def _task(source: Path, options: argparse.Namespace, file_format: str | None) -> _Task:
@@ -171,6 +188,8 @@ def _task(source: Path, options: argparse.Namespace, file_format: str | None) ->
     output_format = file_format or options.output_format or usual_format(header)
     output = Path(options.output)
     result = output if file_format else output / f"{source.stem}.{EXTENSIONS[output_format]}"
+    if result.is_dir():
+        raise IsADirectoryError(errno.EISDIR, f"{result}, where the result belongs, is a folder")
     return _Task(source, result, output_format, plan, header.has_alpha)
 
 
@@ -242,7 +261,10 @@ def _make(
     picture, warnings = decoded.result()
     upscaled = upscaler.upscale(picture, task.plan, options.enhance_faces, advance, options.face_strength, expect)
     data, encode_warnings = encode_image(upscaled.picture, task.output_format, options.quality)
-    write_whole(task.result, data, task.result.with_name(f".{task.result.name}.{secrets.token_hex(4)}.part"))
+    try:
+        write_whole(task.result, data, task.result.with_name(f".{secrets.token_hex(8)}.part"))
+    except OSError as exc:
+        raise OSError(exc.errno, f"{task.result} cannot be written: {exc.strerror}") from exc
     _say(f"{task.source}: {task.plan.original} → {task.plan.output}, {task.result}, {time.monotonic() - start:.1f} s")
     for warning in (*warnings, *upscaled.warnings, *encode_warnings):
         _say(f"{task.source}: {warning}")

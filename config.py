@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 VERSION = "0.1.0"
+HERE = Path(__file__).resolve().parent
 
 MIB = 1024 * 1024
 GIB = 1024 * MIB
@@ -50,10 +51,10 @@ class Settings:
     device: str = _setting("auto", "`auto` (the first GPU, else the CPU), `cpu`, `cuda` or `cuda:N`")
     precision: str = _setting("auto", "`auto` (the fastest that the device does natively), `fp32`, `bf16` or `fp16`")
     torch_threads: int = _setting(0, "CPU threads of the networks; 0 leaves the choice to torch", minimum=0)
-    weights_dir: Path = _setting(Path("weights"), "folder of the weights")
+    weights_dir: Path = _setting(HERE / "weights", "folder of the weights; by default, beside `app.py`")
     weights_mirror: str = _setting("", "base URL of a company's own copy of the weights, asked first for `/<file>`")
 
-    output_dir: Path = _setting(Path("outputs"), "folder of the results")
+    output_dir: Path = _setting(HERE / "outputs", "folder of the results; by default, beside `app.py`")
     retention_seconds: float = _setting(24.0 * HOURS, "age at which a result is removed, in seconds", minimum=0)
     output_max_bytes: int = _setting(10 * GIB, "size of the folder above which the oldest results are removed", minimum=0)
 
@@ -153,6 +154,7 @@ def settings_table() -> str:
     """The README's table of variables, in Markdown."""
     rows = ["| variable | default | meaning |", "|---|---|---|"]
     for setting in fields(Settings):
-        default = f"`{setting.default}`" if str(setting.default) else ""
+        shown = setting.default.name if isinstance(setting.default, Path) else str(setting.default)
+        default = f"`{shown}`" if shown else ""
         rows.append(f"| `{setting.name.upper()}` | {default} | {setting.metadata['help']} |")
     return "\n".join(rows)

@@ -78,7 +78,7 @@ class Field:
 
     def _validate(self, value: Any) -> Any:
         if type(value) is not self.kind and (self.kind, type(value)) != (float, int):
-            raise WrongType(f"{self.name} must be {_KINDS[self.kind]}, not {_kind(value)}.", field=self.name)
+            raise WrongType(f"{self.name} must be {_KINDS[self.kind]}, not {_shown(value)}.", field=self.name)
         if self.choices:
             return self._choose(value)
         if self.pattern and not re.fullmatch(self.pattern, value):
@@ -154,7 +154,7 @@ OPTIONS = (
         str,
         "an http or https URL, without a password, to which the object of a job is posted when it is done",
         example="https://example.com/upscaled",
-        pattern=r"(?=.{,2000}$)https?://[^\s/?#@]+([/?#]\S*)?",
+        pattern=r"(?=.{0,2000}$)[Hh][Tt][Tt][Pp][Ss]?://[^\s/?#@]+([/?#]\S*)?",
     ),
 )
 FIELDS = (IMAGE, *OPTIONS)
@@ -273,12 +273,15 @@ def _parse_object(body: bytes) -> dict[str, Any]:
     except orjson.JSONDecodeError as exc:
         raise InvalidJSON(f"The body is not valid JSON: {exc}.") from exc
     if not isinstance(parsed, dict):
-        raise NotAnObject(f'The body must be a JSON object such as {{"image_b64": "…"}}, not {_kind(parsed)}.')
+        raise NotAnObject(f'The body must be a JSON object such as {{"image_b64": "…"}}, not {_shown(parsed)}.')
     return parsed
 
 
-def _kind(value: object) -> str:
-    return "null" if value is None else _KINDS[type(value)]
+def _shown(value: object) -> str:
+    """A value of JSON, as far as a sentence can show it."""
+    if isinstance(value, str):
+        return f"the string {value[:40]!r}"
+    return _KINDS[type(value)] if isinstance(value, list | dict) else orjson.dumps(value).decode()
 
 
 def fields_table() -> str:

@@ -125,13 +125,8 @@ class JobStore:
             return None, False
 
     def _interrupt(self, record: JobRecord) -> JobRecord:
-        error = Interrupted(
-            "The server was restarted before this was done. Send it again, as another job.",
-            retry_after_seconds=INTERRUPTED_RETRY_SECONDS,
-        )
-        failed = dataclasses.replace(
-            record, status=Status.FAILED, completed_at=time.time(), error=error.body(record.request_id, with_status=True)
-        )
+        error = interrupted().body(record.request_id, with_status=True)
+        failed = dataclasses.replace(record, status=Status.FAILED, completed_at=time.time(), error=error)
         try:
             self.save(failed)
         except OSError as exc:
@@ -146,6 +141,14 @@ class JobStore:
         """Give up what is not done."""
         for file in self._held.values():
             file.close()
+
+
+def interrupted() -> Interrupted:
+    """What became of a job that its process did not live to finish."""
+    return Interrupted(
+        "The server was restarted before this was done. Send it again, as another job.",
+        retry_after_seconds=INTERRUPTED_RETRY_SECONDS,
+    )
 
 
 def _parse(data: bytes) -> JobRecord | None:

@@ -39,9 +39,9 @@ from errors import (
     ServiceError,
     defect,
 )
-from job_store import JobRecord, JobStore, Status
+from job_store import JobRecord, JobStore, Status, interrupted
 from logs import Values
-from service import Service, shutting_down
+from service import Service
 from webhook import Webhooks
 
 logger = logging.getLogger(__name__)
@@ -68,6 +68,7 @@ class _Live:
     ticket: Ticket
     webhook: str | None
     given_up: bool = False
+    values: Values = field(default_factory=Values)  # what the log tells of its answer
     saved: asyncio.Event = field(default_factory=asyncio.Event)
     done: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -236,20 +237,24 @@ class Jobs:
             while len(self._finished) > self._finished_in_memory:
                 self._finished.popitem(last=False)
             seconds = round(completed_at - record.created_at, 3)
-            logger.info(Values(message="job", status=record.status, seconds=seconds))
+            code = str(record.error["code"]) if record.error else ""
+            logger.info(Values(message="job", status=record.status, code=code, seconds=seconds, **live.values))
+            self._service.metrics.count_job(record.status, code)
 
     async def _outcome(self, live: _Live) -> dict[str, Any]:
         """How the job ended, as fields of its record."""
         record = live.record
         try:
-            result = _result_fields(await live.ticket.answer())
+            answer = await live.ticket.answer()
+            live.values = answer.values
+            result = _result_fields(answer)
             seconds = round(time.time() - record.created_at, 3)
             result |= {"processing_time": seconds, "request_id": record.request_id}
             return {"status": Status.SUCCEEDED, "progress": 1.0, "result": result}
         except JobCancelled:
             if live.given_up:
                 return {"status": Status.CANCELED}
-            error: ServiceError = shutting_down()  # the drain took too long
+            error: ServiceError = interrupted()  # the drain took too long
         except ServiceError as exc:
             error = exc
         except Exception as exc:

@@ -41,6 +41,7 @@ class Metrics:
         self._registry = registry = CollectorRegistry()
         labels = ["method", "route", "status", "code"]
         self._requests = Counter("upscale_requests", "Requests, by what became of them", labels, registry=registry)
+        self._jobs = Counter("upscale_jobs", "Jobs that have ended, by how", ["status", "code"], registry=registry)
         self._request_seconds = Histogram(
             "upscale_request_seconds", "Time from headers to the answer's end", ["route"], buckets=SECONDS, registry=registry
         )
@@ -58,6 +59,10 @@ class Metrics:
         """A request that has ended. `route` is the rule that matched, or empty; `code` that of the error, or empty."""
         self._requests.labels(method if method in METHODS else UNKNOWN, route or UNKNOWN, str(status), code).inc()
         self._request_seconds.labels(route or UNKNOWN).observe(seconds)
+
+    def count_job(self, status: str, code: str) -> None:
+        """A job that has ended. `code` is that of its error, or empty."""
+        self._jobs.labels(status, code).inc()
 
     def count_stages(self, seconds: Mapping[str, float]) -> None:
         """Stages that are done, by name."""

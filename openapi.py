@@ -10,7 +10,7 @@ from typing import Any
 
 from answers import RESULT_HEADERS
 from config import EXTENSIONS, VERSION
-from contract import OPTIONS
+from contract import IMAGE, OPTIONS
 from errors import (
     BadRequest,
     BodyTimeout,
@@ -81,7 +81,7 @@ def _paths() -> Fields:
         "/jobs/{id}/events": {"parameters": [_JOB_ID], "get": _follow_job()},
         "/files/{name}": {"get": _get_file()},
         "/health": {"get": _get_health()},
-        "/metrics": {"get": _plain("getMetrics", "Figures for Prometheus", "*/*", {})},
+        "/metrics": {"get": _plain("getMetrics", "Figures for Prometheus", "text/plain", {"type": "string"})},
         "/": {"get": _page("getPage", "The page for people", "text/html")},
         "/web/{name}": {
             "parameters": [_path_parameter("name", "a part of that page", "page.css")],
@@ -188,9 +188,9 @@ def _get_health() -> Fields:
     responses = {
         "200": _response("Requests are accepted.", content),
         "503": _response("The models load, or the server drains.", content),
-        **_failures([]),
     }
-    return _operation("getHealth", "service", "How the service is", "Answers at once, whatever else runs.", responses)
+    description = "Answers at once, whatever else runs, and asks for no key."
+    return _operation("getHealth", "service", "How the service is", description, responses, security=[])
 
 
 def _path_parameter(name: str, description: str, example: str) -> Fields:
@@ -199,13 +199,13 @@ def _path_parameter(name: str, description: str, example: str) -> Fields:
 
 
 _JOB_ID = _path_parameter("id", "the job's id", "0d9f2c5a7be84c0f9a6b1e3d5c7f8a90")
+_SENT_UNASKED = ("default", "examples")  # by the page of documents, beside the same fields in the body
 _QUERY = [
     {
         "name": option.name,
         "in": "query",
         "description": "instead of a field in the body",
-        "schema": {key: value for key, value in field_schema(option).items() if key != "examples"},
-        "example": option.example,
+        "schema": {key: value for key, value in field_schema(option).items() if key not in _SENT_UNASKED},
     }
     for option in OPTIONS
 ]
@@ -214,19 +214,22 @@ _PREFER = {
     "in": "header",
     "description": "`respond-async`: do not wait, start a job",
     "schema": {"type": "string"},
-    "example": "respond-async",
 }
 _TIMEOUT = {
     "name": "X-Request-Timeout",
     "in": "header",
     "description": "seconds that the answer may take; less than the service allows, if given",
     "schema": {"type": "number", "exclusiveMinimum": 0},
-    "example": 30,
 }
 _FILE: Fields = {"schema": {"description": "the image file: PNG, JPEG, WebP or BMP, whatever the type says"}}
+_EXAMPLE = {IMAGE.name: IMAGE.example, "target_resolution": "2k"}
 _BODY = {
     "required": True,
-    "content": {JSON: {"schema": ref("UpscaleRequest")}, "image/*": _FILE, "application/octet-stream": _FILE},
+    "content": {
+        JSON: {"schema": ref("UpscaleRequest"), "example": _EXAMPLE},
+        "image/*": _FILE,
+        "application/octet-stream": _FILE,
+    },
 }
 
 

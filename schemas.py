@@ -26,6 +26,8 @@ def field_schema(field: Field) -> Schema:
         schema["default"] = field.default
     if field.choices:
         schema["enum"] = list(field.choices)
+    if field.pattern:
+        schema["pattern"] = f"^{field.pattern}$"
     if math.isfinite(field.minimum):
         schema["minimum"] = field.minimum
     if math.isfinite(field.maximum):
@@ -164,8 +166,11 @@ SCHEMAS: dict[str, Schema] = {
             },
             "device": {"type": ["string", "null"], "examples": ["cpu, bf16"], "description": "null while the models load"},
             "queue": _object(
-                {name: {"type": "integer", "minimum": 0} for name in ("running", "waiting", "capacity")},
-                additionalProperties=True,
+                {
+                    **{name: {"type": "integer", "minimum": 0} for name in ("running", "waiting", "capacity")},
+                    "wait_seconds": _of("number", "until a request of one second on the device would start", 1.5, minimum=0),
+                    "backlog_seconds": _of("number", "until all is done", 7.2, minimum=0),
+                }
             ),
             "heartbeat_active": {"type": "boolean"},
             "version": _of("string", "of the service", VERSION),

@@ -232,9 +232,9 @@ def _host_and_port(url: str) -> tuple[str, int]:
         parsed = None
     if parsed is None or parsed.scheme not in ("http", "https") or not parsed.raw_host or parsed.userinfo:
         raise _refused(f"It is not an http or https URL of at most {MAX_URL_CHARACTERS} characters without a password.")
-    port = parsed.port or {"http": 80, "https": 443}[parsed.scheme]
-    if port > 65535:
-        raise _refused("Its port is over 65535.")
+    port = {"http": 80, "https": 443}[parsed.scheme] if parsed.port is None else parsed.port
+    if not 0 < port < 65536:
+        raise _refused("Its port is not from 1 to 65535.")
     return parsed.raw_host.decode("ascii"), port
 
 

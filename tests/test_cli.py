@@ -108,6 +108,27 @@ def test_pictures_show_bars_of_their_own_and_one_of_all(room: Path, monkeypatch:
     assert "Warning" not in shown
 
 
+def test_a_picture_that_is_named_twice_is_made_once(room: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert Run("a.png", "./a.png", "-o", "out", "--target", "2k").status == 0
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_a_folder_in_the_place_of_a_result_fails_that_picture_before_any_work(
+    room: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("out/a.jpg").mkdir(parents=True)
+    run = Run("a.png", "-o", "out", "--target", "2k")
+    assert (run.status, run.loaded) == (1, [])
+    assert "a.png: out/a.jpg, where the result belongs, is a folder" in capsys.readouterr().err
+
+
+def test_the_longest_name_that_a_file_may_have_is_no_problem(room: Path) -> None:
+    name = "x" * 251
+    Path("a.png").rename(f"{name}.png")
+    assert Run(f"{name}.png", "-o", "out", "--target", "2k").status == 0
+    assert files() == [f"{name}.jpg"]
+
+
 def test_every_field_of_a_request_is_an_option() -> None:
     options = {field.name: field.default for field in OPTIONS if field.name != "webhook"}  # which is of jobs
     assert set(cli.FLAGS) | {"enhance_faces"} == set(options)
@@ -162,6 +183,10 @@ def test_what_is_there_is_skipped_and_nothing_is_loaded_for_nothing(room: Path, 
         (["a.png", "-o", "out", "--face-strength", "nan"], "face_strength must be from 0 to 1"),
         (["a.png", "-o", "out", "--model", "x"], "photo, anime"),
         (["a.png"], "-o"),
+        (["a.png", "-o", ""], "-o is empty"),
+        (["a.png", "-o", "/proc"], "no file can be written in '/proc'"),
+        (["a.png", "-o", "/proc/a.jpg"], "no file can be written in '/proc'"),
+        (["a.png", "-o", "nowhere/a.jpg"], "no file can be written in 'nowhere'"),
         (["-o", "out"], "picture"),
     ],
 )
@@ -237,10 +262,10 @@ def test_a_folder_that_refuses_is_one_line_and_leaves_no_half_file(room: Path, c
 
     run = Run("a.png", "-o", "out", "--target", "2k", upscaler=fake_upscaler(InTheWay()))
     assert (run.status, files()) == (1, ["a.jpg"])
-    assert "a.png: Is a directory" in capsys.readouterr().err
+    assert "a.png: out/a.jpg cannot be written: Is a directory" in capsys.readouterr().err
 
 
 def test_a_number_that_is_none_is_named_with_what_would_be_right(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         cli._parser().parse_args(["a.png", "-o", "out", "--quality", "abc"])
-    assert "quality must be a whole number, not a string" in capsys.readouterr().err
+    assert "quality must be a whole number, not the string" in capsys.readouterr().err

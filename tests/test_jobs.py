@@ -272,7 +272,7 @@ async def test_past_the_drain_time_a_job_fails_and_says_why(settings: Settings) 
         running, waiting = await h.submit(10), await h.submit(20)
         await h.job_is(running["id"], "processing")
         events = [event async for event in _after(h.service.stop, h.follow(waiting["id"]))]
-        assert (events[-1]["status"], events[-1]["error"]["code"]) == ("failed", "shutting_down")
+        assert (events[-1]["status"], events[-1]["error"]["code"]) == ("failed", "interrupted")
 
 
 async def _after(action: Any, events: AsyncIterator[dict[str, Any]]) -> AsyncIterator[dict[str, Any]]:

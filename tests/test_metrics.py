@@ -130,7 +130,7 @@ def _kept(asked: Any, loaded: Any) -> Any:
 
 
 async def test_every_metric_of_the_dashboard_and_of_the_documents_is_on_the_page(client: httpx.AsyncClient) -> None:
-    await client.post("/upscale", json=BODY)
+    await client.put("/jobs/a-job-of-ours", json=BODY)
     names = {name for name, _ in await scrape(client)}
     gauges = Metrics(lambda: Now(0, 0, 8, 1.0, 1)).page().decode()
     names |= {family.name for family in text_string_to_metric_families(gauges)}

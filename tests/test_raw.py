@@ -57,12 +57,12 @@ async def test_a_raw_body_gives_what_the_same_image_gives_in_json(client: httpx.
 @pytest.mark.parametrize(
     ("query", "code", "words"),
     [
-        ("enhance_faces=yes", "wrong_type", "enhance_faces must be true or false, not a string"),
-        ("enhance_faces=1", "wrong_type", "enhance_faces must be true or false, not a whole number"),
-        ("quality=abc", "wrong_type", "quality must be a whole number, not a string"),
+        ("enhance_faces=yes", "wrong_type", "enhance_faces must be true or false, not the string 'yes'"),
+        ("enhance_faces=1", "wrong_type", "enhance_faces must be true or false, not 1"),
+        ("quality=abc", "wrong_type", "quality must be a whole number, not the string 'abc'"),
         ("quality=", "wrong_type", "quality must be a whole number"),
-        ("quality=9.5", "wrong_type", "quality must be a whole number, not a number"),
-        ("quality=%2295%22", "wrong_type", "quality must be a whole number, not a string"),
+        ("quality=9.5", "wrong_type", "quality must be a whole number, not 9.5"),
+        ("quality=%2295%22", "wrong_type", "quality must be a whole number, not the string '95'"),
         ("quality=101", "out_of_range", "quality must be from 1 to 100, not 101"),
         ("target_resolution=16k", "out_of_range", "2k, 4k, 8k"),
         ("target_resolution=", "out_of_range", "2k, 4k, 8k"),

@@ -1,0 +1,25 @@
+"""The page of documents at /docs, in Chromium."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from playwright.sync_api import Browser, expect
+
+from tests.page.conftest import visit
+
+
+@pytest.mark.parametrize("operation", ["plan", "upscale"])
+def test_what_the_documents_offer_to_try_works_as_it_stands(browser: Browser, site: str, operation: str) -> None:
+    with visit(browser, f"{site}docs") as page:
+        block = page.locator(f"#operations-pictures-{operation}")
+        block.get_by_role("button").first.click()
+        block.get_by_role("button", name="Try it out").click()
+        with page.expect_response(lambda answer: answer.request.method == "POST") as heard:
+            block.get_by_role("button", name="Execute").click()
+        assert heard.value.status == 200, heard.value.text()
+        assert "?" not in heard.value.url
+        sent = json.loads(heard.value.request.post_data or "")
+        assert set(sent) == {"image_b64", "target_resolution"}
+        expect(block.locator(".live-responses-table .response-col_status").last).to_contain_text("200")
