@@ -6,9 +6,9 @@ const POLL_MS = 2500;
 
 /** Something that went wrong, in a sentence for a person; `retrySeconds` where it may go right later. */
 export class Problem extends Error {
-  constructor(message, { status = 0, code = "", requestId = "", field = "", retrySeconds = null } = {}) {
+  constructor(message, { status = 0, code = "", requestId = "", field = "", retrySeconds = null, details = {} } = {}) {
     super(message);
-    Object.assign(this, { status, code, requestId, field, retrySeconds });
+    Object.assign(this, { status, code, requestId, field, retrySeconds, details });
   }
 }
 
@@ -49,6 +49,7 @@ function problemOf(request) {
     requestId: body.request_id ?? "",
     field: body.field ?? "",
     retrySeconds: Number.isNaN(retryAfter) ? null : retryAfter,
+    details: body,
   });
 }
 
@@ -57,6 +58,8 @@ export async function health() {
   const response = await fetch("/health");
   return response.json();
 }
+
+export const isThere = async (url) => (await fetch(url, { method: "HEAD" })).ok;
 
 export const plan = (file, options, signal) => call("POST", `/plan?${query(options)}`, { file, signal });
 

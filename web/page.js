@@ -9,9 +9,11 @@ import { Viewer } from "./viewer.js";
 import * as words from "./words.js";
 
 const REPLANNED = ["enhance_faces", "fit", "model"]; // fields on which size or time depend
+const OF_ONE_SIZE = ["image_too_large", "deadline_exceeded"]; // errors that leave the other sizes possible
 const NO_USE = [400, 413]; // what is answered so would be answered so again
 const STALE_MS = 15000; // after which a plan's waiting time is asked for again
 const TICK_MS = 1000;
+const LONGEST_PAUSE_SECONDS = 30; // between two tries of what the server cannot take just now
 
 const form = $("draft");
 const items = [];
@@ -37,7 +39,7 @@ async function add(files) {
 }
 
 function newItem({ id, name, file, options = { ...usual }, at = Date.now(), over = false, asked = false }) {
-  const item = { id, name, file, options, at, over, asked, job: null, plans: {}, plannedAt: 0, problem: null, sent: null, note: "" };
+  const item = { id, name, file, options, at, over, asked, job: null, plans: {}, plannedAt: 0, problem: null, later: null, sent: null, note: "" };
   preview(item);
   return item;
 }
@@ -77,7 +79,7 @@ async function planAll(item) {
   const stop = (item.stop = new AbortController());
   item.plannedAt = Date.now();
   const chosen = item.options.target_resolution;
-  await planOne(item, chosen, stop);
+  if (!(await planOne(item, chosen, stop))) return;
   await Promise.all(TARGETS.filter((target) => target !== chosen).map((target) => planOne(item, target, stop)));
   if (stop.signal.aborted || item.problem) return;
   if (item.plans[chosen].error) {
@@ -86,17 +88,21 @@ async function planAll(item) {
   render();
 }
 
+/** Whether the server has said what this size would be, or that it cannot be. */
 async function planOne(item, target, stop) {
-  if (stop.signal.aborted || item.problem) return;
   try {
-    const plan = await api.plan(item.file, { ...item.options, target_resolution: target }, stop.signal);
-    if (!stop.signal.aborted) item.plans[target] = plan;
+    item.plans[target] = await api.plan(item.file, { ...item.options, target_resolution: target }, stop.signal);
+    item.later = null;
   } catch (problem) {
-    if (stop.signal.aborted) return;
-    if (problem.code === "image_too_large" || problem.field) item.plans[target] = { error: problem.message };
-    else fail(item, problem, () => planAll(item));
+    if (stop.signal.aborted) return false;
+    if (!OF_ONE_SIZE.includes(problem.code) && !problem.field) {
+      failOrWait(item, problem, () => planAll(item));
+      return false;
+    }
+    item.plans[target] = { error: words.reason(problem, server?.limits?.[target], item.options.fit) };
   }
   render();
+  return true;
 }
 
 // jobs
@@ -110,12 +116,12 @@ async function start(item) {
   try {
     await remember(item);
     const job = await api.submit(item.id, item.file, item.options, (share) => { item.sent = share; render(); }, item.stop.signal);
-    item.sent = null;
+    item.sent = item.later = null;
     onJob(job);
     if (item.cancelled) cancel(item);
   } catch (problem) {
     item.sent = null;
-    if (!item.cancelled) return fail(item, problem, () => start(item));
+    if (!item.cancelled) return failOrWait(item, problem, () => start(item), true);
     forget(item.id);
     render();
   }
@@ -160,12 +166,18 @@ async function forgotten(item, problem) {
   await forget(item.id);
   if (item.over) return drop(item);
   Object.assign(item, { job: null, asked: false });
+  problem.message = "The server does not know this picture any more, or has never got all of it. Send it again.";
   return fail(item, problem, () => start(item));
 }
 
 /** What is still being sent has made no job yet; what has just been sent will have, which `start` then cancels. */
 async function cancel(item) {
   item.cancelled = true;
+  if (item.later && item.sent === null) {
+    item.later = null;
+    forget(item.id);
+    return render();
+  }
   if (item.sent !== null && item.sent < 1) item.stop.abort();
   render();
   if (item.sent !== null) return;
@@ -180,12 +192,29 @@ async function cancel(item) {
 // what went wrong
 
 function fail(item, problem, again = null) {
-  item.problem = problem;
+  Object.assign(item, { problem, later: null });
   problem.again = NO_USE.includes(problem.status) ? null : again;
-  problem.retryAt = problem.again && problem.retrySeconds !== null ? Date.now() + 1000 * problem.retrySeconds : null;
   if (problem.status === 401) problem.again = () => location.reload();
-  if (problem.code === "unreachable" && server) showServer();
   render();
+}
+
+/** Where the server can be asked again later, that is done, by and by, and the picture stays as it is shown. */
+function failOrWait(item, problem, again, sending = false) {
+  if (problem.code === "unreachable" && server) showServer();
+  if (problem.retrySeconds === null) return fail(item, problem, again);
+  const tries = (item.later?.tries ?? 0) + 1;
+  const seconds = Math.max(problem.retrySeconds, Math.min(2 ** tries, LONGEST_PAUSE_SECONDS));
+  item.later = { message: problem.message, again, sending, tries, at: Date.now() + 1000 * seconds };
+  render();
+}
+
+function tryAgainInTime() {
+  for (const { later } of items) {
+    if (!later || later.at > Date.now()) continue;
+    later.at = Infinity; // it is being tried
+    later.again();
+  }
+  if (selected?.later) render();
 }
 
 function retry(item) {
@@ -289,7 +318,10 @@ form.addEventListener("input", ({ target }) => {
     model: elements.model.value,
   };
   usual = { ...selected.options };
-  if (REPLANNED.includes(target.name)) planAll(selected);
+  if (REPLANNED.includes(target.name)) {
+    selected.plans = {};
+    planAll(selected);
+  }
   render();
 });
 form.addEventListener("submit", (event) => {
@@ -297,7 +329,12 @@ form.addEventListener("submit", (event) => {
   start(selected);
 });
 const actions = { remove, cancel, retry, again: (item) => copy(item) };
-$("panel").addEventListener("click", ({ target }) => actions[target.closest("[data-do]")?.dataset.do]?.(selected));
+$("panel").addEventListener("click", ({ target, detail }) => {
+  if (detail < 2) actions[target.closest("[data-do]")?.dataset.do]?.(selected); // a double click means one button, not what came in its place
+});
+$("download").addEventListener("click", async ({ target }) => {
+  if (!(await api.isThere(target.href))) onLost(); // the browser itself says nothing
+});
 
 $("fit").onclick = () => viewer.fit();
 $("real").onclick = () => viewer.real();
@@ -327,11 +364,10 @@ document.addEventListener("drop", (event) => {
 // time
 
 function tick() {
-  const active = items.filter((item) => viewOf(item) === "active" && item.sent === null);
+  const active = items.filter((item) => viewOf(item) === "active" && item.sent === null && !item.later);
   active.sort((a, b) => (b === selected) - (a === selected) || (a.job?.position ?? 0) - (b.job?.position ?? 0));
   follower.follow(active.map(({ id }) => id));
-  for (const item of items) if (item.problem?.retryAt && item.problem.retryAt <= Date.now()) retry(item);
-  if (selected?.problem?.retryAt) render();
+  tryAgainInTime();
 }
 
 /** The pictures that were sent before the page was reloaded. */

@@ -11,7 +11,7 @@ export function viewOf(item) {
   if (!item) return "empty";
   if (item.problem || item.job?.status === "canceled") return "failed";
   if (item.cancelled && !item.job && item.sent === null) return "failed";
-  if (item.sent !== null || ["starting", "processing"].includes(item.job?.status)) return "active";
+  if (item.sent !== null || item.later?.sending || ["starting", "processing"].includes(item.job?.status)) return "active";
   if (item.job?.status === "succeeded") return "done";
   return item.asked ? "active" : "draft";
 }
@@ -29,8 +29,8 @@ function factsOf({ job, file, plans, natural }) {
   return size ? words.size(size) + larger : words.bytes(file.size);
 }
 
-function showDraft({ options, plans }) {
-  for (const target of TARGETS) showSize(target, plans[target], options.target_resolution === target);
+function showDraft({ options, plans, later }) {
+  for (const target of TARGETS) showSize(target, plans, options.target_resolution === target, later);
   const { elements } = form;
   elements.enhance_faces.checked = options.enhance_faces;
   elements.face_strength.value = options.face_strength;
@@ -44,18 +44,30 @@ function showDraft({ options, plans }) {
   setText($("quality-note"), options.output_format === "png" ? "PNG loses nothing" : `${options.quality} of 100`);
   const plan = plans[options.target_resolution];
   $("go").disabled = !plan || Boolean(plan.error);
-  setText($("estimate"), estimate(plan));
+  setText($("estimate"), later ? `${later.message} ${again(later)}` : estimate(plan));
 }
 
-function showSize(target, plan, chosen) {
+function again({ at }) {
+  return at < Infinity ? `Asking again in ${Math.max(Math.ceil((at - Date.now()) / 1000), 0)} s.` : "Asking again…";
+}
+
+function showSize(target, plans, chosen, later) {
+  const plan = plans[target];
   const row = $(`size-${target}`);
   row.querySelector("input").checked = chosen;
   row.querySelector("input").disabled = Boolean(plan?.error);
   setText(row.querySelector(".result"), plan?.upscaled_size ? words.size(plan.upscaled_size) : "");
-  setText(row.querySelector("small"), plan ? plan.error ?? sizeNote(plan) : "Asking the server…");
+  setText(row.querySelector("small"), plan ? plan.error ?? sizeNote(plan, sameAs(target, plans)) : later ? "" : "Asking the server…");
 }
 
-function sizeNote({ upscaling_strategy: passes, predicted_seconds: seconds, warnings }) {
+/** The smaller target that gives the same size, if there is one. */
+function sameAs(target, plans) {
+  const width = (name) => plans[name]?.upscaled_size?.width;
+  return TARGETS.slice(0, TARGETS.indexOf(target)).find((smaller) => width(smaller) === width(target));
+}
+
+function sizeNote({ upscaling_strategy: passes, predicted_seconds: seconds, warnings }, same) {
+  if (same) return `The same as ${same}, unless the size is to be exact`;
   return [`${words.passes(passes)} · ${words.about(seconds)}`, ...warnings].join(". ");
 }
 
@@ -71,7 +83,7 @@ export const shareOf = ({ sent, job }) => sent ?? job?.progress ?? 0;
 
 function showActive(item) {
   const share = shareOf(item);
-  const waiting = item.sent === null && item.job?.status !== "processing";
+  const waiting = Boolean(item.later) || (item.sent === null && item.job?.status !== "processing");
   setText($("percent"), waiting ? "Waiting" : `${Math.floor(share * 100)} %`);
   $("bar").style.setProperty("--share", waiting ? 0 : share);
   $("bar").classList.toggle("waiting", waiting);
@@ -81,15 +93,17 @@ function showActive(item) {
   setText($("left"), item.note || left(item));
 }
 
-export function doing({ sent, job, cancelled }) {
+export function doing({ sent, job, cancelled, later, over }) {
   if (cancelled) return "Cancelling";
+  if (later) return later.message;
   if (sent !== null) return sent < 1 ? "Sending the picture" : "The server looks at it";
-  if (!job) return "Asking the server what became of it";
+  if (!job) return over ? "Asking the server for the result" : "Asking the server what became of it";
   if (job.status === "processing") return "Making it larger";
   return job.position ? `${words.count(job.position, "picture", "pictures")} before this one` : "Next in line";
 }
 
-function left({ sent, job }) {
+function left({ sent, job, later }) {
+  if (later) return again(later);
   if (sent !== null || !job || job.eta_seconds === null) return "";
   const time = words.about(job.eta_seconds);
   return job.status === "processing" ? `${time[0].toUpperCase()}${time.slice(1)} left` : `Done in ${time}`;
@@ -118,13 +132,9 @@ function showFailed({ problem, job, plans }) {
   $("problem").classList.toggle("calm", !problem);
   setText($("problem"), problem ? problem.message : "Cancelled. Nothing was kept.");
   setText($("reference"), problem?.requestId ? `${problem.code}, request ${problem.requestId}` : "");
-  setText($("retry"), problem ? `Try again${countdown(problem)}` : "Upscale again");
+  setText($("retry"), problem ? "Try again" : "Upscale again");
   $("retry").hidden = Boolean(problem) && !job && !problem.again;
   $("other").hidden = !job && !Object.keys(plans).length;
-}
-
-function countdown({ retryAt }) {
-  return retryAt ? ` (in ${Math.max(Math.ceil((retryAt - Date.now()) / 1000), 0)} s)` : "";
 }
 
 export function setText(element, text) {

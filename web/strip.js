@@ -3,6 +3,7 @@
 import { $, doing, shareOf, viewOf } from "./panel.js";
 
 let announced = "";
+let shown = null; // the selected one, when the strip was last shown
 
 /** A button for each picture, and the first one for another. */
 export function showStrip(items, selected, select) {
@@ -11,6 +12,8 @@ export function showStrip(items, selected, select) {
   while (list.children.length > items.length + 1) list.lastChild.remove();
   while (list.children.length < items.length + 1) list.append($("tile").content.cloneNode(true));
   [null, ...items].forEach((item, index) => showTile(list.children[index].firstElementChild, item, selected, select));
+  if (selected !== shown) list.querySelector("[aria-current=true]").scrollIntoView({ block: "nearest", inline: "nearest" });
+  shown = selected;
 }
 
 function showTile(button, item, selected, select) {
@@ -29,12 +32,13 @@ function showTile(button, item, selected, select) {
   else if (image.src !== item.url) image.src = item.url;
 }
 
-/** For those who listen: every change of state, and each quarter of the way. */
+/** For those who listen: what may be done, every change of state, and each quarter of the way. */
 export function announce(item, view) {
   document.title = view === "active" && item.job ? `${Math.floor(item.job.progress * 100)} % – Upscale` : "Upscale";
-  if (!item || view === "draft") return;
+  if (!item) return;
   const quarter = Math.floor((item.job?.progress ?? 0) * 4) * 25;
   const said = view === "active" ? `${doing(item)}${quarter ? `: ${quarter} %` : ""}`
-    : view === "done" ? `${item.name} is done` : $("problem").textContent;
+    : view === "done" ? `${item.name} is done`
+    : view === "draft" ? `${item.name}. ${item.later?.message ?? $("estimate").textContent}` : $("problem").textContent;
   if (said !== announced) $("announcer").textContent = announced = said;
 }

@@ -1,6 +1,8 @@
 // Two pictures in the same place under a slider, from the whole down to single pixels.
 
 const CLOSEST = 4; // screen pixels for one of the result
+const SIDEWAYS_PX = 4; // of a movement, before it moves the slider
+const NARROW_PX = 190; // of a picture, in which the two tags would be in each other's way
 const STEP = 2; // percent, for an arrow key
 
 export class Viewer {
@@ -27,7 +29,7 @@ export class Viewer {
     root.addEventListener("pointermove", (event) => this.#move(event));
     for (const end of ["pointerup", "pointercancel"]) root.addEventListener(end, (event) => this.#up(event));
     root.addEventListener("wheel", (event) => this.#wheel(event), { passive: false });
-    root.addEventListener("dblclick", (event) => this.toggle(event));
+    root.addEventListener("dblclick", (event) => this.divider.contains(event.target) || this.toggle(event));
     root.addEventListener("keydown", (event) => this.#key(event));
   }
 
@@ -41,7 +43,7 @@ export class Viewer {
     this.root.classList.add("loading");
     setSource(this.after, after);
     this.#split = before ? (fresh ? 1 : 0.5) : 0;
-    this.#fresh = fresh;
+    this.#fresh = fresh && Boolean(before);
     this.faces.style.setProperty("--w", original.width);
     this.faces.style.setProperty("--h", original.height);
     this.faces.replaceChildren(...faces.map(({ box }) => outline(box)));
@@ -124,6 +126,7 @@ export class Viewer {
     this.divider.setAttribute("aria-valuenow", Math.round(this.#split * 100));
     this.divider.setAttribute("aria-valuetext", `${Math.round(this.#split * 100)} % original`);
     this.root.classList.toggle("zoomed", !this.#fitted);
+    this.root.classList.toggle("narrow", seen.right - seen.left < NARROW_PX);
     this.onZoom({ fitted: this.#fitted, real: Math.abs(this.#scale * devicePixelRatio - 1) < 0.001 });
   }
 
@@ -148,7 +151,8 @@ export class Viewer {
     this.#pointers.set(event.pointerId, event);
     const onDivider = this.divider.contains(event.target);
     if (this.#pointers.size === 2) this.#gesture = { kind: "pinch", spread: this.#spread(), scale: this.#scale };
-    else if (onDivider || (this.#fitted && !this.root.classList.contains("alone"))) this.#gesture = { kind: "split" };
+    else if (onDivider) this.#gesture = { kind: "split" };
+    else if (this.#fitted && !this.root.classList.contains("alone")) this.#gesture = { kind: "press", at: event };
     else this.#gesture = { kind: "pan" };
     if (onDivider) this.divider.focus();
   }
@@ -157,9 +161,10 @@ export class Viewer {
     const last = this.#pointers.get(event.pointerId);
     if (!last || !this.#gesture) return;
     this.#pointers.set(event.pointerId, event);
+    if (this.#gesture.kind === "press" && isSideways(this.#gesture.at, event)) this.#gesture = { kind: "split" };
     if (this.#gesture.kind === "split") this.#splitAt(event.clientX);
     else if (this.#gesture.kind === "pan") this.#pan(last.clientX - event.clientX, last.clientY - event.clientY);
-    else this.#pinch();
+    else if (this.#gesture.kind === "pinch") this.#pinch();
   }
 
   #up(event) {
@@ -221,6 +226,12 @@ export class Viewer {
 /** No closer to an edge than that share; in the middle where the picture is smaller than its frame. */
 function within(share, margin) {
   return margin > 0.5 ? 0.5 : Math.min(Math.max(share, margin), 1 - margin);
+}
+
+/** Whether it is the slider that is meant, not the page that a finger scrolls, nor a click. */
+function isSideways(from, to) {
+  const x = Math.abs(to.clientX - from.clientX);
+  return x > SIDEWAYS_PX && x > Math.abs(to.clientY - from.clientY);
 }
 
 function setSource(image, url) {

@@ -6,6 +6,7 @@ export const bytes = (count) => (count < 1e6 ? `${Math.max(Math.round(count / 1e
 
 /** A time that was measured: "9.4 s", "2 min 5 s". */
 export function took(seconds) {
+  if (seconds < 0.1) return "less than 0.1 s";
   return seconds < 10 ? `${seconds.toFixed(1)} s` : whole(seconds);
 }
 
@@ -33,10 +34,21 @@ export function faces({ faces_detected: found, faces_enhanced: restored }, asked
   return `${found} found, ${restored ? "restored" : "not restored"}`;
 }
 
+/** Why one of the sizes is not possible; `limits` are the server's for it, `fit` what was asked for. */
+export function reason({ code, message, details }, limits, fit) {
+  if (code === "deadline_exceeded" && details.predicted_seconds) {
+    return `Would take ${about(details.predicted_seconds)}; the server allows ${whole(details.timeout_seconds)}`;
+  }
+  if (code !== "image_too_large") return message;
+  const side = Math.max(details.width, details.height);
+  const exact = fit !== "exact" && side < limits?.target_px ? ". Exact size would reach it" : "";
+  return `Takes pictures of up to ${details.max_input_px} px a side; this has ${side}${exact}`;
+}
+
 /** Where the type alone tells that the server will not take it, why. */
 export function unsupported({ name, type }) {
   const ending = /\.(heic|heif|avif|gif|tiff?|svg|jxl|dng|cr2|nef|arw|raw|psd|pdf|mp4|mov)$/i.exec(name)?.[1];
   if (/^image\/(png|jpeg|webp|bmp|x-ms-bmp)$/.test(type) || (!type && !ending)) return "";
-  const kind = (ending ?? type.split("/").pop()).toUpperCase();
+  const kind = (/\.(\w{1,5})$/.exec(name)?.[1] ?? type.split("/").pop()).toUpperCase();
   return `${kind} is none of the formats that the server takes: save it as PNG, JPEG, WebP or BMP, and try again.`;
 }

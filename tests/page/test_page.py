@@ -76,10 +76,11 @@ def test_each_size_says_what_it_gives_before_anything_runs(page: Page) -> None:
 
 def test_an_impossible_size_is_greyed_out_with_the_reason(page: Page) -> None:
     pick(page, file(WIDE, "wide.png", "image/png"))
-    expect(size_row(page, "2k")).to_contain_text("over the limit of 1024 px")
+    reason = "Takes pictures of up to 1024 px a side; this has 1500. Exact size would reach it"
+    expect(size_row(page, "2k").locator("small")).to_have_text(reason)
     expect(size_row(page, "2k").locator("input")).to_be_disabled()
     expect(size_row(page, "4k").locator("input")).to_be_checked()
-    page.get_by_label("Exact size").check()
+    page.get_by_role("checkbox", name="Exact size").check()
     expect(size_row(page, "2k").locator(".result")).to_have_text("2048 × 5")
     expect(size_row(page, "2k").locator("input")).to_be_enabled()
 
@@ -241,6 +242,13 @@ def test_the_slider_moves_by_pointer_and_by_keys(page: Page) -> None:
     page.mouse.move(frame["x"] + frame["width"] * 0.25, frame["y"] + 220, steps=4)
     page.mouse.up()
     expect(slider).to_have_attribute("aria-valuenow", "25")
+    page.mouse.move(frame["x"] + frame["width"] * 0.8, frame["y"] + 200)
+    page.mouse.down()
+    page.mouse.move(frame["x"] + frame["width"] * 0.8 + 20, frame["y"] + 300, steps=4)  # as a finger that scrolls the page
+    page.mouse.up()
+    page.mouse.dblclick(frame["x"] + frame["width"] * 0.8, frame["y"] + 200)
+    expect(button(page, "1:1")).to_have_attribute("aria-pressed", "true")
+    expect(slider).to_have_attribute("aria-valuenow", "25")
 
 
 def test_one_to_one_shows_one_pixel_of_the_result_on_one_of_the_screen(page: Page) -> None:
@@ -322,19 +330,87 @@ def test_a_full_queue_counts_down_and_tries_again(browser: Browser, settings: Se
         start(page)
         expect(page.locator("#doing")).to_have_text("Making it larger")
         pick(page, file(SECOND, "second.jpg"))
-        expect(page.locator("#reference")).to_contain_text("queue_full")
-        expect(page.locator("#retry")).to_have_text(re.compile(r"^Try again \(in \d+ s\)$"))
+        expect(page.locator("#estimate")).to_have_text(re.compile(r"^The queue is full.*Asking again in \d+ s\.$"))
+        page.get_by_label("Restore faces").uncheck()  # it can be set up meanwhile
         resolver.gate.set()
-        expect(tiles(page).nth(0)).to_have_attribute("aria-label", "portrait.jpg: done")
-        page.locator("#retry").click()
         start(page)
         expect(page.get_by_role("link", name="Download")).to_be_visible()
+
+
+def test_what_finds_no_place_waits_for_one_and_sends_the_picture_no_oftener_than_it_must(
+    browser: Browser, settings: Settings
+) -> None:
+    resolver = FakeResolver()
+    with (
+        served(replace(settings, queue_limit=0), lambda _: fake_upscaler(resolver)) as url,
+        visit(browser, url) as page,
+    ):
+        pick(page, file(SECOND, "second.jpg"))
+        expect(button(page, "Upscale")).to_be_enabled()
+        pick(page)
+        expect(button(page, "Upscale")).to_be_enabled()
+        resolver.gate.clear()
+        start(page)
+        expect(page.locator("#doing")).to_have_text("Making it larger")
+        tiles(page).nth(0).click()
+        sent: list[str] = []
+        page.on("request", lambda request: sent.append(request.url) if request.method == "PUT" else None)
+        button(page, "Upscale").click()
+        expect(page.locator("#doing")).to_have_text(re.compile("^The queue is full"))
+        expect(page.locator("#left")).to_have_text(re.compile(r"^Asking again in \d+ s\.$"))
+        page.wait_for_timeout(5000)
+        assert len(sent) <= 3
+        expect(button(page, "Cancel")).to_be_visible()
+        resolver.gate.set()
+        expect(page.get_by_role("link", name="Download")).to_be_visible()
+
+
+def test_a_size_that_would_take_too_long_is_greyed_out_and_the_others_are_not(page: Page) -> None:
+    too_long = {
+        "success": False,
+        "error": "Too long.",
+        "code": "deadline_exceeded",
+        "predicted_seconds": 3963,
+        "timeout_seconds": 1800,
+    }
+    page.route("**/plan?target_resolution=8k*", lambda route: route.fulfill(status=504, json=too_long))
+    pick(page)
+    expect(size_row(page, "8k").locator("small")).to_have_text("Would take about 1 h 6 min; the server allows 30 min")
+    expect(size_row(page, "8k").locator("input")).to_be_disabled()
+    expect(button(page, "Upscale")).to_be_enabled()
+
+
+def test_a_double_click_is_one_click(page: Page, resolver: FakeResolver) -> None:
+    resolver.gate.clear()
+    pick(page, file(), file(SECOND, "second.jpg"))
+    expect(button(page, "Upscale")).to_be_enabled()
+    button(page, "Upscale").dblclick()
+    expect(page.locator("#doing")).to_have_text("Making it larger")
+    tiles(page).nth(1).click()
+    button(page, "Remove").dblclick()
+    expect(tiles(page)).to_have_count(1)
+
+
+def test_a_picture_that_the_browser_cannot_show_is_compared_with_nothing(page: Page) -> None:
+    page.evaluate("() => { Image.prototype.decode = () => Promise.reject(new Error('not here')) }")
+    upscale(page)
+    result = page.get_by_alt_text("The result")
+    expect(result).to_be_visible()
+    assert page.locator(".layer.after").evaluate("layer => getComputedStyle(layer).getPropertyValue('--split')") == "0px"
+    expect(page.get_by_role("slider", name="How much")).to_be_hidden()
+
+
+def test_a_result_that_is_gone_says_so_when_it_is_asked_for(page: Page) -> None:
+    upscale(page)
+    page.route("**/files/*", lambda route: route.fulfill(status=404, json={}))
+    page.get_by_role("link", name="Download").click()
+    expect(page.locator("#problem")).to_have_text("The server no longer has this result.")
 
 
 def test_a_server_that_cannot_be_reached_is_tried_again_by_itself(page: Page) -> None:
     page.route("**/plan?*", lambda route: route.abort("connectionrefused"), times=1)
     pick(page)
-    expect(page.locator("#problem")).to_have_text("The server cannot be reached.")
+    expect(page.locator("#estimate")).to_have_text(re.compile("^The server cannot be reached. Asking again in"))
     expect(button(page, "Upscale")).to_be_enabled()
 
 
