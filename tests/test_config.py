@@ -93,6 +93,13 @@ def test_a_wrong_value_is_refused_with_the_name_and_what_would_be_right(name: st
     assert text in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["REGISTRY_URL", "PUBLIC_URL", "WEIGHTS_MIRROR"])
+@pytest.mark.parametrize("text", ["user:password@host/path", "//host/path", "/srv/path", "ftp://host/path", "https:///path"])
+def test_what_is_no_url_is_refused_and_kept_out_of_the_message(name: str, text: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{name} must be a URL that begins with http:// or https://$"):
+        Settings.from_env({name: text})
+
+
 def test_secrets_are_in_no_repr() -> None:
     settings = Settings(registry_url="http://user:password@registry", registry_token="token-value", api_key="key-value")
     assert "key-value" not in repr(settings)
