@@ -38,7 +38,7 @@ async def read_submission() -> Submission:
     if not current.is_raw and current.mimetype != JSON:
         sent = current.mimetype[:80] or "missing"
         raise InvalidContentType(f"Content-Type must be {JSON}, or image/* for the image file itself, not {sent}.")
-    if (encoding := current.headers.get("Content-Encoding", "identity")).lower() != "identity":
+    if (encoding := current.headers.get("Content-Encoding") or "identity").lower() != "identity":
         raise InvalidContentType(f"Content-Encoding {encoding[:40]!r} is not understood here: send the body as it is.")
     try:
         body = await current.get_data(False, False, False)  # not cached, bytes, no form

@@ -140,7 +140,18 @@ def _tasks(options: argparse.Namespace, parser: argparse.ArgumentParser) -> tupl
         if _identity(task.result) in inputs:
             parser.error(f"{source} would become {task.result}, which is itself an input: choose another folder with -o")
         tasks[task.result] = task
-    return [task for task in tasks.values() if not _is_there(task)], failed
+    left = [task for task in tasks.values() if not _is_there(task)]
+    if left:
+        _check_writable(left[0].result.parent, parser)
+    return left, failed
+
+
+def _check_writable(folder: Path, parser: argparse.ArgumentParser) -> None:
+    """Try now what will be done once a picture is made, which may be hours later."""
+    try:
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as exc:
+        parser.error(f"no file can be written in {str(folder)!r}: {exc.strerror}")
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
@@ -160,7 +171,10 @@ def _file_format(options: argparse.Namespace, parser: argparse.ArgumentParser) -
     image_format = _FORMATS.get(output.suffix.lower())
     is_folder = output.is_dir() or options.output.endswith(os.sep) or not output.suffix
     if is_folder:
-        _check_folder(output, options, parser, make=True)
+        try:
+            output.mkdir(parents=True, exist_ok=True)
+        except OSError as exc:
+            parser.error(f"-o {options.output}: {exc.strerror}")
         return None
     if image_format is None:
         parser.error(f"-o {options.output} must end in .jpg, .png or .webp, or be a folder: {options.output}{os.sep}")
@@ -168,18 +182,9 @@ def _file_format(options: argparse.Namespace, parser: argparse.ArgumentParser) -
         parser.error(f"-o {options.output} is one file for {len(options.inputs)} pictures: give a folder")
     if options.output_format not in (None, image_format):
         parser.error(f"-o {options.output} is no {options.output_format} file, which --format asks for")
-    _check_folder(output.parent, options, parser)
+    if not output.parent.is_dir():
+        parser.error(f"-o {options.output}: there is no folder {str(output.parent)!r}")
     return image_format
-
-
-def _check_folder(folder: Path, options: argparse.Namespace, parser: argparse.ArgumentParser, *, make: bool = False) -> None:
-    """Try what will be done when a picture is, which may be hours later."""
-    try:
-        if make:
-            folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
-    except OSError as exc:
-        parser.error(f"-o {options.output}: no file can be written in {str(folder)!r}: {exc.strerror}")
 
 
 def _task(source: Path, options: argparse.Namespace, file_format: str | None) -> _Task:
@@ -222,7 +227,7 @@ def _run(tasks: list[_Task], options: argparse.Namespace, settings: Settings, lo
                 except (ServiceError, OSError, MemoryError, RuntimeError) as exc:  # the last is torch's of no memory
                     _say_failure(task.source, exc)
                     failed += 1
-                overall.advance(bar.left)  # of a picture that failed
+                overall.advance(bar.left)  # of one that failed, or did not count all that it did
     return failed
 
 
@@ -277,14 +282,17 @@ class _Bar(tqdm):  # type: ignore[misc]
     """On a terminal, how much of some work is done, of which there may turn out to be more."""
 
     def __init__(self, description: str, work: float, position: int = 0, hidden: bool = False) -> None:
-        options = {"desc": description, "bar_format": _BAR, "position": position, "leave": False}
-        super().__init__(total=_BAR_STEPS, disable=hidden or None, **options)
+        super().__init__(
+            total=_BAR_STEPS, desc=description, bar_format=_BAR, position=position, leave=False, disable=hidden or None
+        )
         self.left = work
+        self._at = 0.0  # steps; what is shown is whole, and so ends at the end
 
     def advance(self, work: float) -> None:
         """That work has been done."""
         if self.left:
-            self.update(int((_BAR_STEPS - self.n) * min(work / self.left, 1)))  # no fractions, whose sum is never the whole
+            self._at += (_BAR_STEPS - self._at) * min(work / self.left, 1)
+            self.update(round(self._at) - self.n)
         self.left = max(self.left - work, 0)
 
     def expect(self, work: float) -> None:

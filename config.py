@@ -55,7 +55,9 @@ class Settings:
     weights_mirror: str = _setting("", "base URL of a company's own copy of the weights, asked first for `/<file>`")
 
     output_dir: Path = _setting(HERE / "outputs", "folder of the results; by default, beside `app.py`")
-    retention_seconds: float = _setting(24.0 * HOURS, "age at which a result is removed, in seconds", minimum=0)
+    retention_seconds: float = _setting(
+        24.0 * HOURS, "time since a result was made, or asked for again, after which it is removed, in seconds", minimum=0
+    )
     output_max_bytes: int = _setting(10 * GIB, "size of the folder above which the oldest results are removed", minimum=0)
 
     queue_limit: int = _setting(8, "requests that may wait; the next one gets 503", minimum=0)
@@ -131,7 +133,8 @@ def _parse(setting: Field[Any], text: str) -> Any:
         text.encode()  # answers hold paths, and can hold no others
         value = _SWITCH[text.lower()] if kind is bool else kind(text)
     except (ValueError, KeyError) as exc:
-        raise ConfigError(f"{setting.name.upper()} must be {_KINDS[kind]}, not {text!r}") from exc
+        given = "" if not setting.repr else f", not {text!r}"
+        raise ConfigError(f"{setting.name.upper()} must be {_KINDS[kind]}{given}") from exc
     minimum = setting.metadata["minimum"]
     maximum = MAX_PORT if setting.name.endswith("port") else math.inf
     if kind in (int, float) and not (minimum <= value <= maximum and math.isfinite(value)):

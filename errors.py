@@ -171,7 +171,7 @@ class JobNotFound(ServiceError):
 
 
 class JobConflict(ServiceError):
-    """The id of a job is taken by another request."""
+    """The id of a job is taken by another request, or the job is another process's to cancel."""
 
     status = 409
     code = "job_conflict"

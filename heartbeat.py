@@ -68,9 +68,8 @@ def retry_delay(failures: int, ceiling_seconds: float, rng: Callable[[], float] 
     Full jitter (https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/) keeps a fleet of services from
     coming back at the same moment as their registry.
     """
-    return rng() * min(
-        ceiling_seconds, FIRST_RETRY_SECONDS * 2.0 ** min(failures - 1, 64)
-    )  # beyond 2.0**1023 is OverflowError
+    seconds = FIRST_RETRY_SECONDS * 2.0 ** min(failures - 1, 64)  # beyond 2.0**1023 is OverflowError
+    return rng() * min(ceiling_seconds, seconds)
 
 
 class Heartbeat:

@@ -75,6 +75,21 @@ class JobStore:
             OSError: the disk would not have it. The last one is still there, and will be that of a job which nobody finished
                 if this one was of a job that is done.
         """
+        is_done = record.completed_at is not None
+        try:
+            file = self._write(record)
+        except BaseException:
+            if is_done:
+                self._let_go(record.id)
+            raise
+        self._let_go(record.id)
+        if is_done:
+            file.close()
+        else:
+            self._held[record.id] = file
+
+    def _write(self, record: JobRecord) -> IO[bytes]:
+        """The record's file, in its place and locked."""
         self._folder.mkdir(parents=True, exist_ok=True)
         unfinished = self._folder / f"{secrets.token_hex(16)}.part"
         file = unfinished.open("xb")
@@ -87,14 +102,8 @@ class JobStore:
         except BaseException:
             file.close()
             unfinished.unlink(missing_ok=True)
-            if record.completed_at is not None:
-                self._let_go(record.id)
             raise
-        self._let_go(record.id)
-        if record.completed_at is None:
-            self._held[record.id] = file
-        else:
-            file.close()
+        return file
 
     def _let_go(self, job_id: str) -> None:
         if held := self._held.pop(job_id, None):
@@ -146,7 +155,7 @@ class JobStore:
 def interrupted() -> Interrupted:
     """What became of a job that its process did not live to finish."""
     return Interrupted(
-        "The server was restarted before this was done. Send it again, as another job.",
+        "The server was stopped before this was done. Send it again, as another job.",
         retry_after_seconds=INTERRUPTED_RETRY_SECONDS,
     )
 

@@ -41,7 +41,7 @@ from errors import (
 )
 from job_store import JobRecord, JobStore, Status, interrupted
 from logs import Values
-from service import Service
+from service import Service, State, shutting_down
 from webhook import Webhooks
 
 logger = logging.getLogger(__name__)
@@ -147,6 +147,7 @@ class Jobs:
 
         Raises:
             JobNotFound: there is no job of that id.
+            ShuttingDown: another process is at it, and this one will not live to see the end.
         """
         while True:
             if live := self._live.get(job_id):
@@ -154,6 +155,8 @@ class Jobs:
             job = await self.get(job_id)
             if job["completed_at"]:
                 return job
+            if self._is_draining:
+                raise shutting_down()
             await asyncio.sleep(FOREIGN_SECONDS)
 
     async def cancel(self, job_id: str) -> JobObject:
@@ -186,7 +189,10 @@ class Jobs:
         while not last["completed_at"]:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(live.done.wait() if live else asyncio.Event().wait(), pause_seconds)
-            view = self._view(live.look()) if live else await self.get(job_id)
+            record = live.look() if live else await self._look_up(job_id)
+            if record is None or (self._is_draining and not live):
+                return  # whoever follows it will ask another instance
+            view = self._view(record)
             if last["status"] == Status.STARTING and view["completed_at"] and view["started_at"]:
                 yield {**last, "status": Status.PROCESSING, "started_at": view["started_at"]}  # it was shorter than a look
             silent_seconds += pause_seconds
@@ -270,6 +276,10 @@ class Jobs:
             logger.error("the record of a job could not be saved: %s", exc, exc_info=traceback)
 
     # what is known of it
+
+    @property
+    def _is_draining(self) -> bool:
+        return self._service.state is State.DRAINING
 
     async def _look_up(self, job_id: str) -> JobRecord | None:
         if live := self._live.get(job_id):

@@ -142,7 +142,7 @@ def _put_job() -> Fields:
         "jobs",
         "Start a job under an id of your own",
         "The body is that of `POST /upscale`. It may be sent again: the same request is the same job. Without "
-        "`Prefer: respond-async` it answers when the job is done.",
+        "`Prefer: respond-async` it answers when the job is done, or with 504 when its time is over.",
         {"200": _job("The job is done."), "202": _accepted(), **_failures([*_TO_UPSCALE, JobConflict])},
         parameters=[*_QUERY, _PREFER, _TIMEOUT],
         requestBody=_BODY,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import math
 import os
 import re
@@ -27,6 +28,8 @@ from logs import in_this_context
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
 
 IO_THREADS = 4
 MAX_RECORDS = 10_000  # of jobs, which anybody can start and cancel; some 40 MB
@@ -136,12 +139,8 @@ class ResultStore:
 
         Returns:
             How many were removed. What a process that was killed left half-written goes with them after an hour.
-
-        Raises:
-            OSError: a file could not be removed; the others were.
         """
         removed, total_bytes, records = 0, 0, 0
-        failure: OSError | None = None
         for path, status in sorted(self._files(), key=lambda entry: entry[1].st_mtime, reverse=True):
             is_partial = path.suffix == ".part"
             total_bytes += 0 if is_partial else status.st_size
@@ -154,9 +153,7 @@ class ResultStore:
                     path.unlink(missing_ok=True)
                     removed += 1
                 except OSError as exc:  # of another user, perhaps: the others go all the same
-                    failure = exc
-        if failure:
-            raise failure
+                    logger.error("%s cannot be removed: %s", path, exc.strerror)
         return removed
 
     def _files(self) -> Iterator[tuple[Path, os.stat_result]]:

@@ -115,10 +115,11 @@ class Webhooks:
 
     async def _look_up(self, host: str, port: int) -> list[str]:
         """In a thread of its own, for which the end of the process does not wait: DNS may be silent for half a minute."""
+        full = QueueFull(
+            "Too many webhooks are looked up just now. Try again later.", retry_after_seconds=LOOKUP_RETRY_SECONDS
+        )
         if not self._free_resolvers.acquire(blocking=False):
-            raise QueueFull(
-                "Too many webhooks are being looked up. Try again later.", retry_after_seconds=LOOKUP_RETRY_SECONDS
-            )
+            raise full
         found: Future[list[str]] = Future()
         found.set_running_or_notify_cancel()  # so that nobody who stops waiting can cancel it
 
@@ -130,7 +131,11 @@ class Webhooks:
             finally:
                 self._free_resolvers.release()
 
-        threading.Thread(target=look, name="dns", daemon=True).start()
+        try:
+            threading.Thread(target=look, name="dns", daemon=True).start()
+        except RuntimeError as exc:  # no thread can be had
+            self._free_resolvers.release()
+            raise full from exc
         return await asyncio.wrap_future(found)
 
     def deliver(self, url: str, body: bytes) -> None:
@@ -208,10 +213,10 @@ class _CheckedNetwork(httpcore.AsyncNetworkBackend):
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.AsyncNetworkStream:
         addresses = await self._webhooks.addresses(host, port)
-        share = ATTEMPT_SECONDS / (len(addresses) + 1)  # of the attempt, so that one that is silent leaves the others theirs
+        timeout = ATTEMPT_SECONDS / (len(addresses) + 1)  # so that one that is silent leaves the others their time
         for address in addresses:
             with contextlib.suppress(httpcore.ConnectError, httpcore.ConnectTimeout):
-                return await self._network.connect_tcp(address, port, share, local_address, socket_options)
+                return await self._network.connect_tcp(address, port, timeout, local_address, socket_options)
         raise httpcore.ConnectError("no address of the host answers")
 
 

@@ -98,6 +98,17 @@ def test_a_bar_goes_to_its_end_and_no_further_when_faces_are_found_on_the_way(mo
     assert (seen[0], seen[-1]) == (10, 100)
 
 
+def test_a_bar_shows_the_share_that_is_done_in_however_many_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stderr", Terminal())
+    with cli._Bar("a.png", 30_000.0) as bar:
+        seen = []
+        for step in range(1, 30_001):
+            bar.advance(1.0)
+            if step % 7500 == 0:
+                seen.append(round(100 * bar.n / bar.total))
+    assert seen == [25, 50, 75, 100]
+
+
 def test_pictures_show_bars_of_their_own_and_one_of_all(room: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = Terminal()
     monkeypatch.setattr("sys.stderr", terminal)
@@ -186,7 +197,7 @@ def test_what_is_there_is_skipped_and_nothing_is_loaded_for_nothing(room: Path, 
         (["a.png", "-o", ""], "-o is empty"),
         (["a.png", "-o", "/proc"], "no file can be written in '/proc'"),
         (["a.png", "-o", "/proc/a.jpg"], "no file can be written in '/proc'"),
-        (["a.png", "-o", "nowhere/a.jpg"], "no file can be written in 'nowhere'"),
+        (["a.png", "-o", "nowhere/a.jpg"], "there is no folder 'nowhere'"),
         (["-o", "out"], "picture"),
     ],
 )

@@ -77,6 +77,11 @@ def test_a_path_that_no_answer_could_hold_is_refused() -> None:
         Settings.from_env({"OUTPUT_DIR": os.fsdecode(b"/srv/\xe9t\xe9")})
 
 
+def test_a_secret_that_is_refused_stays_one() -> None:
+    with pytest.raises(ConfigError, match=r"^API_KEY must be a text in UTF-8$"):
+        Settings.from_env({"API_KEY": os.fsdecode(b"secret\xe9")})
+
+
 def test_every_setting_is_read_from_its_variable() -> None:
     settings = Settings.from_env({name: text for name, (text, _) in RIGHT.items()})
     assert {f.name.upper(): getattr(settings, f.name) for f in fields(settings)} == {

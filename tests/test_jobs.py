@@ -358,6 +358,16 @@ def test_a_record_that_cannot_be_written_leaves_the_last_one(tmp_path: Path) -> 
     assert record.status == "failed", "nobody waits for it for ever"
 
 
+def test_a_last_record_that_has_no_place_at_all_keeps_nothing_open(tmp_path: Path) -> None:
+    store = JobStore(tmp_path / "records")
+    store.save(a_record("job-of-mine"))
+    store._folder.rename(tmp_path / "away")
+    store._folder.write_bytes(b"a file where the folder should be")
+    with pytest.raises(OSError, match="File exists"):
+        store.save(a_record("job-of-mine", completed_at=2.0))
+    assert store._held == {}
+
+
 def test_all_who_ask_at_once_for_a_job_that_died_hear_the_same(tmp_path: Path) -> None:
     for number in range(50):
         dying, store = JobStore(tmp_path), JobStore(tmp_path)
@@ -379,6 +389,23 @@ async def test_a_job_of_another_instance_in_the_same_folder_is_followed_but_cann
         waiting = asyncio.create_task(other.client.put(f"/jobs/{job['id']}", json=order()))
         h.resolver.gate.set()
         assert [event async for event in events][-1] == (await waiting).json() == await h.job_is(job["id"], "succeeded")
+
+
+async def test_those_who_wait_for_another_instances_job_do_not_hold_up_the_end(settings: Settings) -> None:
+    async with house(settings) as h:
+        job = await h.submit()
+        async with house(replace(settings, port=free_port())) as other:
+            following = asyncio.create_task(_all_of(other.follow(job["id"])))
+            waiting = asyncio.create_task(other.client.put(f"/jobs/{job['id']}", json=order()))
+            await until(lambda: other.service._in_flight == 2)
+            other.service.stop()
+            assert [event["status"] for event in await asyncio.wait_for(following, 5)] == ["starting"]
+            assert_error(await asyncio.wait_for(waiting, 5), 503, "shutting_down")
+        h.resolver.gate.set()
+
+
+async def _all_of(events: AsyncIterator[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [event async for event in events]
 
 
 async def test_jobs_are_forgotten_after_their_time_in_memory_too(settings: Settings) -> None:

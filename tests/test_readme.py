@@ -10,6 +10,7 @@ import app
 import containers
 import contract
 import errors
+import webhook
 from answers import RESULT_HEADERS
 from bench.server import ROOT
 from config import GIB, MAX_BODY_BYTES, MAX_IMAGE_BYTES, MIB, Settings, settings_table
@@ -75,6 +76,7 @@ LIMITS = {
     "tags of EXIF that are read": "1 (the orientation)",
     "runs (RLE) in a BMP": "0",
     "requests that wait": f"{Settings.queue_limit} (`QUEUE_LIMIT`)",
+    "names of webhooks looked up at once": str(webhook.MAX_LOOKUPS),
     "folder of results": f"{Settings.output_max_bytes // GIB} GiB (`OUTPUT_MAX_BYTES`)",
 }
 

@@ -59,7 +59,8 @@ export async function health() {
   return response.json();
 }
 
-export const isThere = async (url) => (await fetch(url, { method: "HEAD" })).ok;
+/** Whether the server says that it does not have it; not where it says nothing, or something else. */
+export const isGone = (url) => fetch(url, { method: "HEAD" }).then(({ status }) => status === 404, () => false);
 
 export const plan = (file, options, signal) => call("POST", `/plan?${query(options)}`, { file, signal });
 

@@ -9,7 +9,6 @@ import { Viewer } from "./viewer.js";
 import * as words from "./words.js";
 
 const REPLANNED = ["enhance_faces", "fit", "model"]; // fields on which size or time depend
-const OF_ONE_SIZE = ["image_too_large", "deadline_exceeded"]; // errors that leave the other sizes possible
 const NO_USE = [400, 413]; // what is answered so would be answered so again
 const STALE_MS = 15000; // after which a plan's waiting time is asked for again
 const TICK_MS = 1000;
@@ -22,7 +21,7 @@ let usual = { // as last chosen
   target_resolution: "4k", enhance_faces: true, face_strength: "1", fit: "passes", output_format: "", quality: "95", model: "",
 };
 
-const viewer = new Viewer($("viewer"), { onZoom: showZoom, onLost });
+const viewer = new Viewer($("viewer"), { onZoom: showZoom, onLost: () => lose(selected) });
 const follower = new api.Follower(onJob, onJobProblem);
 
 // pictures come in
@@ -38,8 +37,8 @@ async function add(files) {
   for (const item of added) await read(item);
 }
 
-function newItem({ id, name, file, options = { ...usual }, at = Date.now(), over = false, asked = false }) {
-  const item = { id, name, file, options, at, over, asked, job: null, plans: {}, plannedAt: 0, problem: null, later: null, sent: null, note: "" };
+function newItem({ id, name, file, options, at = Date.now(), over = false, asked = false }) {
+  const item = { id, name, file, options: { ...usual, ...options }, at, over, asked, job: null, plans: {}, plannedAt: 0, problem: null, later: null, sent: null, note: "" };
   preview(item);
   return item;
 }
@@ -79,30 +78,31 @@ async function planAll(item) {
   const stop = (item.stop = new AbortController());
   item.plannedAt = Date.now();
   const chosen = item.options.target_resolution;
-  if (!(await planOne(item, chosen, stop))) return;
-  await Promise.all(TARGETS.filter((target) => target !== chosen).map((target) => planOne(item, target, stop)));
-  if (stop.signal.aborted || item.problem) return;
+  try {
+    await planOne(item, chosen, stop);
+    await Promise.all(TARGETS.filter((target) => target !== chosen).map((target) => planOne(item, target, stop)));
+  } catch (problem) {
+    if (stop.signal.aborted) return;
+    stop.abort(); // the other sizes are asked for again with this one
+    failOrWait(item, problem, () => planAll(item));
+    return;
+  }
+  item.later = null;
   if (item.plans[chosen].error) {
     item.options.target_resolution = TARGETS.findLast((target) => !item.plans[target].error) ?? chosen;
   }
   render();
 }
 
-/** Whether the server has said what this size would be, or that it cannot be. */
+/** What that size would be, or why it cannot be; throws what is wrong with all sizes, or with the server. */
 async function planOne(item, target, stop) {
   try {
     item.plans[target] = await api.plan(item.file, { ...item.options, target_resolution: target }, stop.signal);
-    item.later = null;
   } catch (problem) {
-    if (stop.signal.aborted) return false;
-    if (!OF_ONE_SIZE.includes(problem.code) && !problem.field) {
-      failOrWait(item, problem, () => planAll(item));
-      return false;
-    }
+    if (problem.code !== "image_too_large" && !problem.field && !problem.details.predicted_seconds) throw problem;
     item.plans[target] = { error: words.reason(problem, server?.limits?.[target], item.options.fit) };
   }
   render();
-  return true;
 }
 
 // jobs
@@ -112,6 +112,7 @@ async function start(item) {
   item.stop = new AbortController();
   item.sent = 0;
   item.problem = null;
+  if (!item.later?.sending) item.later = null; // that was for its plan
   render();
   try {
     await remember(item);
@@ -121,9 +122,8 @@ async function start(item) {
     if (item.cancelled) cancel(item);
   } catch (problem) {
     item.sent = null;
-    if (!item.cancelled) return failOrWait(item, problem, () => start(item), true);
-    forget(item.id);
-    render();
+    if (item.cancelled) giveUp(item);
+    else failOrWait(item, problem, () => start(item), true);
   }
 }
 
@@ -173,11 +173,7 @@ async function forgotten(item, problem) {
 /** What is still being sent has made no job yet; what has just been sent will have, which `start` then cancels. */
 async function cancel(item) {
   item.cancelled = true;
-  if (item.later && item.sent === null) {
-    item.later = null;
-    forget(item.id);
-    return render();
-  }
+  if (item.later && item.sent === null) return giveUp(item);
   if (item.sent !== null && item.sent < 1) item.stop.abort();
   render();
   if (item.sent !== null) return;
@@ -186,6 +182,18 @@ async function cancel(item) {
   } catch (problem) {
     Object.assign(item, { cancelled: false, note: problem.message });
     render();
+  }
+}
+
+/** Of what was being sent; the server may have got it all the same, and only its answer was lost. */
+async function giveUp(item) {
+  item.later = null;
+  forget(item.id);
+  render();
+  try {
+    await api.cancelJob(item.id);
+  } catch (problem) {
+    if (problem.status !== 404) console.warn("The server may still be at it.", problem);
   }
 }
 
@@ -198,7 +206,7 @@ function fail(item, problem, again = null) {
   render();
 }
 
-/** Where the server can be asked again later, that is done, by and by, and the picture stays as it is shown. */
+/** Where the server can be asked again later, that is done, by and by, and the picture stays a draft, or on its way. */
 function failOrWait(item, problem, again, sending = false) {
   if (problem.code === "unreachable" && server) showServer();
   if (problem.retrySeconds === null) return fail(item, problem, again);
@@ -226,7 +234,7 @@ function retry(item) {
 
 /** The same picture once more, as a draft. */
 function copy(item, then = planAll) {
-  const made = newItem({ id: api.newId(), name: item.name, file: item.file, options: { ...item.options } });
+  const made = newItem({ id: api.newId(), name: item.name, file: item.file, options: item.options });
   items.splice(items.indexOf(item) + 1, 0, made);
   select(made);
   return then(made);
@@ -294,8 +302,7 @@ function showPicture(item) {
   viewer.show({ before: item.natural && item.url, after: result?.url, size, original: result?.original_size, faces: result?.faces, fresh });
 }
 
-function onLost() {
-  const item = selected;
+function lose(item) {
   if (item?.job?.result) fail(item, new api.Problem("The server no longer has this result."));
 }
 
@@ -329,11 +336,14 @@ form.addEventListener("submit", (event) => {
   start(selected);
 });
 const actions = { remove, cancel, retry, again: (item) => copy(item) };
-$("panel").addEventListener("click", ({ target, detail }) => {
-  if (detail < 2) actions[target.closest("[data-do]")?.dataset.do]?.(selected); // a double click means one button, not what came in its place
+$("panel").addEventListener("click", (event) => {
+  const pressed = event.target.closest("button");
+  if (pressed && event.detail > 1) event.preventDefault(); // a double click means one button, not what has come in its place
+  else actions[pressed?.dataset.do]?.(selected);
 });
 $("download").addEventListener("click", async ({ target }) => {
-  if (!(await api.isThere(target.href))) onLost(); // the browser itself says nothing
+  const item = selected;
+  if (await api.isGone(target.href)) lose(item); // of which the browser itself says nothing
 });
 
 $("fit").onclick = () => viewer.fit();
