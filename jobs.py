@@ -17,7 +17,6 @@ import time
 from collections import OrderedDict
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import PurePath
 from typing import Any
 from weakref import WeakValueDictionary
@@ -40,7 +39,7 @@ from errors import (
     defect,
 )
 from job_store import JobRecord, JobStore, Status, interrupted
-from logs import Values
+from logs import Values, timestamp
 from service import Service, State, shutting_down
 from webhook import Webhooks
 
@@ -307,9 +306,9 @@ class Jobs:
             "progress": record.progress,
             "position": live.ticket.position if live and record.status is Status.STARTING else 0,
             "eta_seconds": None if eta_seconds is None else round(eta_seconds, 1),
-            "created_at": _iso(record.created_at),
-            "started_at": _iso(record.started_at),
-            "completed_at": _iso(record.completed_at),
+            "created_at": _when(record.created_at),
+            "started_at": _when(record.started_at),
+            "completed_at": _when(record.completed_at),
             "plan": record.plan,
             "result": record.result,
             "error": record.error,
@@ -338,8 +337,5 @@ def _result_fields(answer: Answer) -> dict[str, object]:
     return {**answer.fields, "url": f"/files/{name}"}
 
 
-def _iso(seconds: float | None) -> str | None:
-    """ISO 8601 in UTC, to the millisecond."""
-    if seconds is None:
-        return None
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+def _when(seconds: float | None) -> str | None:
+    return None if seconds is None else timestamp(seconds)

@@ -64,7 +64,7 @@ class LineFormatter(logging.Formatter):
         self._render: Callable[[Values], str] = _as_json if as_json else str
 
     def format(self, record: logging.LogRecord) -> str:
-        values = Values(time=_timestamp(record.created), level=record.levelname)
+        values = Values(time=timestamp(record.created), level=record.levelname)
         if request_id := current_request().request_id:  # records are formatted in the thread that made them
             values["request_id"] = request_id
         values |= record.msg if isinstance(record.msg, Values) else {"message": record.getMessage()}
@@ -80,7 +80,7 @@ def configure_logging(level: str, log_format: str) -> None:
     logging.basicConfig(level=level, handlers=[handler])
 
 
-def _timestamp(epoch_seconds: float) -> str:
+def timestamp(epoch_seconds: float) -> str:
     """ISO 8601 in UTC, with milliseconds."""
     return datetime.fromtimestamp(epoch_seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
