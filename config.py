@@ -105,9 +105,8 @@ class Settings:
         _one_of("PRECISION", settings.precision, ("auto", "fp32", "bf16", "fp16"))
         for name in ("weights_mirror", "registry_url", "public_url"):
             if (url := getattr(settings, name)) and not re.match(r"https?://[^\s/]", url, re.IGNORECASE):
-                raise ConfigError(
-                    f"{name.upper()} must be a URL that begins with http:// or https://"
-                )  # it may hold a password
+                # not shown, since it may hold a password
+                raise ConfigError(f"{name.upper()} must be a URL that begins with http:// or https://")
         if settings.webhook_secret and not 24 <= len(_decoded(settings.webhook_secret)) <= 64:
             raise ConfigError("WEBHOOK_SECRET must be the base64 of 24 to 64 bytes, such as `openssl rand -base64 32` gives")
         return settings

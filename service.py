@@ -33,9 +33,7 @@ logger = logging.getLogger(__name__)
 SWEEP_SECONDS = 60.0
 WARM_UP_PX = (64, 128, 256, 512)
 WARM_UP_SECONDS = 0.2
-CANCEL_SECONDS = (
-    10.0  # a cancelled job ends at its next step: one convolution, one tile of the upsampler, or one batch of faces
-)
+CANCEL_SECONDS = 10.0  # a cancelled job ends at its next step: a convolution, a tile of the upsampler, a batch of faces
 LOADING_RETRY_SECONDS = 10
 DRAINING_RETRY_SECONDS = 5  # another instance, or this one restarted, should be there by then
 

@@ -237,9 +237,9 @@ async def decoding_held(service: Service) -> AsyncIterator[None]:
         decoding.release()
 
 
-async def held(service: Service, requests: int = 1) -> None:
-    """So many requests wait for their images to be decoded."""
-    await until(lambda: len(service._dispatcher._decoding._waiters or ()) == requests)
+async def held(service: Service) -> None:
+    """A request waits for its image to be decoded."""
+    await until(lambda: bool(service._dispatcher._decoding._waiters))
 
 
 async def test_a_job_that_is_taken_while_the_drain_begins_is_finished(settings: Settings) -> None:
