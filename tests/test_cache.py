@@ -20,8 +20,8 @@ from cache import ResultCache, key_of
 from config import Settings
 from contract import Order
 from images import ImageHeader, Picture
-from tests.conftest import assert_error, b64, encode, fake_upscaler, files_in, ready, serving, until
-from tests.test_service import gray_of, house
+from tests.helpers import assert_error, b64, encode, fake_upscaler, files_in, ready, serving, until, with_settings
+from tests.serving.test_admission import gray_of, house
 from utility import ResultStore
 
 PIXELS = np.arange(20 * 10 * 3, dtype=np.uint8).reshape(10, 20, 3)
@@ -167,7 +167,7 @@ async def test_what_is_asked_for_again_is_kept_as_long_as_what_is_new(settings: 
 async def test_a_repeat_is_served_by_the_next_process_too(settings: Settings) -> None:
     answers = []
     for port in (settings.port, free_port()):
-        async with serving(replace(settings, port=port), lambda _: fake_upscaler()) as (client, _):
+        async with serving(with_settings(settings, port=port), lambda _: fake_upscaler()) as (client, _):
             await ready(client)
             answers.append((await upscale(client, encode(PIXELS))).json())
     assert [answer["cached"] for answer in answers] == [False, True]
@@ -198,7 +198,7 @@ def test_a_record_is_swept_with_its_result(tmp_path: Path) -> None:
 
 
 async def test_the_same_requests_in_flight_share_one_job_and_each_gets_its_answer(settings: Settings) -> None:
-    async with house(replace(settings, queue_limit=0)) as h, asyncio.TaskGroup() as clients:
+    async with house(with_settings(settings, queue_limit=0)) as h, asyncio.TaskGroup() as clients:
         first = clients.create_task(h.post(10))
         await h.queue_is(running=1, waiting=0)
         others = [clients.create_task(h.post(10)) for _ in range(5)]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
-from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -14,8 +13,8 @@ import pytest
 
 from bench.server import ROOT
 from config import Settings
-from tests.conftest import WEIGHTS, assert_error, b64, encode, files_in, sample_crop
-from tests.test_jobs import house, order
+from tests.helpers import WEIGHTS, assert_error, b64, encode, files_in, sample_crop, with_settings
+from tests.serving.test_jobs import house, order
 
 PHOTOGRAPH = encode(sample_crop(60, 40), "JPEG")
 WRONG: list[Any] = [
@@ -84,7 +83,7 @@ async def test_the_image_file_itself_can_be_planned(client: httpx.AsyncClient) -
 
 
 async def test_the_wait_is_that_of_the_queue_and_a_full_one_refuses(settings: Settings) -> None:
-    async with house(replace(settings, queue_limit=1)) as h:
+    async with house(with_settings(settings, queue_limit=1)) as h:
         running = await h.submit(10)
         await h.job_is(running["id"], "processing")
         one = (await h.client.post("/plan", json=order())).json()

@@ -10,7 +10,7 @@ import pytest
 from bench.server import SAMPLE
 from errors import ImageTooLarge, JobCancelled
 from images import Picture, decode_image
-from tests.conftest import FakeResolver, fake_upscaler, sample_crop
+from tests.helpers import FakeResolver, fake_upscaler, sample_crop
 from upscale import ModelStatus, Plan, Size, Upscaler, max_input_px, plan_upscale
 
 

@@ -11,15 +11,15 @@ import json
 import socket
 import threading
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import httpx
 import pytest
 
 from config import ConfigError, Settings
 from errors import QueueFull, WebhookRefused
-from tests.conftest import assert_error, fake_upscaler, ready, serving, until
-from tests.test_jobs import ASYNC, order
+from tests.helpers import assert_error, fake_upscaler, ready, serving, until, with_settings
+from tests.serving.test_jobs import ASYNC, order
 from webhook import MAX_LOOKUPS, MAX_URL_CHARACTERS, Webhooks, is_public
 
 SECRET = "whsec_" + base64.b64encode(bytes(range(32))).decode()
@@ -72,7 +72,7 @@ async def webhooks(settings: Settings, resolve: Callable[[str, int], list[str]] 
 
 @pytest.fixture
 def open_settings(settings: Settings) -> Settings:
-    return replace(settings, webhook_allow_private=True, webhook_secret=SECRET)
+    return with_settings(settings, webhook_allow_private=True, webhook_secret=SECRET)
 
 
 # delivery
@@ -146,7 +146,7 @@ async def test_names_that_nobody_answers_for_hold_up_no_others_and_not_the_end(s
 
 
 async def test_without_a_secret_there_is_no_signature(settings: Settings) -> None:
-    async with receiver() as hook, webhooks(replace(settings, webhook_allow_private=True)) as sender:
+    async with receiver() as hook, webhooks(with_settings(settings, webhook_allow_private=True)) as sender:
         sender.deliver(hook.url, b"{}")
         await hook.got.get()
     assert "webhook-id" in hook.heads[0]

@@ -25,7 +25,7 @@ from weights.manifest import WeightFile, is_genuine, read_manifest
 DATA = bytes(range(256)) * 4096  # 1 MiB: more than the socket buffers hold at once
 PATIENT = Patience(connect_seconds=5, silence_seconds=5)
 IMPATIENT = Patience(connect_seconds=0.5, silence_seconds=0.5)
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 FETCH = [sys.executable, "-m", "weights.fetch"]
 
 Answer = Callable[["_Handler"], None]

@@ -9,13 +9,14 @@ import logging
 import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import httpx
 import pytest
 
 from config import VERSION, Settings
 from heartbeat import Heartbeat, public_url, retry_delay
+from tests.helpers import with_settings
 
 TOKEN = "s3cret-token"
 PASSWORD = "pa55word"
@@ -134,7 +135,7 @@ def heartbeat(url: str, *, timeout_seconds: float = 1.0, **settings: object) -> 
     chosen: dict[str, object] = {"public_url": PUBLIC_URL, "heartbeat_seconds": 0.01, **settings}
     base = Settings(registry_url=url)
     return Heartbeat(
-        replace(base, **chosen),  # type: ignore[arg-type]
+        with_settings(base, **chosen),
         lambda: dict(DESCRIPTION),
         timeout_seconds=timeout_seconds,
         rng=lambda: 0.001,

@@ -38,7 +38,7 @@ from bench.server import ROOT, Server, free_port, running_server
 from config import HOURS, Settings
 from images import decode_image, encode_image
 from model_utility import SuperResolver, build_rrdbnet, load_state_dict
-from tests.conftest import (
+from tests.helpers import (
     WEIGHTS,
     FakeResolver,
     assert_error,

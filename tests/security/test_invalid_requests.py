@@ -10,7 +10,6 @@ import shutil
 import struct
 import zlib
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ import pytest
 from PIL import Image
 
 from config import MAX_BODY_BYTES, MAX_IMAGE_BYTES, MIB, Settings
-from tests.conftest import (
+from tests.helpers import (
     assert_error,
     b64,
     encode,
@@ -33,6 +32,7 @@ from tests.conftest import (
     send_raw,
     serving,
     until,
+    with_settings,
 )
 
 PICTURE = sample_crop(48, 32)
@@ -338,7 +338,7 @@ async def test_a_body_without_end_is_cut_off(client: httpx.AsyncClient, settings
 
 
 async def test_a_body_that_stops_coming_gets_408_and_the_connection_is_closed(settings: Settings) -> None:
-    async with serving(replace(settings, body_timeout_seconds=0.2), lambda _: fake_upscaler()) as (client, _):
+    async with serving(with_settings(settings, body_timeout_seconds=0.2), lambda _: fake_upscaler()) as (client, _):
         await ready(client)
         reader, writer = await send_raw(settings.port, post(b"{" * 100).removesuffix(b"{" * 99))
         answer = await asyncio.wait_for(reader.read(), 10)
@@ -353,7 +353,7 @@ async def test_of_bodies_that_outgrow_the_room_together_one_is_refused_and_the_o
     body = b"{" + b" " * (12 * MIB) + b"}"
     request = post(body)
     sent_bytes = len(request) - 3 * MIB
-    async with serving(replace(settings, bodies_max_bytes=16 * MIB), lambda _: fake_upscaler()) as (client, _):
+    async with serving(with_settings(settings, bodies_max_bytes=16 * MIB), lambda _: fake_upscaler()) as (client, _):
         await ready(client)
         connections = [await send_raw(settings.port, request[:sent_bytes]) for _ in range(2)]  # neither is whole yet
         answers = [asyncio.create_task(reader.readuntil(b"}")) for reader, _ in connections]
@@ -370,7 +370,7 @@ async def test_a_slow_reader_of_an_answer_keeps_no_room_of_others_bodies(setting
     image = encode(np.random.default_rng(0).integers(0, 256, (1400, 1400, 3), dtype=np.uint8))  # some 6 MB
     query = "target_resolution=4k&output_format=png"  # and an answer that no socket's buffer holds
     head = f"POST /upscale?{query} HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: {len(image)}\r\n\r\n"
-    async with serving(replace(settings, bodies_max_bytes=16 * MIB), lambda _: fake_upscaler()) as (client, _):
+    async with serving(with_settings(settings, bodies_max_bytes=16 * MIB), lambda _: fake_upscaler()) as (client, _):
         await ready(client)
         writers = []
         for quality in (80, 81):  # so that they are two results

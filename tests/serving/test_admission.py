@@ -13,7 +13,7 @@ import sys
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from PIL import Image
 from cache import ResultCache
 from config import MIB, Settings
 from service import Service
-from tests.conftest import (
+from tests.helpers import (
     FakeResolver,
     assert_error,
     b64,
@@ -39,11 +39,12 @@ from tests.conftest import (
     send_raw,
     serving,
     until,
+    with_settings,
 )
 from upscale import Upscaler
 from utility import ResultStore
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 
 
 @dataclass
@@ -114,7 +115,7 @@ async def house(settings: Settings) -> AsyncIterator[House]:
 
 
 async def test_a_full_queue_answers_503_with_retry_after(settings: Settings) -> None:
-    async with house(replace(settings, queue_limit=2)) as h, asyncio.TaskGroup() as clients:
+    async with house(with_settings(settings, queue_limit=2)) as h, asyncio.TaskGroup() as clients:
         accepted = [clients.create_task(h.post(gray)) for gray in (10, 20, 30)]
         await h.queue_is(running=1, waiting=2)
         refused = await h.post(40)
@@ -127,7 +128,7 @@ async def test_a_full_queue_answers_503_with_retry_after(settings: Settings) -> 
 
 
 async def test_no_place_to_wait_still_serves_one(settings: Settings) -> None:
-    async with house(replace(settings, queue_limit=0)) as h, asyncio.TaskGroup() as clients:
+    async with house(with_settings(settings, queue_limit=0)) as h, asyncio.TaskGroup() as clients:
         accepted = clients.create_task(h.post(10))
         await h.queue_is(running=1, waiting=0)
         assert_error(await h.post(20), 503, "queue_full")
@@ -136,7 +137,7 @@ async def test_no_place_to_wait_still_serves_one(settings: Settings) -> None:
 
 
 async def test_a_waiting_client_that_leaves_frees_its_place_and_costs_no_work(settings: Settings) -> None:
-    async with house(replace(settings, queue_limit=1)) as h, asyncio.TaskGroup() as clients:
+    async with house(with_settings(settings, queue_limit=1)) as h, asyncio.TaskGroup() as clients:
         running = clients.create_task(h.post(10))
         await h.queue_is(running=1, waiting=0)
         leaving = await h.send(20)
@@ -165,7 +166,7 @@ async def test_the_work_of_a_running_client_that_leaves_stops_at_its_next_step(s
 
 
 async def test_clients_that_leave_at_any_moment_leave_no_half_file_and_no_place_behind(settings: Settings) -> None:
-    async with house(replace(settings, queue_limit=100)) as h:
+    async with house(with_settings(settings, queue_limit=100)) as h:
         h.resolver.gate.set()
         bodies = post(order(10))
         for turns in range(30):  # of the event loop, between the request and the hanging up
@@ -236,7 +237,7 @@ async def test_a_request_that_runs_over_its_deadline_gets_504_and_ends_at_its_ne
 
 
 async def test_a_client_may_shorten_its_time_but_not_lengthen_it(settings: Settings) -> None:
-    async with house(replace(settings, request_timeout_seconds=0.3)) as h:
+    async with house(with_settings(settings, request_timeout_seconds=0.3)) as h:
         body = assert_error(await h.post(10, **{"X-Request-Timeout": "3600"}), 504, "deadline_exceeded")
         assert body["timeout_seconds"] == 0.3
 
@@ -293,7 +294,7 @@ async def test_stop_lets_running_and_waiting_requests_finish_and_refuses_new_one
 
 
 async def test_past_the_drain_time_waiting_and_running_requests_get_503(settings: Settings) -> None:
-    async with house(replace(settings, drain_seconds=0.2)) as h, asyncio.TaskGroup() as clients:
+    async with house(with_settings(settings, drain_seconds=0.2)) as h, asyncio.TaskGroup() as clients:
         running = clients.create_task(h.post(10))
         await h.queue_is(running=1, waiting=0)
         waiting = clients.create_task(h.post(20))

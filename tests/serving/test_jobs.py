@@ -9,7 +9,6 @@ import re
 import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,19 @@ from deadline import Deadline
 from job_store import JobRecord, JobStore
 from jobs import MAX_LIVE, Jobs
 from service import Service
-from tests.conftest import FakeResolver, assert_error, b64, encode, fake_upscaler, files_in, ready, send_raw, serving, until
+from tests.helpers import (
+    FakeResolver,
+    assert_error,
+    b64,
+    encode,
+    fake_upscaler,
+    files_in,
+    ready,
+    send_raw,
+    serving,
+    until,
+    with_settings,
+)
 from utility import IO_THREADS, ResultStore
 
 ASYNC = {"Prefer": "respond-async"}
@@ -141,7 +152,7 @@ async def test_the_preference_is_found_among_others(client: httpx.AsyncClient, p
 
 
 async def test_waiting_jobs_know_their_place_and_count_in_admission(settings: Settings) -> None:
-    async with house(replace(settings, queue_limit=2)) as h:
+    async with house(with_settings(settings, queue_limit=2)) as h:
         jobs = [await h.submit(gray) for gray in (10, 20, 30)]
         await h.job_is(jobs[0]["id"], "processing")
         assert [(await h.job(job["id"]))["position"] for job in jobs] == [0, 1, 2]
@@ -189,7 +200,7 @@ async def test_a_result_that_cannot_be_saved_fails_the_job(settings: Settings) -
 
 
 async def test_a_cancelled_job_frees_the_device_at_its_next_step_and_leaves_no_file(settings: Settings) -> None:
-    async with house(replace(settings, queue_limit=0)) as h:
+    async with house(with_settings(settings, queue_limit=0)) as h:
         job = await h.submit()
         await h.job_is(job["id"], "processing")
         canceled = (await h.client.post(f"/jobs/{job['id']}/cancel")).json()
@@ -256,7 +267,7 @@ async def test_a_job_that_is_taken_while_the_drain_begins_is_finished(settings: 
 
 
 async def test_past_the_drain_time_nothing_is_begun(settings: Settings) -> None:
-    async with house(replace(settings, drain_seconds=0.1)) as h:
+    async with house(with_settings(settings, drain_seconds=0.1)) as h:
         h.resolver.entered.clear()  # which warming up has set
         async with decoding_held(h.service):
             posting = asyncio.create_task(h.client.post("/upscale", json=order()))
@@ -268,7 +279,7 @@ async def test_past_the_drain_time_nothing_is_begun(settings: Settings) -> None:
 
 
 async def test_past_the_drain_time_a_job_fails_and_says_why(settings: Settings) -> None:
-    async with house(replace(settings, drain_seconds=0.2)) as h:
+    async with house(with_settings(settings, drain_seconds=0.2)) as h:
         running, waiting = await h.submit(10), await h.submit(20)
         await h.job_is(running["id"], "processing")
         events = [event async for event in _after(h.service.stop, h.follow(waiting["id"]))]
@@ -380,7 +391,7 @@ def test_all_who_ask_at_once_for_a_job_that_died_hear_the_same(tmp_path: Path) -
 
 
 async def test_a_job_of_another_instance_in_the_same_folder_is_followed_but_cannot_be_cancelled(settings: Settings) -> None:
-    async with house(settings) as h, house(replace(settings, port=free_port())) as other:
+    async with house(settings) as h, house(with_settings(settings, port=free_port())) as other:
         job = await h.submit()
         assert (await other.job(job["id"]))["status"] == "starting"
         assert_error(await other.client.post(job["urls"]["cancel"]), 409, "job_conflict")
@@ -394,7 +405,7 @@ async def test_a_job_of_another_instance_in_the_same_folder_is_followed_but_cann
 async def test_those_who_wait_for_another_instances_job_do_not_hold_up_the_end(settings: Settings) -> None:
     async with house(settings) as h:
         job = await h.submit()
-        async with house(replace(settings, port=free_port())) as other:
+        async with house(with_settings(settings, port=free_port())) as other:
             following = asyncio.create_task(_all_of(other.follow(job["id"])))
             waiting = asyncio.create_task(other.client.put(f"/jobs/{job['id']}", json=order()))
             await until(lambda: other.service._in_flight == 2)
@@ -409,7 +420,7 @@ async def _all_of(events: AsyncIterator[dict[str, Any]]) -> list[dict[str, Any]]
 
 
 async def test_jobs_are_forgotten_after_their_time_in_memory_too(settings: Settings) -> None:
-    async with house(replace(settings, retention_seconds=0.3)) as h:
+    async with house(with_settings(settings, retention_seconds=0.3)) as h:
         h.resolver.gate.set()
         job = await h.submit()
         await h.job_is(job["id"], "succeeded")
