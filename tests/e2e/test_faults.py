@@ -38,18 +38,7 @@ from bench.server import ROOT, Server, free_port, running_server
 from config import HOURS, Settings
 from images import decode_image, encode_image
 from model_utility import SuperResolver, build_rrdbnet, load_state_dict
-from tests.helpers import (
-    WEIGHTS,
-    FakeResolver,
-    assert_error,
-    b64,
-    encode,
-    fake_upscaler,
-    psnr,
-    ready,
-    sample_crop,
-    serving,
-)
+from tests.helpers import WEIGHTS, FakeResolver, assert_error, b64, encode, fake_upscaler, psnr, ready, sample_crop, serving
 from upscale import Size, Upscaler, load_upscaler, plan_upscale
 
 DAYS = 24 * HOURS
