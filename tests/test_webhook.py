@@ -19,7 +19,7 @@ import pytest
 from config import ConfigError, Settings
 from errors import QueueFull, WebhookRefused
 from tests.helpers import assert_error, fake_upscaler, ready, serving, until, with_settings
-from tests.serving.test_jobs import ASYNC, order
+from tests.serving.gated_service import ASYNC, request_fields
 from webhook import MAX_LOOKUPS, MAX_URL_CHARACTERS, Webhooks, is_public
 
 SECRET = "whsec_" + base64.b64encode(bytes(range(32))).decode()
@@ -81,7 +81,7 @@ def open_settings(settings: Settings) -> Settings:
 async def test_the_job_object_is_posted_when_the_job_is_done(open_settings: Settings) -> None:
     async with receiver() as hook, serving(open_settings, lambda _: fake_upscaler()) as (client, _):
         await ready(client)
-        answer = await client.post("/upscale", json=order(webhook=hook.url), headers=ASYNC)
+        answer = await client.post("/upscale", json=request_fields(webhook=hook.url), headers=ASYNC)
         assert answer.status_code == 202, answer.text
         async with asyncio.timeout(10):
             posted = json.loads(await hook.got.get())
@@ -89,7 +89,7 @@ async def test_the_job_object_is_posted_when_the_job_is_done(open_settings: Sett
         assert posted["status"] == "succeeded"
         assert hook.heads[0]["line"] == "POST /done?a=b HTTP/1.1"
         assert hook.heads[0]["host"] == f"127.0.0.1:{hook.port}"
-        synchronous = (await client.post("/upscale", json=order(webhook=hook.url))).json()
+        synchronous = (await client.post("/upscale", json=request_fields(webhook=hook.url))).json()
         assert "respond-async" in synchronous["warnings"][0]
         assert hook.got.empty()
 
@@ -289,9 +289,9 @@ async def test_urls_that_lead_into_somebodys_network_or_nowhere_are_refused(sett
 
 async def test_a_refused_webhook_refuses_the_request(client: httpx.AsyncClient) -> None:
     for method, path in (("POST", "/upscale"), ("PUT", "/jobs/my-own-id")):
-        answer = await client.request(method, path, json=order(webhook="http://127.0.0.1/"), headers=ASYNC)
+        answer = await client.request(method, path, json=request_fields(webhook="http://127.0.0.1/"), headers=ASYNC)
         assert assert_error(answer, 400, "webhook_refused")["field"] == "webhook"
-    assert_error(await client.post("/upscale", json=order(webhook=7), headers=ASYNC), 400, "wrong_type")
+    assert_error(await client.post("/upscale", json=request_fields(webhook=7), headers=ASYNC), 400, "wrong_type")
 
 
 async def test_one_address_that_is_not_public_is_enough(settings: Settings) -> None:
