@@ -19,6 +19,7 @@ from access import Access
 from bench.server import ROOT, running_server
 from config import ConfigError, Settings
 from tests.helpers import (
+    HANG_SECONDS,
     WEIGHTS,
     assert_error,
     b64,
@@ -157,7 +158,13 @@ def test_an_empty_file_of_keys_ends_the_process_with_2(tmp_path: Path) -> None:
     (tmp_path / "keys").touch()
     environment = {**os.environ, "API_KEY_FILE": str(tmp_path / "keys")}
     ended = subprocess.run(
-        [sys.executable, "app.py"], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "app.py"],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=HANG_SECONDS,
+        check=False,
     )
     assert ended.returncode == 2
     assert "must hold at least one key" in ended.stderr.splitlines()[-1]

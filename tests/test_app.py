@@ -17,6 +17,7 @@ from PIL import Image
 
 from config import Settings
 from tests.helpers import (
+    HANG_SECONDS,
     FakeResolver,
     assert_error,
     b64,
@@ -211,7 +212,7 @@ async def test_while_models_load_health_and_requests_get_503(settings: Settings)
     loaded = threading.Event()
 
     def load(_: Settings) -> Upscaler:
-        assert loaded.wait(30)
+        assert loaded.wait(HANG_SECONDS)
         return fake_upscaler()
 
     async with serving(settings, load) as (client, _):

@@ -13,7 +13,7 @@ import pytest_asyncio
 
 from device_queue import DeviceQueue, Job
 from errors import DeadlineExceeded, JobCancelled, QueueFull
-from tests.helpers import until
+from tests.helpers import HANG_SECONDS, until
 
 
 def test_a_job_counts_its_work_until_it_is_cancelled() -> None:
@@ -206,7 +206,7 @@ async def run_beside_a_long_one(queue: DeviceQueue, clock: Clock, short_work: fl
 
     def work_long() -> None:
         begun.set()
-        assert go.wait(10)
+        assert go.wait(HANG_SECONDS)
         for step in range(10):
             clock.now += 1
             order.append(f"long {step}")
@@ -220,7 +220,7 @@ async def run_beside_a_long_one(queue: DeviceQueue, clock: Clock, short_work: fl
     shorts = [Job(short_work) for _ in range(count)]
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(queue.run(long, work_long))
-        await asyncio.to_thread(begun.wait, 10)
+        await asyncio.to_thread(begun.wait, HANG_SECONDS)
         for number, job in enumerate(shorts):
             tasks.create_task(queue.run(job, partial(work_short, job, f"short {number}")))
         await asyncio.sleep(0)
@@ -253,7 +253,7 @@ async def test_an_error_in_a_short_job_is_its_own(measured: DeviceQueue) -> None
 
     def work_long() -> str:
         begun.set()
-        assert go.wait(10)
+        assert go.wait(HANG_SECONDS)
         long.advance(1)
         return "done"
 
@@ -261,7 +261,7 @@ async def test_an_error_in_a_short_job_is_its_own(measured: DeviceQueue) -> None
         raise RuntimeError("of the short one")
 
     running = asyncio.create_task(measured.run(long, work_long))
-    await asyncio.to_thread(begun.wait, 10)
+    await asyncio.to_thread(begun.wait, HANG_SECONDS)
     failing = asyncio.create_task(measured.run(short, work_short))
     await asyncio.sleep(0)
     go.set()
