@@ -8,6 +8,7 @@ import io
 import os
 import socket
 import threading
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -103,8 +104,8 @@ def _open_port(config: Config) -> None:
 def advance_clock(seconds: float) -> None:
     """Let the event loop's clock, and with it all that waits on it in this test, jump ahead."""
     loop = asyncio.get_running_loop()
-    time = loop.time
-    loop.time = lambda: time() + seconds  # type: ignore[method-assign]
+    before = loop.time
+    loop.time = lambda: before() + seconds  # type: ignore[method-assign]
 
 
 async def ready(client: httpx.AsyncClient) -> None:
@@ -118,6 +119,14 @@ async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(HANG_SECONDS):
         while not condition():  # noqa: ASYNC110
             await asyncio.sleep(0.005)
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """The same of another process."""
+    end = time.monotonic() + HANG_SECONDS
+    while not condition():
+        assert time.monotonic() < end, "it never came to pass"
+        time.sleep(0.02)
 
 
 async def send_raw(port: int, data: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:

@@ -10,7 +10,7 @@ import pytest
 from bench.server import Server, running_server
 from tests.helpers import WEIGHTS
 
-BODY_TIMEOUT_SECONDS = 1.5
+BODY_TIMEOUT_SECONDS = 2.5
 
 
 @pytest.fixture(scope="package")
