@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import httpx
@@ -31,3 +31,14 @@ async def client(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
     async with serving(settings, lambda _: fake_upscaler()) as (client, _):
         await ready(client)
         yield client
+
+
+@pytest.fixture(scope="module")
+def one_torch_thread() -> Iterator[None]:
+    """Threads of one pass wait for each other at every layer; beside busy processes that takes ten times as long."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

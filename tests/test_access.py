@@ -20,7 +20,7 @@ from bench.server import ROOT, running_server
 from config import ConfigError, Settings
 from tests.helpers import (
     HANG_SECONDS,
-    WEIGHTS,
+    SMALL_SERVER,
     assert_error,
     b64,
     encode,
@@ -252,7 +252,7 @@ def test_no_key_token_or_image_is_in_the_log_of_a_whole_run(tmp_path: Path, log_
         "HEARTBEAT_SECONDS": "0.2",
         "LOG_LEVEL": "DEBUG",
         "LOG_FORMAT": log_format,
-        "WEIGHTS_DIR": str(WEIGHTS),
+        **SMALL_SERVER,
     }
     image = b64(encode(sample_crop(257, 2)))
     with running_server(tmp_path, **environment) as server, httpx.Client(base_url=server.url, timeout=60) as client:

@@ -37,6 +37,8 @@ SAMPLE = sample_crop(480, 300)
 DEVICE = select_device("cpu", "fp32")
 NO_PARSER = {"face_parsing": ModelStatus(reason="parser.pth is missing")}
 
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
+
 
 def ignore(_work: float) -> None:
     """An `advance` that nobody watches."""

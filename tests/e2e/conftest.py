@@ -17,13 +17,13 @@ from bench.server import Server, running_server
 from config import Settings
 from images import decode_image, encode_image
 from tests.e2e.faults import Check, Registry, mounts, new_picture
-from tests.helpers import WEIGHTS
+from tests.helpers import SMALL_SERVER, WEIGHTS
 from upscale import Size, Upscaler, load_upscaler, plan_upscale
 
 
 @pytest.fixture(scope="package")
 def upscaler() -> Upscaler:
-    return load_upscaler(Settings(weights_dir=WEIGHTS))
+    return load_upscaler(Settings(weights_dir=WEIGHTS, torch_threads=1))
 
 
 @pytest.fixture(scope="package")
@@ -90,6 +90,6 @@ IMPATIENCE = "import random; random.random = lambda: 0.01"
 def server(registry: Registry, outputs: Path, weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     hooks = tmp_path_factory.mktemp("hooks")
     (hooks / "sitecustomize.py").write_text(IMPATIENCE)
-    settings = {"WEIGHTS_DIR": str(weights), "REGISTRY_URL": registry.url, "HEARTBEAT_SECONDS": "0.2"}
+    settings = {**SMALL_SERVER, "WEIGHTS_DIR": str(weights), "REGISTRY_URL": registry.url, "HEARTBEAT_SECONDS": "0.2"}
     with running_server(outputs, PYTHONPATH=str(hooks), **settings) as running:
         yield running

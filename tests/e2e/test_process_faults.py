@@ -13,7 +13,7 @@ import pytest
 from bench.server import running_server
 from config import HOURS
 from tests.e2e.faults import Check, assert_kept, new_picture
-from tests.helpers import HANG_SECONDS, WEIGHTS, wait_until
+from tests.helpers import HANG_SECONDS, SMALL_SERVER, wait_until
 
 DAYS = 24 * HOURS
 HOOKS = """
@@ -43,7 +43,7 @@ def hooks(tmp_path: Path) -> Path:
 def test_a_server_killed_while_it_writes_leaves_nothing_that_is_served(tmp_path: Path, hooks: Path, right: Check) -> None:
     outputs, image = tmp_path / "outputs", new_picture()
     with (
-        running_server(outputs, WEIGHTS_DIR=str(WEIGHTS), PYTHONPATH=str(hooks)) as server,
+        running_server(outputs, PYTHONPATH=str(hooks), **SMALL_SERVER) as server,
         ThreadPoolExecutor(1) as client,
     ):
         assert server.process
@@ -55,7 +55,7 @@ def test_a_server_killed_while_it_writes_leaves_nothing_that_is_served(tmp_path:
     (unfinished,) = outputs.glob("*.part")
     two_hours_ago = time.time() - 2 * HOURS
     os.utime(unfinished, (two_hours_ago, two_hours_ago))
-    with running_server(outputs, WEIGHTS_DIR=str(WEIGHTS)) as server:
+    with running_server(outputs, **SMALL_SERVER) as server:
         for name in (unfinished.name, *(f"{unfinished.stem}.{extension}" for extension in ("jpg", "png", "webp"))):
             assert httpx.get(f"{server.url}/files/{name}", timeout=HANG_SECONDS).status_code == 404
         response = right(server, image)
@@ -66,7 +66,7 @@ def test_a_server_killed_while_it_writes_leaves_nothing_that_is_served(tmp_path:
 
 def test_a_clock_that_jumps_touches_no_request(tmp_path: Path, hooks: Path, right: Check) -> None:
     # Of what it keeps nothing may be swept away just then: it is ten years old.
-    settings = {"WEIGHTS_DIR": str(WEIGHTS), "PYTHONPATH": str(hooks), "RETENTION_SECONDS": f"{36500 * DAYS}"}
+    settings = {**SMALL_SERVER, "PYTHONPATH": str(hooks), "RETENTION_SECONDS": f"{36500 * DAYS}"}
     with running_server(tmp_path / "outputs", **settings) as server:
         assert_kept(right(server))
         for days in (3650, -3650, 0):
