@@ -23,6 +23,7 @@ test: ## and run the linters, the type checker and the tests (ARGS="-k name" goe
 	$(python) -m ruff check .
 	$(python) -m ruff format --check .
 	$(python) -m mypy
+	.venv/bin/lint-imports
 	$(python) -m pytest $(ARGS)
 
 test-page: ## and try the page at / in a real browser, which must be there (apt-get install chromium)

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from config import ConfigError, Settings
+from core.config import ConfigError, Settings
 
 FREE_PATH = "/health"  # load balancers have no key
 CHALLENGE = 'Basic realm="upscale", charset="UTF-8"'  # a browser asks for name and password; the key is the password

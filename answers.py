@@ -15,10 +15,10 @@ from quart import Quart, Response, g, request
 from quart.wrappers.response import FileBody
 from werkzeug.exceptions import HTTPException
 
-from config import EXTENSIONS
+from core.config import EXTENSIONS
+from core.errors import ServiceError, Unavailable, defect
+from core.logs import current_request
 from dispatch import Answer
-from errors import ServiceError, Unavailable, defect
-from logs import current_request
 
 logger = logging.getLogger(__name__)
 

@@ -22,15 +22,15 @@ from access import CHALLENGE, Access, security_headers
 from answers import RESULT_HEADERS, FileResponse, add_error_handlers, image_response, json_answer, json_response
 from api_docs import add_api_docs
 from bodies import UpscaleRequest, read_submission
-from config import MAX_BODY_BYTES, ConfigError, Settings
 from connections import serve
+from core.config import MAX_BODY_BYTES, ConfigError, Settings
+from core.errors import FileNotFound, Unauthorized
+from core.logs import configure_logging, current_request
+from core.metrics import CONTENT_TYPE
 from deadline import TIMEOUT_HEADER, Deadline, parse_timeout
 from edge import Edge, note_lost_connection
-from errors import FileNotFound, Unauthorized
 from job_answers import accept_job, prefers_async, show_job, stream_events
 from jobs import Jobs
-from logs import configure_logging, current_request
-from metrics import CONTENT_TYPE
 from pages import add_page
 from service import Service, State
 from upscale import Upscaler, WeightsError, load_upscaler

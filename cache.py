@@ -14,9 +14,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from config import VERSION
 from contract import Order
-from errors import FileNotFound
+from core.config import VERSION
+from core.errors import FileNotFound
 from images import Picture
 from utility import ResultStore, write_whole
 

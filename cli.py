@@ -24,9 +24,9 @@ from typing import Any
 
 from tqdm import tqdm
 
-from config import EXTENSIONS, MAX_IMAGE_BYTES, ConfigError, Settings
 from contract import OPTIONS, Field, usual_format
-from errors import ServiceError
+from core.config import EXTENSIONS, MAX_IMAGE_BYTES, ConfigError, Settings
+from core.errors import ServiceError
 from images import Picture, decode_image, encode_image, read_header
 from upscale import Plan, Size, Upscaler, WeightsError, load_upscaler, plan_upscale
 from utility import write_whole

@@ -22,8 +22,8 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from config import MAX_IMAGE_BYTES, MIB, TARGET_PX
-from errors import AnimatedImage, BadRequest, BrokenImage, FileTooLarge, NotAnImage, TooManyPixels, UnsupportedFormat
+from core.config import MAX_IMAGE_BYTES, MIB, TARGET_PX
+from core.errors import AnimatedImage, BadRequest, BrokenImage, FileTooLarge, NotAnImage, TooManyPixels, UnsupportedFormat
 
 MAX_PIXELS = TARGET_PX["8k"] ** 2  # 58,982,400: nothing larger can become smaller than the largest target
 MAX_PROFILE_BYTES = 4 * MIB  # a PNG's profile is compressed: 7 MB could hold 7 GB of it; that of a press has 2 MB at most

@@ -16,8 +16,8 @@ from urllib.parse import parse_qsl
 
 import orjson
 
-from config import EXTENSIONS, MODELS, TARGET_PX
-from errors import (
+from core.config import EXTENSIONS, MODELS, TARGET_PX
+from core.errors import (
     InvalidJSON,
     MissingField,
     NotAcceptable,

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from errors import DeadlineExceeded, OutOfRange
+from core.errors import DeadlineExceeded, OutOfRange
 
 TIMEOUT_HEADER = "X-Request-Timeout"
 

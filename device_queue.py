@@ -18,7 +18,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any, TypeVar
 
-from errors import DeadlineExceeded, JobCancelled, QueueFull
+from core.errors import DeadlineExceeded, JobCancelled, QueueFull
 
 logger = logging.getLogger(__name__)
 

@@ -18,15 +18,15 @@ from typing import cast
 from weakref import WeakValueDictionary
 
 from cache import ResultCache, key_of
-from config import EXTENSIONS
 from contract import Order
+from core.config import EXTENSIONS
+from core.errors import JobCancelled
+from core.logs import Values
+from core.metrics import Metrics
+from core.stage_timer import StageTimer
 from deadline import Deadline
 from device_queue import DeviceQueue, Job
-from errors import JobCancelled
 from images import Picture, decode_image, encode_image
-from logs import Values
-from metrics import Metrics
-from stopwatch import Stopwatch
 from upscale import Plan, Size, Upscaled, Upscaler, plan_upscale
 from utility import IO_THREADS, IOThreads
 
@@ -203,7 +203,7 @@ class Dispatcher:
         """
         plan = plan_order(order)
         async with self._decoding:
-            watch = Stopwatch()
+            watch = StageTimer()
             with watch.stage("decode"):
                 picture, decode_warnings = await self._io.run(decode_image, order.image)
             self._metrics.count_stages(watch.seconds)
@@ -279,7 +279,7 @@ class Dispatcher:
     async def _make(
         self, key: str, plan: Plan, image_format: str, quality: int, job: Job, run: Callable[[], Upscaled]
     ) -> Answer:
-        watch = Stopwatch()
+        watch = StageTimer()
         with watch.stage("queue"):
             upscaled = await self._queue.run(job, run)
         watch.seconds["queue"] -= job.seconds

@@ -27,7 +27,7 @@ from hypercorn.typing import (
     Scope,
 )
 
-from logs import RequestNotes, Values, begin_request
+from core.logs import RequestNotes, Values, begin_request
 
 logger = logging.getLogger(__name__)
 

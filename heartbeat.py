@@ -18,7 +18,7 @@ from collections.abc import Callable
 
 import httpx
 
-from config import Settings
+from core.config import Settings
 
 BEAT_TIMEOUT_SECONDS = 5.0
 FIRST_RETRY_SECONDS = 1.0

@@ -22,7 +22,7 @@ from typing import IO
 
 import orjson
 
-from errors import Interrupted
+from core.errors import Interrupted
 
 logger = logging.getLogger(__name__)
 

@@ -24,9 +24,7 @@ from weakref import WeakValueDictionary
 import orjson
 
 from contract import Order, Submission, parse_order
-from deadline import Deadline
-from dispatch import Answer, Ticket, plan_fields, plan_order
-from errors import (
+from core.errors import (
     FileNotFound,
     JobCancelled,
     JobConflict,
@@ -38,8 +36,10 @@ from errors import (
     ServiceError,
     defect,
 )
+from core.logs import Values, timestamp
+from deadline import Deadline
+from dispatch import Answer, Ticket, plan_fields, plan_order
 from job_store import JobRecord, JobStore, Status, interrupted
-from logs import Values, timestamp
 from service import Service, State, shutting_down
 from webhook import Webhooks
 

@@ -74,7 +74,7 @@ sys.modules.setdefault(_shim.__name__, _shim)
 
 from basicsr.archs.rrdbnet_arch import ResidualDenseBlock, RRDBNet
 
-from config import ConfigError
+from core.config import ConfigError
 
 logger = logging.getLogger(__name__)
 

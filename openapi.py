@@ -9,9 +9,9 @@ from collections.abc import Iterable
 from typing import Any
 
 from answers import RESULT_HEADERS
-from config import EXTENSIONS, VERSION
 from contract import IMAGE, OPTIONS
-from errors import (
+from core.config import EXTENSIONS, VERSION
+from core.errors import (
     BadRequest,
     BodyTimeout,
     BodyTooLarge,

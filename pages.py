@@ -6,7 +6,7 @@ from pathlib import Path
 
 from quart import Quart, Response, send_file
 
-from errors import FileNotFound
+from core.errors import FileNotFound
 
 WEB = Path(__file__).parent / "web"
 # By ending, and not as the machine's own table has it, which differs from system to system; no other file is given out.

@@ -17,14 +17,14 @@ from functools import partial
 from typing import Any, cast
 
 from cache import ResultCache
-from config import MAX_IMAGE_BYTES, MIB, TARGET_PX, VERSION, Settings
 from contract import Order, Submission, parse_order
+from core.config import MAX_IMAGE_BYTES, MIB, TARGET_PX, VERSION, Settings
+from core.errors import JobCancelled, ModelsLoading, ShuttingDown
+from core.metrics import Metrics, MetricsSnapshot
 from deadline import Deadline
 from device_queue import DeviceQueue, Job
 from dispatch import Answer, Dispatcher, Ticket
-from errors import JobCancelled, ModelsLoading, ShuttingDown
 from heartbeat import Heartbeat
-from metrics import Metrics, Now
 from upscale import Upscaler, load_upscaler, max_input_px
 from utility import IOThreads, ResultStore
 
@@ -183,12 +183,14 @@ class Service:
         device = f"{self._upscaler.device}, {self._upscaler.precision}" if self._upscaler else None
         return {"status": self.state, "queue": self._queue.describe(), "device": device, "version": VERSION}
 
-    def _now(self) -> Now:
+    def _now(self) -> MetricsSnapshot:
         age_seconds = self._heartbeat.seconds_since_success if self._heartbeat else None
         queue = self._queue.running, self._queue.waiting, self._queue.limit
         if self._upscaler is None:
-            return Now(*queue, age_seconds)
-        return Now(*queue, age_seconds, self._upscaler.allocated_bytes(), self._upscaler.device, self._upscaler.precision)
+            return MetricsSnapshot(*queue, age_seconds)
+        return MetricsSnapshot(
+            *queue, age_seconds, self._upscaler.allocated_bytes(), self._upscaler.device, self._upscaler.precision
+        )
 
     def _models(self) -> dict[str, dict[str, object]]:
         if self._upscaler is None:

@@ -18,10 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from config import TARGET_PX, Settings
-from errors import ImageTooLarge, ModelUnavailable
+from core.config import TARGET_PX, Settings
+from core.errors import ImageTooLarge, ModelUnavailable
+from core.stage_timer import StageTimer
 from images import Picture
-from stopwatch import Stopwatch
 from weights.manifest import WeightFile, read_manifest, sha256_of
 
 if TYPE_CHECKING:  # both import torch, which takes seconds: the server answers /health before that
@@ -237,7 +237,7 @@ class Upscaler:
             ModelUnavailable: the plan's network is not loaded.
         """
         resolver = self._resolver(plan.model)
-        watch, shortages = Stopwatch(clock), resolver.shortages
+        watch, shortages = StageTimer(clock), resolver.shortages
         with watch.stage("detect"):
             faces, warnings = self._find_faces(picture, advance) if enhance_faces else ([], [])
         if faces and face_strength and self.restorer:

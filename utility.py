@@ -22,9 +22,9 @@ from typing import ParamSpec, TypeVar
 
 import pybase64
 
-from config import MAX_IMAGE_BYTES, MIB
-from errors import FileNotFound, FileTooLarge, InvalidBase64
-from logs import in_this_context
+from core.config import MAX_IMAGE_BYTES, MIB
+from core.errors import FileNotFound, FileTooLarge, InvalidBase64
+from core.logs import in_this_context
 
 P = ParamSpec("P")
 T = TypeVar("T")

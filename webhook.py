@@ -28,8 +28,8 @@ from concurrent.futures import Future
 import httpcore
 import httpx
 
-from config import Settings
-from errors import QueueFull, WebhookRefused
+from core.config import Settings
+from core.errors import QueueFull, WebhookRefused
 from heartbeat import retry_delay
 
 logger = logging.getLogger(__name__)

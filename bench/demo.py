@@ -16,7 +16,7 @@ from pathlib import Path
 from PIL import Image
 
 from bench.server import ROOT, SAMPLE, Server, running_server
-from config import Settings
+from core.config import Settings
 
 FOLDER = ROOT / "demo"
 

@@ -35,7 +35,7 @@ from typing import TextIO
 from bench.results import describe_context
 from bench.server import ROOT, Server, running_server
 from bench.soak import Question, make_questions
-from config import MIB
+from core.config import MIB
 
 QUEUE_LIMIT = 3
 TIMES = 4  # the capacity

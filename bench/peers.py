@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from bench.ncnn_model import write_ncnn
 from bench.pictures import Image
-from config import Settings
+from core.config import Settings
 
 Upscale = Callable[[Image], Image]
 

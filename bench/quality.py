@@ -8,7 +8,7 @@ from unittest import mock
 from bench.peers import X4PLUS, Upscale, build_ours
 from bench.pictures import Image, largest_difference, psnr_db, square
 from bench.results import Sample
-from config import Settings
+from core.config import Settings
 
 
 def measure_quality(missing: int, side_px: int, photographs: Sequence[str]) -> Iterator[Sample]:

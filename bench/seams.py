@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from bench.server import ROOT, SAMPLE
-from config import Settings
+from core.config import Settings
 from model_utility import SuperResolver, build_rrdbnet, load_state_dict, select_device
 
 from basicsr.archs.rrdbnet_arch import RRDBNet  # isort: skip - after model_utility's shim

@@ -31,7 +31,7 @@ from PIL import Image
 
 from bench.results import describe_context
 from bench.server import ROOT, SAMPLE, Server, running_server
-from config import MAX_BODY_BYTES, MIB, Settings
+from core.config import MAX_BODY_BYTES, MIB, Settings
 from images import Picture, decode_image, encode_image
 from upscale import Size, load_upscaler, plan_upscale
 

@@ -21,7 +21,7 @@ from PIL import Image
 
 from app import KEEP_ALIVE_SECONDS, STALL_SECONDS, _listen, create_app
 from bench.server import ROOT, SAMPLE, free_port
-from config import Settings
+from core.config import Settings
 from service import Service, State
 from tests.documented import DocumentedClient
 from upscale import Upscaler

@@ -18,7 +18,7 @@ import pytest
 
 from access import Access
 from bench.server import ROOT, running_server
-from config import ConfigError, Settings
+from core.config import ConfigError, Settings
 from tests.conftest import WEIGHTS, assert_error, b64, encode, fake_upscaler, ready, sample_crop, send_raw, serving
 
 KEY, OTHER = "first-key", "second:key"

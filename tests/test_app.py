@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from config import Settings
+from core.config import Settings
 from tests.conftest import (
     FakeResolver,
     assert_error,

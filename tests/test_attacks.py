@@ -28,7 +28,7 @@ import pytest
 from PIL import Image
 
 from bench.server import ROOT, Server, running_server
-from config import MAX_IMAGE_BYTES, MIB
+from core.config import MAX_IMAGE_BYTES, MIB
 from tests.conftest import WEIGHTS, b64, encode, sample_crop
 from tests.mutations import PNG_SIGNATURE, SRGB, corpus, mutated_file, mutated_request, with_right_checksums
 

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 import cli
-from config import ConfigError, Settings
 from contract import OPTIONS
+from core.config import ConfigError, Settings
 from tests.conftest import FakeResolver, encode, fake_upscaler, sample_crop
 from upscale import Upscaler, WeightsError
 

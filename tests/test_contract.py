@@ -9,7 +9,7 @@ import orjson
 import pytest
 
 from contract import FIELDS, MAX_NAMED_FIELDS, OPTIONS, Field, Order, Submission, parse_order
-from errors import BadRequest, InvalidJSON, NotAnImage, OutOfRange
+from core.errors import BadRequest, InvalidJSON, NotAnImage, OutOfRange
 from images import ImageHeader
 from tests.conftest import b64, encode
 

@@ -11,8 +11,8 @@ from functools import partial
 import pytest
 import pytest_asyncio
 
+from core.errors import DeadlineExceeded, JobCancelled, QueueFull
 from device_queue import DeviceQueue, Job
-from errors import DeadlineExceeded, JobCancelled, QueueFull
 from tests.conftest import until
 
 

@@ -31,7 +31,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from bench.server import ROOT, SAMPLE, Server, running_server
-from config import MIB
+from core.config import MIB
 from tests.conftest import WEIGHTS, encode, psnr, sample_crop
 
 

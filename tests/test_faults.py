@@ -35,7 +35,7 @@ import torch
 from PIL import Image
 
 from bench.server import ROOT, Server, free_port, running_server
-from config import HOURS, Settings
+from core.config import HOURS, Settings
 from images import decode_image, encode_image
 from model_utility import SuperResolver, build_rrdbnet, load_state_dict
 from tests.conftest import (

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import httpx
 import pytest
 
-from config import VERSION, Settings
+from core.config import VERSION, Settings
 from heartbeat import Heartbeat, public_url, retry_delay
 
 TOKEN = "s3cret-token"

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from config import MAX_BODY_BYTES, MAX_IMAGE_BYTES, MIB, Settings
+from core.config import MAX_BODY_BYTES, MAX_IMAGE_BYTES, MIB, Settings
 from tests.conftest import (
     assert_error,
     b64,

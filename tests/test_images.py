@@ -18,8 +18,8 @@ from PIL.PngImagePlugin import PngImageFile
 
 import containers
 import images
-from config import MAX_IMAGE_BYTES
-from errors import AnimatedImage, BadRequest, BrokenImage, FileTooLarge, NotAnImage, TooManyPixels, UnsupportedFormat
+from core.config import MAX_IMAGE_BYTES
+from core.errors import AnimatedImage, BadRequest, BrokenImage, FileTooLarge, NotAnImage, TooManyPixels, UnsupportedFormat
 from images import Picture, decode_image, encode_image, read_header
 from tests.mutations import mutated_file
 

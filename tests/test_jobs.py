@@ -19,8 +19,8 @@ import orjson
 import pytest
 
 from bench.server import free_port
-from config import MIB, Settings
 from contract import Submission
+from core.config import MIB, Settings
 from deadline import Deadline
 from job_store import JobRecord, JobStore
 from jobs import MAX_LIVE, Jobs

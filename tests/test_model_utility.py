@@ -14,7 +14,7 @@ import torch
 
 import model_utility
 from bench.server import ROOT
-from config import ConfigError
+from core.config import ConfigError
 from model_utility import Device, Image, SuperResolver, _unusable_gpu_reason, build_rrdbnet, load_state_dict, select_device
 from tests.conftest import WEIGHTS, max_difference, psnr, sample_crop
 

@@ -11,8 +11,8 @@ from jsonschema import Draft202012Validator
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from app import create_app
-from config import Settings
 from contract import FIELDS
+from core.config import Settings
 from tests.conftest import assert_error, b64, encode, sample_crop
 from tests.documented import DOCUMENT, check_answer
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from bench.server import ROOT
-from config import Settings
+from core.config import Settings
 from tests.conftest import WEIGHTS, assert_error, b64, encode, files_in, sample_crop
 from tests.test_jobs import house, order
 

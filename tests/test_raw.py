@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from config import MAX_IMAGE_BYTES, MIB, Settings
+from core.config import MAX_IMAGE_BYTES, MIB, Settings
 from tests.conftest import assert_error, b64, encode, files_in, sample_crop, send_raw
 
 PICTURE = sample_crop(60, 40, left=200, top=100)

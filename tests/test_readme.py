@@ -9,13 +9,13 @@ from hypercorn.config import Config
 import app
 import containers
 import contract
-import errors
 import webhook
 from answers import RESULT_HEADERS
 from bench.server import ROOT
-from config import GIB, MAX_BODY_BYTES, MAX_IMAGE_BYTES, MIB, Settings, settings_table
 from contract import FIELDS, fields_table
-from errors import JobCancelled, ServiceError, Unavailable
+from core import errors
+from core.config import GIB, MAX_BODY_BYTES, MAX_IMAGE_BYTES, MIB, Settings, settings_table
+from core.errors import JobCancelled, ServiceError, Unavailable
 from weights.manifest import WeightFile, read_manifest
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")

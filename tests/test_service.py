@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cache import ResultCache
-from config import MIB, Settings
+from core.config import MIB, Settings
 from service import Service
 from tests.conftest import (
     FakeResolver,

@@ -7,7 +7,7 @@ import pytest
 
 from bench.server import Server
 from bench.soak import Load, Question, Sample, _faults_of
-from config import MIB
+from core.config import MIB
 from images import Picture
 from tests.conftest import encode, sample_crop
 

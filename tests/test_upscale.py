@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from bench.server import SAMPLE
-from errors import ImageTooLarge, JobCancelled
+from core.errors import ImageTooLarge, JobCancelled
 from images import Picture, decode_image
 from tests.conftest import FakeResolver, fake_upscaler, sample_crop
 from upscale import ModelStatus, Plan, Size, Upscaler, max_input_px, plan_upscale

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from config import MAX_IMAGE_BYTES
-from errors import FileNotFound, FileTooLarge, InvalidBase64
+from core.config import MAX_IMAGE_BYTES
+from core.errors import FileNotFound, FileTooLarge, InvalidBase64
 from utility import ResultStore, decode_base64
 
 HOUR = 60 * 60.0

@@ -16,8 +16,8 @@ from dataclasses import dataclass, field, replace
 import httpx
 import pytest
 
-from config import ConfigError, Settings
-from errors import QueueFull, WebhookRefused
+from core.config import ConfigError, Settings
+from core.errors import QueueFull, WebhookRefused
 from tests.conftest import assert_error, fake_upscaler, ready, serving, until
 from tests.test_jobs import ASYNC, order
 from webhook import MAX_LOOKUPS, MAX_URL_CHARACTERS, Webhooks, is_public

@@ -14,7 +14,7 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request, expect, sync_playwright
 
 from bench.browser import launch
-from config import Settings
+from core.config import Settings
 from tests.conftest import FakeResolver, fake_upscaler, ready, serving
 from upscale import Upscaler
 

@@ -12,7 +12,7 @@ import pytest
 from playwright.sync_api import Browser, FloatRect, Locator, Page, Route, expect
 
 from bench.server import free_port
-from config import Settings
+from core.config import Settings
 from tests.conftest import FakeResolver, encode, fake_upscaler, sample_crop
 from tests.page.conftest import served, visit
 from upscale import ModelStatus

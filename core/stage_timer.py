@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 
-class Stopwatch:
+class StageTimer:
     """Measures stages one after the other; a stage that comes twice adds up."""
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from config import ConfigError, Settings, settings_table
+from core.config import ConfigError, Settings, settings_table
 
 RIGHT = {
     "HOST": ("::", "::"),

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 VERSION = "0.1.0"
-HERE = Path(__file__).resolve().parent
+PROJECT = Path(__file__).resolve().parent.parent
 
 MIB = 1024 * 1024
 GIB = 1024 * MIB
@@ -51,10 +51,10 @@ class Settings:
     device: str = _setting("auto", "`auto` (the first GPU, else the CPU), `cpu`, `cuda` or `cuda:N`")
     precision: str = _setting("auto", "`auto` (the fastest that the device does natively), `fp32`, `bf16` or `fp16`")
     torch_threads: int = _setting(0, "CPU threads of the networks; 0 leaves the choice to torch", minimum=0)
-    weights_dir: Path = _setting(HERE / "weights", "folder of the weights; by default, beside `app.py`")
+    weights_dir: Path = _setting(PROJECT / "weights", "folder of the weights; by default, beside `app.py`")
     weights_mirror: str = _setting("", "base URL of a company's own copy of the weights, asked first for `/<file>`")
 
-    output_dir: Path = _setting(HERE / "outputs", "folder of the results; by default, beside `app.py`")
+    output_dir: Path = _setting(PROJECT / "outputs", "folder of the results; by default, beside `app.py`")
     retention_seconds: float = _setting(
         24.0 * HOURS, "time since a result was made, or asked for again, after which it is removed, in seconds", minimum=0
     )

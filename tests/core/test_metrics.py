@@ -15,8 +15,8 @@ from grafana_foundation_sdk.models.dashboard import Dashboard
 from prometheus_client.parser import text_string_to_metric_families
 
 from bench.server import ROOT
-from config import Settings
-from metrics import Metrics, Now
+from core.config import Settings
+from core.metrics import Metrics, MetricsSnapshot
 from tests.conftest import FakeResolver, b64, encode, fake_upscaler, ready, sample_crop, serving, until
 
 BODY = {"image_b64": b64(encode(sample_crop(60, 40))), "target_resolution": "2k", "output_format": "png"}
@@ -93,10 +93,10 @@ async def test_running_and_waiting_are_what_is_so_now(settings: Settings) -> Non
 
 
 def test_what_is_not_there_is_left_out_and_what_is_there_is_given() -> None:
-    absent = Metrics(lambda: Now(0, 0, 8)).page().decode()
+    absent = Metrics(lambda: MetricsSnapshot(0, 0, 8)).page().decode()
     assert "upscale_heartbeat_age_seconds" not in absent
     assert "upscale_device_memory_bytes" not in absent
-    present = Metrics(lambda: Now(0, 0, 8, heartbeat_age_seconds=2.5, device_memory_bytes=7)).page().decode()
+    present = Metrics(lambda: MetricsSnapshot(0, 0, 8, heartbeat_age_seconds=2.5, device_memory_bytes=7)).page().decode()
     assert "\nupscale_heartbeat_age_seconds 2.5\n" in present
     assert "\nupscale_device_memory_bytes 7.0\n" in present
 
@@ -132,7 +132,7 @@ def _kept(asked: Any, loaded: Any) -> Any:
 async def test_every_metric_of_the_dashboard_and_of_the_documents_is_on_the_page(client: httpx.AsyncClient) -> None:
     await client.put("/jobs/a-job-of-ours", json=BODY)
     names = {name for name, _ in await scrape(client)}
-    gauges = Metrics(lambda: Now(0, 0, 8, 1.0, 1)).page().decode()
+    gauges = Metrics(lambda: MetricsSnapshot(0, 0, 8, 1.0, 1)).page().decode()
     names |= {family.name for family in text_string_to_metric_families(gauges)}
     for query in queries(DASHBOARD["panels"]):
         asked = set(re.findall(r"\b(?:upscale|process)_\w+", query))

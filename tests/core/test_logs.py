@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from config import MIB, Settings
-from logs import LineFormatter, Values, begin_request, current_request, in_this_context
+from core.config import MIB, Settings
+from core.logs import LineFormatter, Values, begin_request, current_request, in_this_context
 from tests.conftest import FakeResolver, b64, encode, fake_upscaler, post, ready, sample_crop, send_raw, serving, until
 
 IMAGE = b64(encode(sample_crop(60, 40)))

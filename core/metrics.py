@@ -12,7 +12,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, H
 from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from config import VERSION
+from core.config import VERSION
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 METHODS = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"})
@@ -22,7 +22,7 @@ SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120,
 
 
 @dataclass(frozen=True)
-class Now:
+class MetricsSnapshot:
     """What is true at this moment. None: there is no such thing here, or not yet."""
 
     running: int
@@ -37,7 +37,7 @@ class Now:
 class Metrics:
     """The figures of one service, in a registry of their own. `look` is called once a page; call all on the event loop."""
 
-    def __init__(self, look: Callable[[], Now]) -> None:
+    def __init__(self, look: Callable[[], MetricsSnapshot]) -> None:
         self._registry = registry = CollectorRegistry()
         labels = ["method", "route", "status", "code"]
         self._requests = Counter("upscale_requests", "Requests, by what became of them", labels, registry=registry)
@@ -52,7 +52,7 @@ class Metrics:
         self._pixels_out = Counter("upscale_pixels_out", "Pixels of their results", registry=registry)
         self._faces = Counter("upscale_faces", "Faces that were found", registry=registry)
         self._cache_hits = Counter("upscale_cache_hits", "Results that were there already", registry=registry)
-        registry.register(_NowCollector(look))
+        registry.register(_SnapshotCollector(look))
         ProcessCollector(registry=registry)  # memory, CPU time, open files
 
     def count_request(self, method: str, route: str, status: int, code: str, seconds: float) -> None:
@@ -84,8 +84,8 @@ class Metrics:
         return generate_latest(self._registry)
 
 
-class _NowCollector(Collector):
-    def __init__(self, look: Callable[[], Now]) -> None:
+class _SnapshotCollector(Collector):
+    def __init__(self, look: Callable[[], MetricsSnapshot]) -> None:
         self._look = look
 
     def describe(self) -> list[Metric]:
