@@ -17,7 +17,7 @@ from typing import Any
 from contract import Order
 from core.config import VERSION
 from core.errors import FileNotFound
-from images import Picture
+from imaging.picture import Picture
 from utility import ResultStore, write_whole
 
 # Of an order: the pixels stand for the first two, nothing depends on the others.

@@ -27,7 +27,7 @@ from core.errors import (
     TooManyValues,
     WrongType,
 )
-from images import ImageHeader, read_header
+from imaging.decode import ImageHeader, read_header
 from utility import decode_base64
 
 MAX_NAMED_FIELDS = 20  # of those that nobody knows

@@ -26,7 +26,9 @@ from core.metrics import Metrics
 from core.stage_timer import StageTimer
 from deadline import Deadline
 from device_queue import DeviceQueue, Job
-from images import Picture, decode_image, encode_image
+from imaging.decode import decode_image
+from imaging.encode import encode_image
+from imaging.picture import Picture
 from upscale import Plan, Size, Upscaled, Upscaler, plan_upscale
 from utility import IO_THREADS, IOThreads
 

@@ -21,7 +21,7 @@ from PIL import Image
 from core.config import TARGET_PX, Settings
 from core.errors import ImageTooLarge, ModelUnavailable
 from core.stage_timer import StageTimer
-from images import Picture
+from imaging.picture import Picture
 from weights.manifest import WeightFile, read_manifest, sha256_of
 
 if TYPE_CHECKING:  # both import torch, which takes seconds: the server answers /health before that

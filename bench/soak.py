@@ -32,7 +32,9 @@ from PIL import Image
 from bench.results import describe_context
 from bench.server import ROOT, SAMPLE, Server, running_server
 from core.config import MAX_BODY_BYTES, MIB, Settings
-from images import Picture, decode_image, encode_image
+from imaging.decode import decode_image
+from imaging.encode import encode_image
+from imaging.picture import Picture
 from upscale import Size, load_upscaler, plan_upscale
 
 WARM_UP_SECONDS = 60.0

@@ -19,7 +19,8 @@ from bench.server import free_port
 from cache import ResultCache, key_of
 from contract import Order
 from core.config import Settings
-from images import ImageHeader, Picture
+from imaging.decode import ImageHeader
+from imaging.picture import Picture
 from tests.conftest import assert_error, b64, encode, fake_upscaler, files_in, ready, serving, until
 from tests.test_service import gray_of, house
 from utility import ResultStore

@@ -10,7 +10,7 @@ import pytest
 
 from contract import FIELDS, MAX_NAMED_FIELDS, OPTIONS, Field, Order, Submission, parse_order
 from core.errors import BadRequest, InvalidJSON, NotAnImage, OutOfRange
-from images import ImageHeader
+from imaging.decode import ImageHeader
 from tests.conftest import b64, encode
 
 GRAY = np.zeros((20, 30), np.uint8)

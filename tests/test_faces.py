@@ -26,7 +26,7 @@ from faces import (
     paste_face,
     paste_matrix,
 )
-from images import Picture
+from imaging.picture import Picture
 from model_utility import load_state_dict, select_device
 from tests.conftest import WEIGHTS, FakeResolver, max_difference, sample_crop
 from upscale import ModelStatus, Size, Upscaler, plan_upscale

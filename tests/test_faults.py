@@ -36,7 +36,8 @@ from PIL import Image
 
 from bench.server import ROOT, Server, free_port, running_server
 from core.config import HOURS, Settings
-from images import decode_image, encode_image
+from imaging.decode import decode_image
+from imaging.encode import encode_image
 from model_utility import SuperResolver, build_rrdbnet, load_state_dict
 from tests.conftest import (
     WEIGHTS,

@@ -16,11 +16,13 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms
 from PIL.PngImagePlugin import PngImageFile
 
-import containers
-import images
 from core.config import MAX_IMAGE_BYTES
 from core.errors import AnimatedImage, BadRequest, BrokenImage, FileTooLarge, NotAnImage, TooManyPixels, UnsupportedFormat
-from images import Picture, decode_image, encode_image, read_header
+from imaging import formats, sanitize
+from imaging.colour import flatten_on_white
+from imaging.decode import ImageHeader, decode_image, read_header
+from imaging.encode import encode_image
+from imaging.picture import Picture
 from tests.mutations import mutated_file
 
 Array = NDArray[np.uint8]
@@ -61,7 +63,7 @@ def png(depth: int, color_type: int, rows: bytes, *chunks: tuple[bytes, bytes], 
     """A PNG of unfiltered rows, for what Pillow cannot write."""
     header = struct.pack(">IIBBBBB", *size, depth, color_type, 0, 0, 0)
     parts = [(b"IHDR", header), *chunks, (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
-    return containers.PNG_SIGNATURE + b"".join(map(chunk, parts))
+    return sanitize.PNG_SIGNATURE + b"".join(map(chunk, parts))
 
 
 def chunk(name_and_body: tuple[bytes, bytes]) -> bytes:
@@ -208,7 +210,7 @@ def test_image_of_one_pixel_is_valid() -> None:
 
 
 def test_stripes_join_without_a_seam(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(images, "STRIPE_PX", 5 * W)
+    monkeypatch.setattr("imaging.picture.STRIPE_PX", 5 * W)
     picture, _ = decode_image(saved(in_mode("RGBA"), "PNG"))
     np.testing.assert_array_equal(picture.pixels, RGB)
     np.testing.assert_array_equal(picture.alpha, ALPHA)
@@ -307,7 +309,7 @@ def test_profile_of_another_color_space_is_dropped_with_a_warning(image_format: 
 
 
 @pytest.mark.parametrize(
-    "body", [b"", b"name\0\0garbage", b"name\0\0" + zlib.compress(b"\0" * (containers.MAX_PROFILE_BYTES + 1))]
+    "body", [b"", b"name\0\0garbage", b"name\0\0" + zlib.compress(b"\0" * (sanitize.MAX_PROFILE_BYTES + 1))]
 )
 def test_broken_or_exploding_profile_of_a_png_is_dropped_with_a_warning(body: bytes) -> None:
     picture, warnings_ = decode_image(png(8, 2, unfiltered(RGB), (b"iCCP", body)))
@@ -330,7 +332,7 @@ def test_what_follows_a_profile_does_not_go_out_again(image_format: str) -> None
 
 @pytest.mark.parametrize("image_format", ["JPEG", "WEBP", "PNG"])
 def test_profile_of_many_megabytes_is_dropped_with_a_warning(image_format: str) -> None:
-    size = containers.MAX_PROFILE_BYTES + 4
+    size = sanitize.MAX_PROFILE_BYTES + 4
     profile = struct.pack(">I", size) + SRGB[4:] + b"\0" * (size - len(SRGB))
     picture, warnings_ = decode_image(saved(in_mode("RGB"), image_format, icc_profile=profile))
     assert picture.icc_profile is None and len(warnings_) == 1
@@ -479,7 +481,7 @@ def test_claim_of_too_many_pixels_is_refused_by_the_header(image_format: str, wi
 
 def test_largest_allowed_header_is_read() -> None:
     header = read_header(huge("PNG", 7680, 7680))
-    assert header.width * header.height == containers.MAX_PIXELS
+    assert header.width * header.height == formats.MAX_PIXELS
 
 
 def test_text_bomb_in_a_png_is_never_unpacked() -> None:
@@ -556,7 +558,7 @@ def test_truncated_file_is_broken(image_format: str, share: float) -> None:
 
 @pytest.mark.parametrize(
     "data",
-    [containers.PNG_SIGNATURE, b"\xff\xd8\xff", b"\xff\xd8\xff\xd9", b"RIFF\0\0\0\0WEBP", b"BM" + b"\0" * 12 + b"\x28\0\0\0"],
+    [sanitize.PNG_SIGNATURE, b"\xff\xd8\xff", b"\xff\xd8\xff\xd9", b"RIFF\0\0\0\0WEBP", b"BM" + b"\0" * 12 + b"\x28\0\0\0"],
 )
 def test_only_a_signature_is_broken(data: bytes) -> None:
     with pytest.raises(BrokenImage):
@@ -647,7 +649,7 @@ def test_damaged_files_give_a_picture_or_a_refusal_and_nothing_else() -> None:
 def test_header_agrees_with_the_picture() -> None:
     for data in seeds():
         header, (picture, _) = read_header(data), decode_image(data)
-        assert header == images.ImageHeader(picture.width, picture.height, picture.alpha is not None)
+        assert header == ImageHeader(picture.width, picture.height, picture.alpha is not None)
 
 
 # --- out
@@ -681,7 +683,7 @@ def test_what_is_written_reads_back(image_format: str, pixels: Array, alpha: Arr
 def test_flattening_rounds_to_the_nearest_for_every_value_and_alpha() -> None:
     values, alpha = (plane.astype(np.uint8) for plane in np.mgrid[0:256, 0:256])
     exact = np.round((values.astype(float) * alpha + 255.0 * (255.0 - alpha)) / 255)
-    np.testing.assert_array_equal(images._flatten_on_white(values, alpha), exact)
+    np.testing.assert_array_equal(flatten_on_white(values, alpha), exact)
 
 
 @pytest.mark.parametrize(("quality", "sampling"), [(100, (1, 1)), (90, (1, 1)), (89, (2, 2)), (1, (2, 2))])

@@ -7,7 +7,6 @@ import re
 from hypercorn.config import Config
 
 import app
-import containers
 import contract
 import webhook
 from answers import RESULT_HEADERS
@@ -16,6 +15,7 @@ from contract import FIELDS, fields_table
 from core import errors
 from core.config import GIB, MAX_BODY_BYTES, MAX_IMAGE_BYTES, MIB, Settings, settings_table
 from core.errors import JobCancelled, ServiceError, Unavailable
+from imaging import formats, sanitize
 from weights.manifest import WeightFile, read_manifest
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -66,13 +66,13 @@ LIMITS = {
     "commas in a JSON body": f"{contract.MAX_COMMAS:,}",
     "unknown fields that are named": str(contract.MAX_NAMED_FIELDS),
     "image file": f"{MAX_IMAGE_BYTES // MIB} MiB",
-    "pixels of an image": f"{containers.MAX_PIXELS:,}",
+    "pixels of an image": f"{formats.MAX_PIXELS:,}",
     "frames": "1",
-    "colour profile, unpacked": f"{containers.MAX_PROFILE_BYTES // MIB} MiB",
-    "chunks of a PNG": f"{containers.MAX_PNG_CHUNKS:,}",
+    "colour profile, unpacked": f"{sanitize.MAX_PROFILE_BYTES // MIB} MiB",
+    "chunks of a PNG": f"{sanitize.MAX_PNG_CHUNKS:,}",
     "text chunks of a PNG that are unpacked": "0",
-    "scans of a JPEG": str(containers.MAX_JPEG_SCANS),
-    "segments of a JPEG": f"{containers.MAX_JPEG_SEGMENTS:,}",
+    "scans of a JPEG": str(sanitize.MAX_JPEG_SCANS),
+    "segments of a JPEG": f"{sanitize.MAX_JPEG_SEGMENTS:,}",
     "tags of EXIF that are read": "1 (the orientation)",
     "runs (RLE) in a BMP": "0",
     "requests that wait": f"{Settings.queue_limit} (`QUEUE_LIMIT`)",

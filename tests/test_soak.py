@@ -8,7 +8,7 @@ import pytest
 from bench.server import Server
 from bench.soak import Load, Question, Sample, _faults_of
 from core.config import MIB
-from images import Picture
+from imaging.picture import Picture
 from tests.conftest import encode, sample_crop
 
 

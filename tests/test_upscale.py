@@ -9,7 +9,8 @@ import pytest
 
 from bench.server import SAMPLE
 from core.errors import ImageTooLarge, JobCancelled
-from images import Picture, decode_image
+from imaging.decode import decode_image
+from imaging.picture import Picture
 from tests.conftest import FakeResolver, fake_upscaler, sample_crop
 from upscale import ModelStatus, Plan, Size, Upscaler, max_input_px, plan_upscale
 

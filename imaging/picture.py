@@ -1,0 +1,42 @@
+"""The picture: pixels, transparency and colour profile of one still image."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.uint8]
+
+STRIPE_PX = 4 * 1024 * 1024  # pixels converted at a time, so that no second whole copy exists
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """One still image, upright.
+
+    pixels: uint8, (h, w, 3) in RGB order or (h, w) gray; alpha: uint8, (h, w), 0 is transparent, or None; icc_profile: of the
+    same colour space as the pixels, None where they are sRGB or nothing is known. Both arrays of decode_image are contiguous
+    and writable.
+    """
+
+    pixels: Array
+    alpha: Array | None = None
+    icc_profile: bytes | None = None
+
+    @property
+    def width(self) -> int:
+        return int(self.pixels.shape[1])
+
+    @property
+    def height(self) -> int:
+        return int(self.pixels.shape[0])
+
+
+def stripes(height: int, width: int) -> Iterator[slice]:
+    """Ranges of rows that cover an image of that size, each of at most STRIPE_PX pixels, or of one row."""
+    step = max(1, STRIPE_PX // width)
+    for top in range(0, height, step):
+        yield slice(top, min(top + step, height))
