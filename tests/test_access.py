@@ -9,7 +9,6 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,18 @@ import pytest
 from access import Access
 from bench.server import ROOT, running_server
 from core.config import ConfigError, Settings
-from tests.conftest import WEIGHTS, assert_error, b64, encode, fake_upscaler, ready, sample_crop, send_raw, serving
+from tests.helpers import (
+    WEIGHTS,
+    assert_error,
+    b64,
+    encode,
+    fake_upscaler,
+    ready,
+    sample_crop,
+    send_raw,
+    serving,
+    with_settings,
+)
 
 KEY, OTHER = "first-key", "second:key"
 ORIGIN = "https://page.example"
@@ -32,7 +42,7 @@ def basic(name: str, password: str) -> str:
 
 @asynccontextmanager
 async def guarded(settings: Settings, **changes: Any) -> AsyncIterator[httpx.AsyncClient]:
-    async with serving(replace(settings, **{"api_key": f"{KEY}, {OTHER}", **changes}), lambda _: fake_upscaler()) as (
+    async with serving(with_settings(settings, **{"api_key": f"{KEY}, {OTHER}", **changes}), lambda _: fake_upscaler()) as (
         client,
         _,
     ):
@@ -105,7 +115,7 @@ async def test_without_a_key_configured_anybody_is_served(client: httpx.AsyncCli
 def test_keys_come_from_a_file_too(settings: Settings, tmp_path: Path) -> None:
     file = tmp_path / "keys"
     file.write_text(f"\n {KEY} \r\n{OTHER}\n")
-    access = Access(replace(settings, api_key="third", api_key_file=str(file)))
+    access = Access(with_settings(settings, api_key="third", api_key_file=str(file)))
     assert [access.admits("/upscale", [key]) for key in (KEY, OTHER, "third", "fourth", "")] == [
         True,
         True,
@@ -137,7 +147,7 @@ def test_what_would_leave_it_open_or_useless_is_refused_at_the_start(
     if "api_key_file" in changes:
         changes = {"api_key_file": str(tmp_path / changes["api_key_file"])}
     with pytest.raises(ConfigError) as caught:
-        Access(replace(settings, **changes))  # type: ignore[arg-type]
+        Access(with_settings(settings, **changes))
     assert message in str(caught.value)
     assert "schlüssel" not in str(caught.value)
     assert "two words" not in str(caught.value)

@@ -8,7 +8,6 @@ import io
 import json
 import re
 import threading
-from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -17,7 +16,7 @@ import pytest
 from PIL import Image
 
 from core.config import Settings
-from tests.conftest import (
+from tests.helpers import (
     FakeResolver,
     assert_error,
     b64,
@@ -28,6 +27,7 @@ from tests.conftest import (
     sample_crop,
     send_raw,
     serving,
+    with_settings,
 )
 from upscale import ModelStatus, Upscaler
 
@@ -280,7 +280,7 @@ async def test_a_defect_is_logged_with_its_request_id_and_not_told(
 async def test_a_folder_that_cannot_be_written_costs_the_file_and_not_the_answer(settings: Settings, tmp_path: Path) -> None:
     blocked = tmp_path / "blocked"
     blocked.write_bytes(b"a file, not a folder")
-    async with serving(replace(settings, output_dir=blocked), lambda _: fake_upscaler()) as (client, _):
+    async with serving(with_settings(settings, output_dir=blocked), lambda _: fake_upscaler()) as (client, _):
         await ready(client)
         answer = await client.post("/upscale", json={"image_b64": IMAGE})
     fields = answer.json()

@@ -21,8 +21,8 @@ from contract import Order
 from core.config import Settings
 from imaging.decode import ImageHeader
 from imaging.picture import Picture
-from tests.conftest import assert_error, b64, encode, fake_upscaler, files_in, ready, serving, until
-from tests.test_service import gray_of, house
+from tests.helpers import assert_error, b64, encode, fake_upscaler, files_in, ready, serving, until, with_settings
+from tests.serving.gated_service import gated_service, gray_of
 from utility import ResultStore
 
 PIXELS = np.arange(20 * 10 * 3, dtype=np.uint8).reshape(10, 20, 3)
@@ -83,7 +83,7 @@ def test_whatever_changes_the_bytes_changes_the_key() -> None:
 
 
 async def test_the_second_time_is_answered_from_disk_with_the_same_bytes(settings: Settings) -> None:
-    async with house(settings) as h:
+    async with gated_service(settings) as h:
         h.resolver.gate.set()
         first = await h.post(10)
         passes = len(h.resolver.seen)
@@ -143,7 +143,7 @@ async def test_what_is_damaged_or_gone_is_made_again(
 
 
 async def test_what_is_in_memory_still_is_no_result_once_its_file_is_gone(settings: Settings) -> None:
-    async with house(settings) as h:
+    async with gated_service(settings) as h:
         h.resolver.gate.set()
         again = [(await h.post(10)).json() for _ in range(2)][1]
         (key,) = [path.stem for path in settings.output_dir.iterdir() if len(path.stem) == 64]
@@ -155,7 +155,7 @@ async def test_what_is_in_memory_still_is_no_result_once_its_file_is_gone(settin
 
 
 async def test_what_is_asked_for_again_is_kept_as_long_as_what_is_new(settings: Settings) -> None:
-    async with house(settings) as h:
+    async with gated_service(settings) as h:
         h.resolver.gate.set()
         first = (await h.post(10)).json()
         for path in settings.output_dir.iterdir():
@@ -168,7 +168,7 @@ async def test_what_is_asked_for_again_is_kept_as_long_as_what_is_new(settings: 
 async def test_a_repeat_is_served_by_the_next_process_too(settings: Settings) -> None:
     answers = []
     for port in (settings.port, free_port()):
-        async with serving(replace(settings, port=port), lambda _: fake_upscaler()) as (client, _):
+        async with serving(with_settings(settings, port=port), lambda _: fake_upscaler()) as (client, _):
             await ready(client)
             answers.append((await upscale(client, encode(PIXELS))).json())
     assert [answer["cached"] for answer in answers] == [False, True]
@@ -199,7 +199,7 @@ def test_a_record_is_swept_with_its_result(tmp_path: Path) -> None:
 
 
 async def test_the_same_requests_in_flight_share_one_job_and_each_gets_its_answer(settings: Settings) -> None:
-    async with house(replace(settings, queue_limit=0)) as h, asyncio.TaskGroup() as clients:
+    async with gated_service(with_settings(settings, queue_limit=0)) as h, asyncio.TaskGroup() as clients:
         first = clients.create_task(h.post(10))
         await h.queue_is(running=1, waiting=0)
         others = [clients.create_task(h.post(10)) for _ in range(5)]
@@ -216,7 +216,7 @@ async def test_the_same_requests_in_flight_share_one_job_and_each_gets_its_answe
 
 
 async def test_a_shared_job_goes_on_until_the_last_has_gone(settings: Settings) -> None:
-    async with house(settings) as h, asyncio.TaskGroup() as clients:
+    async with gated_service(settings) as h, asyncio.TaskGroup() as clients:
         leaving = await h.send(10)
         await h.queue_is(running=1, waiting=0)
         staying = clients.create_task(h.post(10))
@@ -231,7 +231,7 @@ async def test_a_shared_job_goes_on_until_the_last_has_gone(settings: Settings) 
 
 
 async def test_a_job_that_all_have_left_is_not_joined(settings: Settings) -> None:
-    async with house(settings) as h:
+    async with gated_service(settings) as h:
         leaving = await h.send(10)
         await h.queue_is(running=1, waiting=0)
         leaving.close()

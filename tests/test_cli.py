@@ -14,7 +14,7 @@ from PIL import Image
 import cli
 from contract import OPTIONS
 from core.config import ConfigError, Settings
-from tests.conftest import FakeResolver, encode, fake_upscaler, sample_crop
+from tests.helpers import FakeResolver, encode, fake_upscaler, sample_crop
 from upscale import Upscaler, WeightsError
 
 SMALL = encode(sample_crop(60, 40))

@@ -11,7 +11,7 @@ import pytest
 from contract import FIELDS, MAX_NAMED_FIELDS, OPTIONS, Field, Order, Submission, parse_order
 from core.errors import BadRequest, InvalidJSON, NotAnImage, OutOfRange
 from imaging.decode import ImageHeader
-from tests.conftest import b64, encode
+from tests.helpers import b64, encode
 
 GRAY = np.zeros((20, 30), np.uint8)
 IMAGE = encode(GRAY)

@@ -13,7 +13,7 @@ import pytest_asyncio
 
 from core.errors import DeadlineExceeded, JobCancelled, QueueFull
 from device_queue import DeviceQueue, Job
-from tests.conftest import until
+from tests.helpers import until
 
 
 def test_a_job_counts_its_work_until_it_is_cancelled() -> None:

@@ -32,7 +32,7 @@ from PIL import Image, ImageCms
 
 from bench.server import ROOT, SAMPLE, Server, running_server
 from core.config import MIB
-from tests.conftest import WEIGHTS, encode, psnr, sample_crop
+from tests.helpers import WEIGHTS, encode, psnr, sample_crop
 
 
 @pytest.fixture(scope="module")

@@ -28,7 +28,7 @@ from faces import (
 )
 from imaging.picture import Picture
 from model_utility import load_state_dict, select_device
-from tests.conftest import WEIGHTS, FakeResolver, max_difference, sample_crop
+from tests.helpers import WEIGHTS, FakeResolver, max_difference, sample_crop
 from upscale import ModelStatus, Size, Upscaler, plan_upscale
 
 from gfpgan.archs.gfpganv1_clean_arch import GFPGANv1Clean  # isort: skip - after model_utility's shim

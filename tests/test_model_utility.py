@@ -16,7 +16,7 @@ import model_utility
 from bench.server import ROOT
 from core.config import ConfigError
 from model_utility import Device, Image, SuperResolver, _unusable_gpu_reason, build_rrdbnet, load_state_dict, select_device
-from tests.conftest import WEIGHTS, max_difference, psnr, sample_crop
+from tests.helpers import WEIGHTS, max_difference, psnr, sample_crop
 
 from basicsr.archs.rrdbnet_arch import RRDBNet  # isort: skip - after model_utility's shim
 from realesrgan import RealESRGANer  # isort: skip

@@ -13,8 +13,8 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 from app import create_app
 from contract import FIELDS
 from core.config import Settings
-from tests.conftest import assert_error, b64, encode, sample_crop
 from tests.documented import DOCUMENT, check_answer
+from tests.helpers import assert_error, b64, encode, sample_crop
 
 HEADERS = {"x-request-id": "1", "x-process-time": "0.1"}
 

@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from pages import WEB
-from tests.conftest import assert_error
+from tests.helpers import assert_error
 
 
 async def test_the_front_door_is_the_page_and_lets_nothing_in_from_elsewhere(client: httpx.AsyncClient) -> None:

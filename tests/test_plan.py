@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
-from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -14,8 +13,8 @@ import pytest
 
 from bench.server import ROOT
 from core.config import Settings
-from tests.conftest import WEIGHTS, assert_error, b64, encode, files_in, sample_crop
-from tests.test_jobs import house, order
+from tests.helpers import WEIGHTS, assert_error, b64, encode, files_in, sample_crop, with_settings
+from tests.serving.gated_service import gated_service, request_fields
 
 PHOTOGRAPH = encode(sample_crop(60, 40), "JPEG")
 WRONG: list[Any] = [
@@ -27,10 +26,10 @@ WRONG: list[Any] = [
     {"image_b64": b64(PHOTOGRAPH[:-300])},
     {"image_b64": b64(encode(sample_crop(60, 40))[:-40])},
     {"image_b64": b64(encode(np.zeros((10, 1025), np.uint8))), "target_resolution": "2k"},
-    order(target_resolution="16k"),
-    order(quality=0),
-    order(output_format="gif"),
-    order(fit=1),
+    request_fields(target_resolution="16k"),
+    request_fields(quality=0),
+    request_fields(output_format="gif"),
+    request_fields(fit=1),
 ]
 
 
@@ -58,8 +57,8 @@ async def test_other_refusals_are_the_same_too(client: httpx.AsyncClient) -> Non
 @pytest.mark.parametrize(
     "body",
     [
-        order(),
-        order(fit="exact", unknown=1),
+        request_fields(),
+        request_fields(fit="exact", unknown=1),
         {"image_b64": b64(encode(np.zeros((3, 2, 4), np.uint8))), "target_resolution": "8k"},
     ],
 )
@@ -84,17 +83,17 @@ async def test_the_image_file_itself_can_be_planned(client: httpx.AsyncClient) -
 
 
 async def test_the_wait_is_that_of_the_queue_and_a_full_one_refuses(settings: Settings) -> None:
-    async with house(replace(settings, queue_limit=1)) as h:
+    async with gated_service(with_settings(settings, queue_limit=1)) as h:
         running = await h.submit(10)
         await h.job_is(running["id"], "processing")
-        one = (await h.client.post("/plan", json=order())).json()
+        one = (await h.client.post("/plan", json=request_fields())).json()
         assert one["queue_seconds"] == pytest.approx(one["predicted_seconds"], rel=0.01, abs=0.002)
         waiting = await h.submit(20)
-        assert_error(await h.client.post("/plan", json=order()), 503, "queue_full")
+        assert_error(await h.client.post("/plan", json=request_fields()), 503, "queue_full")
         await h.client.post(waiting["urls"]["cancel"])
-        assert (await h.client.post("/plan", json=order())).status_code == 200
+        assert (await h.client.post("/plan", json=request_fields())).status_code == 200
         h.service.stop()
-        assert_error(await h.client.post("/plan", json=order()), 503, "shutting_down")
+        assert_error(await h.client.post("/plan", json=request_fields()), 503, "shutting_down")
 
 
 MEASURE = """

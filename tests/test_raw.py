@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from core.config import MAX_IMAGE_BYTES, MIB, Settings
-from tests.conftest import assert_error, b64, encode, files_in, sample_crop, send_raw
+from tests.helpers import assert_error, b64, encode, files_in, sample_crop, send_raw
 
 PICTURE = sample_crop(60, 40, left=200, top=100)
 PNG = encode(PICTURE)

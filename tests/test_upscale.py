@@ -11,7 +11,7 @@ from bench.server import SAMPLE
 from core.errors import ImageTooLarge, JobCancelled
 from imaging.decode import decode_image
 from imaging.picture import Picture
-from tests.conftest import FakeResolver, fake_upscaler, sample_crop
+from tests.helpers import FakeResolver, fake_upscaler, sample_crop
 from upscale import ModelStatus, Plan, Size, Upscaler, max_input_px, plan_upscale
 
 

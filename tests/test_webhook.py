@@ -11,15 +11,15 @@ import json
 import socket
 import threading
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import httpx
 import pytest
 
 from core.config import ConfigError, Settings
 from core.errors import QueueFull, WebhookRefused
-from tests.conftest import assert_error, fake_upscaler, ready, serving, until
-from tests.test_jobs import ASYNC, order
+from tests.helpers import assert_error, fake_upscaler, ready, serving, until, with_settings
+from tests.serving.gated_service import ASYNC, request_fields
 from webhook import MAX_LOOKUPS, MAX_URL_CHARACTERS, Webhooks, is_public
 
 SECRET = "whsec_" + base64.b64encode(bytes(range(32))).decode()
@@ -72,7 +72,7 @@ async def webhooks(settings: Settings, resolve: Callable[[str, int], list[str]] 
 
 @pytest.fixture
 def open_settings(settings: Settings) -> Settings:
-    return replace(settings, webhook_allow_private=True, webhook_secret=SECRET)
+    return with_settings(settings, webhook_allow_private=True, webhook_secret=SECRET)
 
 
 # delivery
@@ -81,7 +81,7 @@ def open_settings(settings: Settings) -> Settings:
 async def test_the_job_object_is_posted_when_the_job_is_done(open_settings: Settings) -> None:
     async with receiver() as hook, serving(open_settings, lambda _: fake_upscaler()) as (client, _):
         await ready(client)
-        answer = await client.post("/upscale", json=order(webhook=hook.url), headers=ASYNC)
+        answer = await client.post("/upscale", json=request_fields(webhook=hook.url), headers=ASYNC)
         assert answer.status_code == 202, answer.text
         async with asyncio.timeout(10):
             posted = json.loads(await hook.got.get())
@@ -89,7 +89,7 @@ async def test_the_job_object_is_posted_when_the_job_is_done(open_settings: Sett
         assert posted["status"] == "succeeded"
         assert hook.heads[0]["line"] == "POST /done?a=b HTTP/1.1"
         assert hook.heads[0]["host"] == f"127.0.0.1:{hook.port}"
-        synchronous = (await client.post("/upscale", json=order(webhook=hook.url))).json()
+        synchronous = (await client.post("/upscale", json=request_fields(webhook=hook.url))).json()
         assert "respond-async" in synchronous["warnings"][0]
         assert hook.got.empty()
 
@@ -146,7 +146,7 @@ async def test_names_that_nobody_answers_for_hold_up_no_others_and_not_the_end(s
 
 
 async def test_without_a_secret_there_is_no_signature(settings: Settings) -> None:
-    async with receiver() as hook, webhooks(replace(settings, webhook_allow_private=True)) as sender:
+    async with receiver() as hook, webhooks(with_settings(settings, webhook_allow_private=True)) as sender:
         sender.deliver(hook.url, b"{}")
         await hook.got.get()
     assert "webhook-id" in hook.heads[0]
@@ -289,9 +289,9 @@ async def test_urls_that_lead_into_somebodys_network_or_nowhere_are_refused(sett
 
 async def test_a_refused_webhook_refuses_the_request(client: httpx.AsyncClient) -> None:
     for method, path in (("POST", "/upscale"), ("PUT", "/jobs/my-own-id")):
-        answer = await client.request(method, path, json=order(webhook="http://127.0.0.1/"), headers=ASYNC)
+        answer = await client.request(method, path, json=request_fields(webhook="http://127.0.0.1/"), headers=ASYNC)
         assert assert_error(answer, 400, "webhook_refused")["field"] == "webhook"
-    assert_error(await client.post("/upscale", json=order(webhook=7), headers=ASYNC), 400, "wrong_type")
+    assert_error(await client.post("/upscale", json=request_fields(webhook=7), headers=ASYNC), 400, "wrong_type")
 
 
 async def test_one_address_that_is_not_public_is_enough(settings: Settings) -> None:

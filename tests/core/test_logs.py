@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from core.config import MIB, Settings
 from core.logs import LineFormatter, Values, begin_request, current_request, in_this_context
-from tests.conftest import FakeResolver, b64, encode, fake_upscaler, post, ready, sample_crop, send_raw, serving, until
+from tests.helpers import FakeResolver, b64, encode, fake_upscaler, post, ready, sample_crop, send_raw, serving, until
 
 IMAGE = b64(encode(sample_crop(60, 40)))
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -17,7 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from bench.server import ROOT
 from core.config import Settings
 from core.metrics import Metrics, MetricsSnapshot
-from tests.conftest import FakeResolver, b64, encode, fake_upscaler, ready, sample_crop, serving, until
+from tests.helpers import FakeResolver, b64, encode, fake_upscaler, ready, sample_crop, serving, until, with_settings
 
 BODY = {"image_b64": b64(encode(sample_crop(60, 40))), "target_resolution": "2k", "output_format": "png"}
 DASHBOARD = json.loads((ROOT / "docs" / "grafana-dashboard.json").read_text())
@@ -102,7 +101,7 @@ def test_what_is_not_there_is_left_out_and_what_is_there_is_given() -> None:
 
 
 async def test_the_page_needs_a_key_where_one_is_configured(settings: Settings) -> None:
-    async with serving(replace(settings, api_key="a-key"), lambda _: fake_upscaler()) as (client, _):
+    async with serving(with_settings(settings, api_key="a-key"), lambda _: fake_upscaler()) as (client, _):
         await ready(client)
         assert (await client.get("/metrics")).status_code == 401
         assert (await client.get("/metrics", headers={"Authorization": "Bearer a-key"})).status_code == 200

@@ -1,0 +1,89 @@
+"""A server process that faults are injected into, and the right responses, by the pipeline itself."""
+
+from __future__ import annotations
+
+import base64
+import os
+import shutil
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.server import Server, running_server
+from core.config import Settings
+from imaging.decode import decode_image
+from imaging.encode import encode_image
+from tests.e2e.faults import Check, Registry, mounts, new_picture
+from tests.helpers import WEIGHTS
+from upscale import Size, Upscaler, load_upscaler, plan_upscale
+
+
+@pytest.fixture(scope="package")
+def upscaler() -> Upscaler:
+    return load_upscaler(Settings(weights_dir=WEIGHTS))
+
+
+@pytest.fixture(scope="package")
+def golden(upscaler: Upscaler) -> Callable[[bytes], bytes]:
+    """The right response's bytes, by the pipeline itself, in this process."""
+
+    def compute(image: bytes) -> bytes:
+        picture, _ = decode_image(image)
+        plan = plan_upscale(Size(picture.width, picture.height), "2k")
+        return encode_image(upscaler.upscale(picture, plan, True, lambda _work: None).picture, "jpeg", 95)[0]
+
+    return compute
+
+
+@pytest.fixture(scope="package")
+def right(golden: Callable[[bytes], bytes]) -> Check:
+    """Ask for a new picture, and see that the response has the right bytes; returns its fields."""
+
+    def check(server: Server, image: bytes = b"") -> dict[str, Any]:
+        image = image or new_picture()
+        response = server.upscale(image)
+        assert base64.b64decode(response["base64"]) == golden(image)
+        return response
+
+    return check
+
+
+@pytest.fixture(scope="package")
+def registry() -> Iterator[Registry]:
+    with Registry() as registry:
+        thread = threading.Thread(target=registry.serve_forever)
+        thread.start()
+        try:
+            yield registry
+        finally:
+            registry.shutdown()
+            thread.join()
+
+
+@pytest.fixture(scope="package")
+def outputs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A disk of 2 MB where we may mount one, else a folder."""
+    folder = tmp_path_factory.mktemp("outputs")
+    mounted = os.geteuid() == 0 and mounts("-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder))
+    yield folder
+    if mounted:
+        subprocess.run([shutil.which("umount") or "umount", "--lazy", folder], check=True)  # noqa: S603
+
+
+@pytest.fixture(scope="package")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy that may be damaged."""
+    folder = tmp_path_factory.mktemp("weights")
+    for file in WEIGHTS.glob("*.pth"):
+        shutil.copy(file, folder)
+    return folder
+
+
+@pytest.fixture(scope="package")
+def server(registry: Registry, outputs: Path, weights: Path) -> Iterator[Server]:
+    with running_server(outputs, WEIGHTS_DIR=str(weights), REGISTRY_URL=registry.url, HEARTBEAT_SECONDS="0.2") as running:
+        yield running

@@ -1,0 +1,130 @@
+"""Faults of the network and of the device's thread, in this process."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import ctypes
+import io
+import threading
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+import httpx
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from core.config import Settings
+from imaging.decode import decode_image
+from imaging.encode import encode_image
+from model_utility import SuperResolver, build_rrdbnet, load_state_dict
+from tests.e2e.faults import new_picture
+from tests.helpers import WEIGHTS, FakeResolver, assert_error, b64, fake_upscaler, psnr, ready, serving
+from upscale import Upscaler
+
+# the network, in this process
+
+
+@asynccontextmanager
+async def faulty(settings: Settings, upscaler: Upscaler, faults: list[Exception]) -> AsyncIterator[httpx.AsyncClient]:
+    """The service with the real network, one of whose blocks raises the `faults`, one a call, until there are none left."""
+    network = build_rrdbnet(load_state_dict(WEIGHTS / "RealESRGAN_x4plus.pth"), 4)
+
+    def fail(*_: object) -> None:
+        if faults:
+            raise faults.pop()
+
+    network.conv_body.register_forward_pre_hook(fail)
+    resolver = SuperResolver({4: network}, upscaler.resolvers["photo"].device)
+    faulty_upscaler = replace(upscaler, resolvers={"photo": resolver})
+    faulty_upscaler.warm_up = lambda side_px, advance: None  # type: ignore[method-assign]
+    async with serving(settings, lambda _: faulty_upscaler) as (client, _):
+        await ready(client)
+        yield client
+
+
+async def ask(client: httpx.AsyncClient, image: bytes) -> httpx.Response:
+    return await client.post("/upscale", json={"image_b64": b64(image), "target_resolution": "2k"})
+
+
+def bytes_of(response: httpx.Response) -> bytes:
+    assert response.status_code == 200, response.text
+    return base64.b64decode(response.json()["base64"])
+
+
+async def test_an_exception_in_the_network_is_a_500_and_the_next_answer_is_right(
+    settings: Settings, upscaler: Upscaler, golden: Callable[[bytes], bytes]
+) -> None:
+    async with faulty(settings, upscaler, [ValueError("in block 17")]) as client:
+        assert_error(await ask(client, new_picture()), 500, "internal_error")
+        image = new_picture()
+        assert bytes_of(await ask(client, image)) == golden(image)
+
+
+async def test_a_lack_of_memory_in_the_network_costs_tiles_and_not_the_answer(
+    settings: Settings, upscaler: Upscaler, golden: Callable[[bytes], bytes]
+) -> None:
+    async with faulty(settings, upscaler, [torch.OutOfMemoryError("CUDA out of memory")]) as client:
+        image = new_picture()
+        response = await ask(client, image)
+        tiled, whole = (Image.open(io.BytesIO(data)) for data in (bytes_of(response), golden(image)))
+        assert psnr(np.asarray(tiled), np.asarray(whole)) > 35
+        assert any("Memory ran out" in warning for warning in response.json()["warnings"])
+        again = await ask(client, image)  # what was made in a shortage is not kept for the next
+        assert (bytes_of(again), again.json()["cached"]) == (golden(image), False)
+
+
+async def test_a_lack_of_memory_for_good_is_an_error_and_the_next_answer_is_right(
+    settings: Settings, upscaler: Upscaler, golden: Callable[[bytes], bytes]
+) -> None:
+    faults: list[Exception] = [torch.OutOfMemoryError("CUDA out of memory")] * 100
+    async with faulty(settings, upscaler, faults) as client:
+        assert (await ask(client, new_picture())).status_code == 500
+        faults.clear()
+        image = new_picture()
+        assert bytes_of(await ask(client, image)) == golden(image)
+
+
+# the device's thread, in this process
+
+
+def kill_device_thread() -> None:
+    """Python's only way to kill a thread: at its next step it raises what asks it to end, wherever that is."""
+    (thread,) = (thread for thread in threading.enumerate() if thread.name.startswith("device"))
+    assert ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident or 0), ctypes.py_object(SystemExit)) == 1
+
+
+@pytest.mark.parametrize("times", [1, 3])
+async def test_an_idle_device_thread_that_is_killed_is_replaced(settings: Settings, times: int) -> None:
+    async with serving(settings, lambda _: fake_upscaler()) as (client, _):
+        await ready(client)
+        for _ in range(times):
+            kill_device_thread()
+            image = new_picture()
+            assert_repeats_pixels(await ask(client, image), image)
+
+
+async def test_a_busy_device_thread_that_is_killed_costs_its_job_and_no_other(settings: Settings) -> None:
+    resolver = FakeResolver()
+    async with serving(settings, lambda _: fake_upscaler(resolver)) as (client, service):
+        await ready(client)
+        resolver.gate.clear()
+        resolver.entered.clear()
+        first = asyncio.create_task(ask(client, new_picture()))
+        await asyncio.to_thread(resolver.entered.wait)
+        image = new_picture()
+        waiting = asyncio.create_task(ask(client, image))
+        kill_device_thread()
+        resolver.gate.set()
+        assert_error(await first, 500, "internal_error")
+        assert_repeats_pixels(await waiting, image)
+        assert service.health()["queue"]["running"] == 0  # type: ignore[index]
+
+
+def assert_repeats_pixels(response: httpx.Response, image: bytes) -> None:
+    picture, _ = decode_image(image)
+    repeated = replace(picture, pixels=picture.pixels.repeat(2, axis=0).repeat(2, axis=1))
+    assert bytes_of(response) == encode_image(repeated, "jpeg", 95)[0]

@@ -1,0 +1,177 @@
+"""What several test modules share: a fake network, the service on a real socket, pictures and comparisons."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+import threading
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import httpx
+import numpy as np
+from hypercorn.asyncio import serve
+from numpy.typing import NDArray
+from PIL import Image
+
+from app import KEEP_ALIVE_SECONDS, STALL_SECONDS, _listen, create_app
+from bench.server import ROOT, SAMPLE
+from core.config import Settings
+from service import Service, State
+from tests.documented import DocumentedClient
+from upscale import Upscaler
+
+WEIGHTS = ROOT / "weights"
+_TLS = httpx.create_ssl_context()  # unused; a client would make one for itself each time, which takes longer than most tests
+
+
+@dataclass
+class FakeResolver:
+    """Repeats pixels, one step a pass; a cleared `gate` holds the device's thread at that step."""
+
+    gate: threading.Event = field(default_factory=threading.Event)
+    entered: threading.Event = field(default_factory=threading.Event)
+    error: Exception | None = None
+    shortages: int = 0
+
+    def __post_init__(self) -> None:
+        self.gate.set()
+
+    def flops(self, height: int, width: int, scale: int) -> float:
+        return float(height * width)
+
+    def memory_bytes(self, height: int, width: int, scale: int) -> int:
+        return height * width * scale**2 * 3
+
+    def super_resolve(self, image: NDArray[np.uint8], scale: int, advance: Callable[[float], None]) -> NDArray[np.uint8]:
+        self.entered.set()
+        assert self.gate.wait(30), "the test never opened the gate"
+        if self.error:
+            raise self.error
+        advance(self.flops(image.shape[0], image.shape[1], scale))
+        return image.repeat(scale, axis=0).repeat(scale, axis=1)
+
+
+def fake_upscaler(resolver: FakeResolver | None = None) -> Upscaler:
+    """The real pipeline around a fake network, without faces' networks that could be missed."""
+    resolver = resolver or FakeResolver()
+    upscaler = Upscaler({"photo": resolver, "anime": resolver})  # type: ignore[dict-item]
+    nothing = {"detect": staticmethod(lambda _image: []), "flops": staticmethod(lambda _height, _width: 0.0)}
+    upscaler.detector = type("NoFaces", (), nothing)()
+    upscaler.restorer = type("NoRestorer", (), {})()
+    return upscaler
+
+
+@asynccontextmanager
+async def serving(
+    settings: Settings,
+    load: Callable[[Settings], Upscaler],
+    stall_seconds: float = STALL_SECONDS,
+    keep_alive_seconds: float = KEEP_ALIVE_SECONDS,
+) -> AsyncIterator[tuple[httpx.AsyncClient, Service]]:
+    """The application behind a real hypercorn on a free port of loopback, once it has answered."""
+    app = create_app(settings, load=load)
+    service: Service = app.extensions["service"]
+    server = asyncio.create_task(
+        serve(app, _listen(settings, stall_seconds, keep_alive_seconds), shutdown_trigger=service.drained)
+    )
+    async with DocumentedClient(base_url=f"http://127.0.0.1:{settings.port}", timeout=60, verify=_TLS) as client:
+        await _wait_for(client, server)
+        try:
+            yield client, service
+        finally:
+            service.stop()
+    await server
+
+
+async def _wait_for(client: httpx.AsyncClient, server: asyncio.Task[None]) -> None:
+    while not server.done():
+        try:
+            await client.get("/health")
+            return
+        except httpx.ConnectError:
+            await asyncio.sleep(0.01)
+    server.result()
+
+
+async def ready(client: httpx.AsyncClient) -> None:
+    """Wait until the models are loaded."""
+    while (await client.get("/health")).json()["status"] == State.STARTING:  # noqa: ASYNC110 - the real server has no event for us
+        await asyncio.sleep(0.01)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for something that has no event for us, such as the server noticing that a client has gone."""
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+
+
+async def send_raw(port: int, data: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A connection of its own, with `data` sent and nothing read."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(data)
+    await writer.drain()
+    return reader, writer
+
+
+def post(body: bytes, *headers: str) -> bytes:
+    """The bytes of POST /upscale."""
+    lines = ["POST /upscale HTTP/1.1", "Host: test", "Content-Type: application/json", *headers]
+    return "\r\n".join([*lines, f"Content-Length: {len(body)}", "", ""]).encode() + body
+
+
+def assert_error(answer: httpx.Response, status: int, code: str) -> dict[str, Any]:
+    """The answer is the error that it should be, in the form that every error has; returns its body."""
+    assert (answer.status_code, answer.headers["content-type"]) == (status, "application/json"), answer.text[:500]
+    body: dict[str, Any] = answer.json()
+    assert (body["success"], body["code"]) == (False, code)
+    assert len(body["error"]) > 10
+    assert "Traceback" not in answer.text
+    assert body["request_id"] == answer.headers["x-request-id"]
+    return body
+
+
+def with_settings(settings: Settings, **changes: Any) -> Settings:
+    """The same settings but for these."""
+    return replace(settings, **changes)
+
+
+def files_in(settings: Settings) -> list[str]:
+    """The names in the output folder, but for the records of results and jobs."""
+    if not settings.output_dir.exists():
+        return []
+    return [path.name for path in settings.output_dir.iterdir() if path.suffix != ".json"]
+
+
+def encode(pixels: NDArray[np.uint8] | Image.Image, image_format: str = "PNG", **options: Any) -> bytes:
+    """An image file of an array."""
+    buffer = io.BytesIO()
+    image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
+    image.save(buffer, image_format, **options)
+    return buffer.getvalue()
+
+
+def b64(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def sample_crop(width: int, height: int, left: int = 0, top: int = 0) -> NDArray[np.uint8]:
+    """A piece of the sample photograph, uint8 RGB."""
+    with Image.open(SAMPLE) as image:
+        return np.array(image.crop((left, top, left + width, top + height)).convert("RGB"))
+
+
+def max_difference(first: NDArray[Any], second: NDArray[Any]) -> int:
+    """The largest difference of two images, in grey levels."""
+    assert first.shape == second.shape
+    return int(np.abs(first.astype(int) - second.astype(int)).max())
+
+
+def psnr(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> float:
+    """Peak signal-to-noise ratio in dB."""
+    error = np.mean((first.astype(np.float64) - second) ** 2)
+    return float(10 * np.log10(255**2 / error)) if error else float("inf")

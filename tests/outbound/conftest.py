@@ -1,0 +1,32 @@
+"""Fixtures of the tests of outgoing requests."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+from tests.outbound.registry import Registry
+
+
+@pytest.fixture(autouse=True)
+def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The developer's own proxy must not see loopback."""
+    monkeypatch.setenv("NO_PROXY", "*")
+
+
+@pytest.fixture
+async def registry() -> AsyncIterator[Registry]:
+    registry = Registry()
+    await registry.open()
+    yield registry
+    await registry.close()
+
+
+@pytest.fixture
+def all_logs(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
+    """Every logger at DEBUG, as far as an operator can ask for it."""
+    for name in ("", "httpx", "httpcore", "asyncio"):
+        caplog.set_level(logging.DEBUG, logger=name)
+    yield caplog

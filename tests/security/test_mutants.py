@@ -1,0 +1,147 @@
+"""Mutants of files and of requests: no 500, no hang, no growth of memory, no file left behind."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import socket
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+from PIL import Image
+
+from bench.server import Server
+from core.config import MIB
+from tests.helpers import b64, encode
+from tests.mutations import corpus, mutated_file, mutated_request
+from tests.security.attack_files import STRIP
+from tests.security.attacked_server import HANG_SECONDS, assert_unharmed, handles
+
+SEED = 20261122
+
+
+# What the allocators may keep of such requests beyond what they kept of the first ones; ten thousand leaks of 10 kB are more.
+MEMORY_MARGIN_BYTES = 64 * MIB
+
+
+CLIENTS = 4
+
+
+def fuzz(count: int, play: Callable[[int], None]) -> None:
+    with ThreadPoolExecutor(CLIENTS) as clients:
+        for done in clients.map(play, range(count)):
+            assert done is None
+
+
+def mutant_images(server: Server, count: int, first: int = 0) -> set[Path]:
+    """Post mutated pictures; returns the files that the answers name."""
+    files = corpus(STRIP)
+    kept: set[Path] = set()
+    busy: list[int] = []  # one whose size was mutated may be predicted to be late behind those of the other clients
+
+    def play(number: int) -> None:
+        data = mutated_file(files[number % len(files)], random.Random(f"{SEED}-{first + number}"))  # noqa: S311
+        start = time.monotonic()
+        body = {"image_b64": b64(data), "target_resolution": "2k", "enhance_faces": False}
+        response = client.post("/upscale", json=body, headers={"X-Request-Timeout": "3"})
+        seconds = time.monotonic() - start
+        assert seconds < HANG_SECONDS, f"image {first + number} took {seconds:.1f} s"
+        assert response.status_code in (200, 400, 503, 504), (
+            f"image {first + number}: {response.status_code} {response.text[:300]}"
+        )
+        if response.status_code == 200:
+            kept.add(Path(response.json()["file_path"]))
+        elif response.status_code == 503:
+            assert response.json()["code"] == "queue_full"
+            busy.append(number)
+
+    with httpx.Client(base_url=server.url, timeout=60) as client:
+        fuzz(count, play)
+    assert len(busy) <= count / 20, "so many tell nothing"
+    return kept
+
+
+def mutant_requests(server: Server, count: int, first: int = 0) -> None:
+    fields = {"image_b64": b64(encode(STRIP)), "target_resolution": "2k", "enhance_faces": False}
+    address = ("127.0.0.1", httpx.URL(server.url).port or 0)
+
+    def play(number: int) -> None:
+        request = mutated_request(fields, encode(STRIP), random.Random(f"{SEED}-{first + number}"))  # noqa: S311
+        statuses, ended = converse(address, request)
+        assert ended or statuses, f"request {first + number} got no response in {HANG_SECONDS} s"
+        assert not {status for status in statuses if status.startswith(b"5")} - {b"501", b"503", b"504"}, (
+            f"request {first + number}: {statuses}"
+        )
+
+    fuzz(count, play)
+
+
+STATUS = re.compile(rb"(?:\A|\n|\}|\")HTTP/1\.[01] (\d{3}) ")
+PROBE = b"GET /health HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n"
+
+
+def converse(address: tuple[str, int], request: bytes) -> tuple[list[bytes], bool]:
+    """Send a request and one after it; returns the statuses of all answers, and whether the server hung up."""
+    received, deadline = bytearray(), time.monotonic() + HANG_SECONDS
+    with socket.create_connection(address, timeout=HANG_SECONDS) as connection:
+        try:
+            connection.sendall(request + PROBE)
+            while (left := deadline - time.monotonic()) > 0:
+                connection.settimeout(min(left, 0.5) if STATUS.search(received) else left)
+                if not (piece := connection.recv(1 << 20)):
+                    return STATUS.findall(received), True
+                received += piece
+        except TimeoutError:
+            pass
+        except ConnectionError:  # it has heard enough
+            return STATUS.findall(received), True
+    return STATUS.findall(received), False
+
+
+def run_mutants(server: Server, outputs: Path, image_count: int, request_count: int) -> None:
+    """A tenth first, so that pools and caches are as full as they will be; then the rest must leave everything as it is."""
+    mutant_images(server, image_count // 10)
+    mutant_requests(server, request_count // 10)
+    settle(server)
+    known, before, handles_before = set(outputs.iterdir()), server.memory_bytes("VmRSS"), handles(server)
+    kept = mutant_images(server, image_count - image_count // 10, image_count // 10)
+    assert {path for path in set(outputs.iterdir()) - known if path.suffix != ".json"} <= kept, "no response names this file"
+    mutant_requests(server, request_count - request_count // 10, request_count // 10)
+    settle(server)
+    growth = server.memory_bytes("VmRSS") - before
+    assert growth < MEMORY_MARGIN_BYTES, f"{growth / MIB:.0f} MiB more"
+    assert handles(server) <= handles_before + CLIENTS
+    assert_whole(outputs)
+    assert_unharmed(server)
+
+
+def assert_whole(folder: Path) -> None:
+    """Results, and what is known of them and of jobs; no file is half."""
+    for path in folder.iterdir():
+        if path.suffix == ".json":
+            json.loads(path.read_bytes())
+        else:
+            with Image.open(path) as image:
+                image.load()
+
+
+def settle(server: Server) -> None:
+    """Wait until the work of those that hung up has ended."""
+    deadline = time.monotonic() + 20
+    while (queue := server.health()["queue"])["running"] + queue["waiting"]:
+        assert time.monotonic() < deadline, queue
+        time.sleep(0.05)
+
+
+def test_hundreds_of_mutants_do_no_harm(server: Server, outputs: Path) -> None:
+    run_mutants(server, outputs, 200, 200)
+
+
+@pytest.mark.slow
+def test_ten_thousand_mutants_do_no_harm(server: Server, outputs: Path) -> None:
+    run_mutants(server, outputs, 5000, 5000)
