@@ -33,19 +33,19 @@ test-page: ## and try the page at / in a real browser, which must be there (apt-
 
 screenshots: weights ## and take the documents' pictures of the page, with Chromium (apt-get install chromium fonts-inter)
 	@$(setup) --dev
-	@$(python) -m bench.screenshots
+	@$(python) -m bench.images.screenshots
 
 audit: setup    ## and ask osv.dev whether a vulnerability is known in what is installed (says so where it cannot be reached)
 	@$(python) requirements/audit.py
 
 attack: weights ## and send what the OpenAPI document allows and forbids, by the hundred, to a server of its own (schemathesis)
-	@$(python) -m bench.attack
+	@$(python) -m bench.load.attack
 
 overload: weights ## and ask for four times what the server can do, for SECONDS=60, and write docs/overload.md
-	@$(python) -m bench.overload $(SECONDS)
+	@$(python) -m bench.load.overload $(SECONDS)
 
 demo: weights   ## and show what it does to pictures
-	@$(python) -m bench.demo
+	@$(python) -m bench.images.demo
 
 bench:    ## measure the README's figures (QUICK=1: some minutes, small pictures; ARGS="pass128 start" names some sections)
 	@$(setup) --bench
@@ -53,4 +53,4 @@ bench:    ## measure the README's figures (QUICK=1: some minutes, small pictures
 	@$(python) -m bench $(if $(QUICK),--quick) $(ARGS)
 
 soak: weights   ## and keep it under every kind of load for SECONDS=600, see that nothing grows, and write docs/soak.md
-	@$(python) -m bench.soak $(SECONDS)
+	@$(python) -m bench.load.soak $(SECONDS)

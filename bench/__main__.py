@@ -19,8 +19,9 @@ QUICK_FOLDER = FOLDER / "quick"
 
 
 def main() -> int:
-    from bench import plot, report
-    from bench.sections import device_name, sections
+    from bench.compare.sections import device_name, sections
+    from bench.report import plot
+    from bench.report import tables as report
 
     options = _options(list(sections(quick=False)))
     kind, device = device_name()

@@ -1,4 +1,4 @@
-"""`python -m bench.overload [SECONDS]`: four times what the server can do; what becomes of each request, and of /health.
+"""`python -m bench.load.overload [SECONDS]`: four times what the server can do; what becomes of each request, and of /health.
 
 Requests come at a fixed rate, whether those before them are answered or not, as from the clients of an open network, and each
 asks for something that was never made. First at capacity, for the rate that the server can do; then at four times that rate.
@@ -32,9 +32,9 @@ from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import TextIO
 
+from bench.load.soak import Question, make_questions
 from bench.results import describe_context
 from bench.server import ROOT, Server, running_server
-from bench.soak import Question, make_questions
 from config import MIB
 
 QUEUE_LIMIT = 3
@@ -234,7 +234,7 @@ def _report(seconds: float, capacity: Phase, over: Phase, health: list[float], f
         [
             "# Overload",
             "",
-            f"`python -m bench.overload {seconds:.0f}` on {where}:",
+            f"`python -m bench.load.overload {seconds:.0f}` on {where}:",
             f"bodies of 3 MiB, {TIMES} times as many as the server can answer, a queue of {QUEUE_LIMIT}, the real weights.",
             "",
             *("| " + " | ".join(row) + " |" for row in rows),
@@ -247,7 +247,9 @@ def _report(seconds: float, capacity: Phase, over: Phase, health: list[float], f
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m bench.overload", description="Ask for four times what the server can do.")
+    parser = argparse.ArgumentParser(
+        prog="bench.load.overload", description="Ask for four times what the server can do."
+    )
     parser.add_argument("seconds", nargs="?", type=float, default=60.0)
     parser.add_argument("--report", type=Path, default=REPORT)
     options = parser.parse_args()

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
-from bench.peers import Peer
-from bench.pictures import Image
+from bench.compare.baselines import Peer
+from bench.images.photographs import Image
 
 END_SECONDS = 5.0
 

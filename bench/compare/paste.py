@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import cv2
 import numpy as np
 
-from bench.pictures import Image, largest_difference, square
+from bench.images.photographs import Image, largest_difference, square
 from bench.results import Sample
 from faces import FACE_PX, Matrix, paste_face, paste_matrix
 

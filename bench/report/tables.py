@@ -6,9 +6,9 @@ import re
 import sys
 from collections.abc import Mapping
 
-from bench.figures import FIGURES, Figure, Goal
+from bench.report.arithmetic import Spread, ratios
+from bench.report.benchmarks import FIGURES, Figure, Goal
 from bench.results import FOLDER, Record, read_records
-from bench.rounds import Spread, ratios
 from bench.server import ROOT
 
 README = ROOT / "README.md"
@@ -105,7 +105,7 @@ def with_figures(readme: str, section: str) -> str:
 
 
 def main() -> int:
-    from bench.plot import draw
+    from bench.report.plot import draw
 
     cpu, cuda = (read_records(FOLDER / f"{kind}.json") for kind in ("cpu", "cuda"))
     README.write_text(with_figures(README.read_text(encoding="utf-8"), readme_section(cpu, cuda)), encoding="utf-8")

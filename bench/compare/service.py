@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from bench.pictures import Image, jpeg
+from bench.images.photographs import Image, jpeg
+from bench.report.arithmetic import in_turns
 from bench.results import Sample
-from bench.rounds import in_turns
 from bench.server import Server, running_server
 
 FIELDS = {"target_resolution": "2k", "enhance_faces": False}

@@ -6,8 +6,8 @@ import time
 
 import numpy as np
 
-from bench.peers import Peer, Upscale
-from bench.pictures import Image
+from bench.compare.baselines import Peer, Upscale
+from bench.images.photographs import Image
 
 
 def repeat_pixels(image: Image) -> Image:

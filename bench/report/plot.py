@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bench.figures import FIGURES, Figure, Goal
-from bench.report import spread, title
+from bench.report.arithmetic import Spread, ratios
+from bench.report.benchmarks import FIGURES, Figure, Goal
+from bench.report.tables import spread, title
 from bench.results import Record
-from bench.rounds import Spread, ratios
 
 OURS, THEIRS, MISSED = "#1b7f4d", "#8a99a8", "#c0392b"
 

@@ -1,4 +1,4 @@
-"""`python -m bench.soak [SECONDS]`: everything at once, for long, at capacity, and nothing may grow, get lost or get mixed up.
+"""`python -m bench.load.soak [SECONDS]`: everything at once, for long, at capacity; nothing may grow, get lost or get mixed up.
 
 A server process with the real weights; clients that ask for new pictures and for the same again, send what is wrong, hang up,
 and start jobs that they cancel. Every 200 is compared with its golden bytes. Exit status 1 if a limit is broken.
@@ -343,7 +343,7 @@ def _report(seconds: float, load: Load, first: Sample, last: Sample, series: lis
 
 def main() -> int:
     """Exit status 0 if every limit held."""
-    parser = argparse.ArgumentParser(prog="bench.soak", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="bench.load.soak", description=__doc__.splitlines()[0])
     parser.add_argument("seconds", type=float, nargs="?", default=600.0)
     parser.add_argument("--report", type=Path, default=REPORT, help="where the figures go (Markdown)")
     options = parser.parse_args()

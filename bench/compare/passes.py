@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from bench.peers import MATRIX_PRODUCT, OURS, Peer
-from bench.pictures import Image, psnr_db
+from bench.compare.baselines import MATRIX_PRODUCT, OURS, Peer
+from bench.compare.worker import Worker, workers
+from bench.images.photographs import Image, psnr_db
+from bench.report.arithmetic import in_turns
 from bench.results import Sample
-from bench.rounds import in_turns
-from bench.worker import Worker, workers
 
 MIN_PSNR_DB = 40.0  # below it, a peer computes something else than we do
 

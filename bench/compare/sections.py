@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from bench import peers
-from bench.network import measure_passes, measure_sizes
-from bench.pictures import PHOTOGRAPHS, square
-from bench.quality import measure_quality
+from bench.compare import baselines as peers
+from bench.compare.passes import measure_passes, measure_sizes
+from bench.compare.quality import measure_quality
+from bench.compare.service import measure_memory, measure_overhead, measure_starts
+from bench.images.photographs import PHOTOGRAPHS, square
 from bench.results import Sample, Section
-from bench.service import measure_memory, measure_overhead, measure_starts
 
 ROUNDS = 5
 SIDES_PX = (128, 256, 512)
@@ -101,7 +101,7 @@ def _memory(height: int, rounds: int) -> Section:
 
 def _paste(size: tuple[int, int], face_count: int, rounds: int) -> Section:
     def measure(missing: int) -> Iterator[Sample]:
-        from bench.paste import measure_paste  # imports torch
+        from bench.compare.paste import measure_paste  # imports torch
 
         return measure_paste(missing, *size, face_count)
 

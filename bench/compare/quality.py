@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from unittest import mock
 
-from bench.peers import X4PLUS, Upscale, build_ours
-from bench.pictures import Image, largest_difference, psnr_db, square
+from bench.compare.baselines import X4PLUS, Upscale, build_ours
+from bench.images.photographs import Image, largest_difference, psnr_db, square
 from bench.results import Sample
 from config import Settings
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from bench.load.soak import Load, Question, Sample, _faults_of
 from bench.server import Server
-from bench.soak import Load, Question, Sample, _faults_of
 from config import MIB
 from images import Picture
 from tests.conftest import encode, sample_crop

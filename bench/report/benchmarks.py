@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from bench.peers import PRODUCT_FLOPS
+from bench.compare.baselines import PRODUCT_FLOPS
+from bench.report.arithmetic import Spread, log_log_slope, ratios
 from bench.results import Record
-from bench.rounds import Spread, log_log_slope, ratios
 
 X4PLUS_BLOCKS = 23
 

@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench import network, peers
-from bench.pictures import largest_difference, psnr_db
+from bench.compare import baselines as peers
+from bench.compare import passes as network
+from bench.compare.worker import PeerError, workers
+from bench.images.photographs import largest_difference, psnr_db
+from bench.report.arithmetic import Spread, in_turns, log_log_slope, ratios
 from bench.results import Record, Sample, Section, measure_section, read_records
-from bench.rounds import Spread, in_turns, log_log_slope, ratios
-from bench.worker import PeerError, workers
+from tests.bench.fake_baselines import BLACK, BROKEN, FAST, SLOW, YARDSTICK
 from tests.conftest import sample_crop
-from tests.fake_peers import BLACK, BROKEN, FAST, SLOW, YARDSTICK
 
 CONTEXT = {"commit": "abc"}
 PHOTOGRAPH = sample_crop(24, 24, left=200, top=80)

@@ -1,6 +1,6 @@
 """Who is compared: our engine, and everything that its user could have taken instead, with the same weights.
 
-Each is built in a process of its own (`bench.worker`), so none has another's thread pool, allocator or environment. What is
+Each is built in a process of its own (`compare.worker`), so none has another's thread pool, allocator or environment. What is
 heavy is therefore imported where it is used. Each gets the same number of threads and the options that its documentation names
 for speed; all get uint8 RGB `(h, w, 3)` and give uint8 RGB `(4h, 4w, 3)`, conversions included.
 """
@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.ncnn_model import write_ncnn
-from bench.pictures import Image
+from bench.compare.ncnn_model import write_ncnn
+from bench.images.photographs import Image
 from config import Settings
 
 Upscale = Callable[[Image], Image]

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bench.figures import FIGURES, Figure, Goal
-from bench.peers import PRODUCT_FLOPS
-from bench.report import BEGIN, END, figures_table, measured, passes_table, readme_section, spread, title, with_figures
+from bench.compare.baselines import PRODUCT_FLOPS
+from bench.report.benchmarks import FIGURES, Figure, Goal
+from bench.report.tables import BEGIN, END, figures_table, measured, passes_table, readme_section, spread, title, with_figures
 from bench.results import FOLDER, Record, read_records
 from bench.server import ROOT
 
@@ -112,7 +112,7 @@ def test_only_what_is_between_the_markers_is_replaced() -> None:
 
 def test_the_plot_is_a_picture_with_something_in_it(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="make bench installs it")
-    from bench.plot import draw
+    from bench.report.plot import draw
 
     draw(RECORDS, tmp_path / "figures.png")
     draw({}, tmp_path / "nothing.png")

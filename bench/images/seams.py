@@ -1,4 +1,4 @@
-"""Show what tiles do to a picture: `python -m bench.seams` writes `docs/seams.png` and prints the errors; half a minute.
+"""Show what tiles do to a picture: `python -m bench.images.seams` writes `docs/seams.png` and prints the errors.
 
 A detail of the sample is enlarged four times by the reference library without tiles, which is what is right; by the same
 in tiles, with the padding that is usual; and by this service. The picture is what the last two get wrong, amplified.
