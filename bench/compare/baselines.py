@@ -1,8 +1,8 @@
-"""Who is compared: our engine, and everything that its user could have taken instead, with the same weights.
+"""Our engine and its baselines: everything that a user could have taken instead, with the same weights.
 
-Each is built in a process of its own (`compare.worker`), so none has another's thread pool, allocator or environment. What is
-heavy is therefore imported where it is used. Each gets the same number of threads and the options that its documentation names
-for speed; all get uint8 RGB `(h, w, 3)` and give uint8 RGB `(4h, 4w, 3)`, conversions included.
+Each is built in a process of its own (`bench.compare.worker`), so none has another's thread pool, allocator or environment.
+Heavy packages are therefore imported where they are used. Each engine gets the same number of threads and the options that its
+documentation names for speed. All take uint8 RGB `(h, w, 3)` and return uint8 RGB `(4h, 4w, 3)`, conversions included.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ PRODUCT_FLOPS = PRODUCTS * 2.0 * PRODUCT_SIDE**3
 
 
 @dataclass(frozen=True)
-class Peer:
+class Engine:
     """A name, and how it is built for squares of one side: in a process of its own, so `build` must be picklable."""
 
     name: str
@@ -47,11 +47,11 @@ def build_ours(_side_px: int) -> Upscale:
 
 def build_realesrganer(_side_px: int, *, tile: int = 0, half: bool = False) -> Upscale:
     """The class that ships with Real-ESRGAN, with the defaults of its own command line (`pre_pad=0`)."""
-    network = _network()
+    model = _model()
     from realesrgan import RealESRGANer
 
     path = str(Settings.from_env().weights_dir / X4PLUS)
-    shipped = RealESRGANer(4, path, model=network, tile=tile, pre_pad=0, half=half)
+    shipped = RealESRGANer(4, path, model=model, tile=tile, pre_pad=0, half=half)
 
     def upscale(image: Image) -> Image:
         bgr: Image = shipped.enhance(np.ascontiguousarray(image[:, :, ::-1]))[0]
@@ -69,10 +69,10 @@ def build_realesrganer_half(side_px: int) -> Upscale:
 
 
 def build_openvino_bf16(side_px: int) -> Upscale:
-    network = _network()
+    rrdbnet = _model()
     import openvino
 
-    model = openvino.convert_model(network, example_input=_example(side_px))
+    model = openvino.convert_model(rrdbnet, example_input=_example(side_px))
     model.reshape([1, 3, side_px, side_px])
     options = {
         "PERFORMANCE_HINT": "LATENCY",
@@ -84,7 +84,7 @@ def build_openvino_bf16(side_px: int) -> Upscale:
 
 
 def build_onnxruntime(side_px: int) -> Upscale:
-    network = _network()
+    model = _model()
     import onnxruntime
     import torch
 
@@ -92,14 +92,14 @@ def build_onnxruntime(side_px: int) -> Upscale:
     options.intra_op_num_threads = _threads()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "x4plus.onnx")
-        torch.onnx.export(network, (_example(side_px),), path, input_names=["pixels"], dynamo=True, verbose=False)
+        torch.onnx.export(model, (_example(side_px),), path, input_names=["pixels"], dynamo=True, verbose=False)
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     return lambda image: _to_picture(session.run(None, {"pixels": _to_batch(image)})[0])
 
 
 def build_ncnn(_side_px: int) -> Upscale:
     """In fp32: ncnn's narrow types are for ARM. Its Winograd convolutions are on by default."""
-    network = _network()
+    model = _model()
     import ncnn
 
     loaded = ncnn.Net()
@@ -107,7 +107,7 @@ def build_ncnn(_side_px: int) -> Upscale:
     for narrow in ("use_fp16_packed", "use_fp16_storage", "use_fp16_arithmetic", "use_bf16_storage"):
         setattr(loaded.opt, narrow, False)
     with tempfile.TemporaryDirectory() as folder:
-        param, weights = write_ncnn(network, Path(folder))
+        param, weights = write_ncnn(model, Path(folder))
         loaded.load_param(str(param))
         loaded.load_model(str(weights))
 
@@ -122,11 +122,11 @@ def build_ncnn(_side_px: int) -> Upscale:
 
 
 def build_inductor(side_px: int) -> Upscale:
-    """torch's compiler on the same network in half precision, channels_last: what `torch.compile` gives without an engine."""
-    network = _network()
+    """torch's compiler on the same model in half precision, channels_last: what `torch.compile` gives without an engine."""
+    model = _model()
     import torch
 
-    half = network.to("cuda", torch.float16, memory_format=torch.channels_last)
+    half = model.to("cuda", torch.float16, memory_format=torch.channels_last)
     compiled: Any = torch.compile(half, mode="max-autotune")
 
     @torch.inference_mode()
@@ -140,7 +140,7 @@ def build_inductor(side_px: int) -> Upscale:
 
 
 def build_matrix_product(_side_px: int) -> Callable[[Image], None]:
-    """No peer but a yardstick: torch's bf16 product of two large matrices, PRODUCT_FLOPS each time."""
+    """Not an engine but a yardstick: torch's bf16 product of two large matrices, PRODUCT_FLOPS each time."""
     import torch
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -153,24 +153,24 @@ def build_matrix_product(_side_px: int) -> Callable[[Image], None]:
     return multiply
 
 
-OURS = Peer("ours", build_ours)
-REALESRGANER = Peer("RealESRGANer", build_realesrganer)
-REALESRGANER_TILE_512 = Peer("RealESRGANer, tile 512", build_realesrganer_tile_512)
-OPENVINO = Peer("OpenVINO bf16", build_openvino_bf16)
-ONNXRUNTIME = Peer("ONNX Runtime fp32", build_onnxruntime)
-NCNN = Peer("ncnn fp32", build_ncnn)
-REALESRGANER_HALF = Peer("RealESRGANer, half", build_realesrganer_half)
-INDUCTOR = Peer("torch inductor fp16", build_inductor)
-MATRIX_PRODUCT = Peer("bf16 matrix product", build_matrix_product)
+OURS = Engine("ours", build_ours)
+REALESRGANER = Engine("RealESRGANer", build_realesrganer)
+REALESRGANER_TILE_512 = Engine("RealESRGANer, tile 512", build_realesrganer_tile_512)
+OPENVINO = Engine("OpenVINO bf16", build_openvino_bf16)
+ONNXRUNTIME = Engine("ONNX Runtime fp32", build_onnxruntime)
+NCNN = Engine("ncnn fp32", build_ncnn)
+REALESRGANER_HALF = Engine("RealESRGANer, half", build_realesrganer_half)
+INDUCTOR = Engine("torch inductor fp16", build_inductor)
+MATRIX_PRODUCT = Engine("bf16 matrix product", build_matrix_product)
 
 ON_CPU = (REALESRGANER, REALESRGANER_TILE_512, ONNXRUNTIME, NCNN, OPENVINO, OURS)
 ON_GPU = (REALESRGANER, REALESRGANER_HALF, INDUCTOR, OURS)
 
 
-def _network() -> Any:
+def _model() -> Any:
     """The plain RRDBNet in fp32.
 
-    torch is imported before our engine prepares the process for it: a peer gets OpenMP as it comes, spinning threads and all.
+    torch is imported before our engine prepares the process for it: a baseline gets OpenMP's defaults, which let threads spin.
     """
     import torch  # noqa: F401, I001
     from model_utility import build_rrdbnet, load_state_dict

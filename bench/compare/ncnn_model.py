@@ -1,6 +1,6 @@
 """basicsr's RRDBNet as the two files that ncnn reads, in fp32.
 
-pnnx, ncnn's own converter, gives the same picture, but takes minutes for this network. The format is described in
+pnnx, ncnn's own converter, gives the same picture, but takes minutes for this model. The format is described in
 https://github.com/Tencent/ncnn/wiki/param-and-model-file-structure and operation-param-weight-table there.
 """
 
@@ -15,30 +15,32 @@ LEAKY_RELU = "9=2 -23310=1,2.000000e-01"  # the activation fused into a Convolut
 SCALED_SUM = "0=1 -23301=2,2.000000e-01,1.000000e+00"  # Eltwise: 0.2 × the first + the second
 
 
-def write_ncnn(network: Any, folder: Path) -> tuple[Path, Path]:
-    """Write `network`, an RRDBNet of scale 4, and return the paths of the .param and the .bin.
+def write_ncnn(model: Any, folder: Path) -> tuple[Path, Path]:
+    """Write `model`, an RRDBNet of scale 4, and return the paths of the .param and the .bin.
 
     The blob `pixels` goes in and `result` comes out, both `(3, h, w)` around 0–1, of any size.
     """
-    model = _Model(network)
-    model.describe()
+    files = _Files(model)
+    files.describe()
     param, weights = folder / "x4plus.param", folder / "x4plus.bin"
-    blobs = sum(int(line.split()[3]) for line in model.lines)
-    param.write_text("\n".join([str(MAGIC), f"{len(model.lines)} {blobs}", *model.lines, ""]))
-    weights.write_bytes(b"".join(model.weights))
+    blobs = sum(int(line.split()[3]) for line in files.lines)
+    param.write_text("\n".join([str(MAGIC), f"{len(files.lines)} {blobs}", *files.lines, ""]))
+    weights.write_bytes(b"".join(files.weights))
     return param, weights
 
 
 @dataclass
-class _Model:
-    network: Any
+class _Files:
+    """The lines of the .param and the pieces of the .bin."""
+
+    model: Any
     lines: list[str] = field(default_factory=list)
     weights: list[bytes] = field(default_factory=list)
 
     def describe(self) -> None:
         self._layer("Input", [], ["pixels"])
         shallow, features = self._split(self._convolution("conv_first", "pixels"), 2)
-        for index in range(len(self.network.body)):
+        for index in range(len(self.model.body)):
             features = self._block(f"body.{index}", features)
         features = self._sum(self._convolution("conv_body", features), shallow, "0=1")
         for name in ("conv_up1", "conv_up2"):
@@ -66,7 +68,7 @@ class _Model:
         return self._sum(last, kept, SCALED_SUM)
 
     def _convolution(self, name: str, blob_in: str, activation: str = "", blob: str = "") -> str:
-        convolution = self.network.get_submodule(name)
+        convolution = self.model.get_submodule(name)
         weight, bias = convolution.weight.detach().float(), convolution.bias.detach().float()
         self.weights += [bytes(4), weight.numpy().tobytes(), bias.numpy().tobytes()]  # the tag 0 says fp32
         options = f"0={weight.shape[0]} 1=3 4=1 5=1 6={weight.numel()} {activation}"  # 3×3, padded by 1, with bias

@@ -42,7 +42,7 @@ def measure_paste(rounds: int, width: int, height: int, face_count: int) -> Iter
 
 
 def _alignment(index: int, count: int, width: int, height: int) -> Matrix:
-    """The similarity that cuts the face out of a small picture: side by side, each at another angle, 80 px and more high."""
+    """The similarity that cuts the face out of a small picture: side by side, each at another angle, at least 80 px high."""
     side_px = 80 + 5 * index
     center = (width * (index + 0.5) / count, height * (0.3 + 0.4 * (index % 2)))
     matrix = np.array(cv2.getRotationMatrix2D(center, 8.0 * (index - count / 2), FACE_PX / side_px), np.float64)

@@ -1,4 +1,4 @@
-"""What tiles and precision cost: pictures of real photographs against our own in one tile, and against the plain network's."""
+"""What tiles and precision cost: results of photographs against our own in one tile, and against the plain model's."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ def measure_quality(missing: int, side_px: int, photographs: Sequence[str]) -> I
 
 
 def _build_untiled_fp32() -> Upscale:
-    """basicsr's own network, on the whole picture at once."""
+    """basicsr's own model, on the whole picture at once."""
     import torch
 
     from model_utility import build_rrdbnet, load_state_dict, select_device
 
     settings = Settings.from_env()
     device = select_device(settings.device).torch_device
-    network = build_rrdbnet(load_state_dict(settings.weights_dir / X4PLUS), 4)
-    network = network.to(device, memory_format=torch.channels_last)
+    model = build_rrdbnet(load_state_dict(settings.weights_dir / X4PLUS), 4)
+    model = model.to(device, memory_format=torch.channels_last)
 
     @torch.inference_mode()
     def upscale(image: Image) -> Image:
         pixels = torch.from_numpy(image).to(device).permute(2, 0, 1)[None]
         batch = (pixels.float() / 255).contiguous(memory_format=torch.channels_last)
-        result = network(batch)[0].permute(1, 2, 0).clamp_(0, 1).mul_(255).round_()
+        result = model(batch)[0].permute(1, 2, 0).clamp_(0, 1).mul_(255).round_()
         picture: Image = result.to(torch.uint8).cpu().numpy()
         return picture
 

@@ -1,16 +1,17 @@
-"""Which sections there are, how large the pictures are, and how often each is measured."""
+"""What is measured: the sections, the sizes of their pictures, and the number of rounds."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from bench.compare import baselines as peers
+from bench.compare import baselines
 from bench.compare.passes import measure_passes, measure_sizes
 from bench.compare.quality import measure_quality
+from bench.compare.runner import Section
 from bench.compare.service import measure_memory, measure_overhead, measure_starts
 from bench.images.photographs import PHOTOGRAPHS, square
-from bench.results import Sample, Section
+from bench.results import Sample
 
 ROUNDS = 5
 SIDES_PX = (128, 256, 512)
@@ -24,7 +25,7 @@ def sections(*, quick: bool) -> dict[str, Section]:
 
 def _sections() -> list[Section]:
     return [
-        *(_passes(f"pass{side_px}", side_px, _peers(side_px), ROUNDS) for side_px in SIDES_PX),
+        *(_passes(f"pass{side_px}", side_px, _engines(side_px), ROUNDS) for side_px in SIDES_PX),
         _sizes([128, 181, 256, 362, 512], ROUNDS),
         _quality(256),
         _overhead(512, ROUNDS),
@@ -35,9 +36,9 @@ def _sections() -> list[Section]:
 
 
 def _quick_sections() -> list[Section]:
-    """The same with small pictures, all peers and two rounds; the larger passes would show nothing new."""
+    """The same with small pictures, all engines and two rounds; the larger passes would show nothing new."""
     return [
-        _passes("pass128", 32, _peers(128), 2),
+        _passes("pass128", 32, _engines(128), 2),
         _sizes([32, 64], 2),
         _quality(32),
         _overhead(32, 2),
@@ -47,24 +48,24 @@ def _quick_sections() -> list[Section]:
     ]
 
 
-def _peers(side_px: int) -> Sequence[peers.Peer]:
+def _engines(side_px: int) -> Sequence[baselines.Engine]:
     """All of them for the small picture; for the larger ones those that matter, since two cores take minutes for each.
 
-    For 512² OpenVINO wants more than 22 GB.
+    OpenVINO needs more than 22 GB for 512².
     """
     import torch
 
     if torch.cuda.is_available():
-        return peers.ON_GPU
-    few = (peers.REALESRGANER, peers.OURS)
-    return {128: peers.ON_CPU, 256: (*few, peers.OPENVINO, peers.NCNN)}.get(side_px, few)
+        return baselines.ON_GPU
+    few = (baselines.REALESRGANER, baselines.OURS)
+    return {128: baselines.ON_CPU, 256: (*few, baselines.OPENVINO, baselines.NCNN)}.get(side_px, few)
 
 
-def _passes(name: str, side_px: int, who: Sequence[peers.Peer], rounds: int) -> Section:
+def _passes(name: str, side_px: int, engines: Sequence[baselines.Engine], rounds: int) -> Section:
     def measure(missing: int) -> Iterator[Sample]:
-        return measure_passes(missing, square(side_px), who)
+        return measure_passes(missing, square(side_px), engines)
 
-    return Section(name, {"side_px": side_px, "peers": [peer.name for peer in who]}, rounds, measure)
+    return Section(name, {"side_px": side_px, "engines": [engine.name for engine in engines]}, rounds, measure)
 
 
 def _sizes(sides_px: list[int], rounds: int) -> Section:

@@ -1,4 +1,4 @@
-"""The figures of the whole service: a real process, asked over a real socket."""
+"""The whole service: a real process, measured over a real socket."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from bench.compare.runner import in_turns
 from bench.images.photographs import Image, jpeg
-from bench.report.arithmetic import in_turns
 from bench.results import Sample
 from bench.server import Server, running_server
 
 FIELDS = {"target_resolution": "2k", "enhance_faces": False}
 QUERY = "/upscale?target_resolution=2k&enhance_faces=false"
-LOG_SECONDS = 5.0  # in which a request's line must be in the log after its answer has come
+LOG_SECONDS = 5.0  # in which a request's line must be in the log after its response has come
 
 
 @contextmanager
@@ -29,7 +29,7 @@ def _server() -> Iterator[Server]:
 
 
 def measure_overhead(rounds: int, image: Image) -> Iterator[Sample]:
-    """End to end minus network: seconds from the first byte sent to the last received, without those on the device."""
+    """End to end minus the models: seconds from the first byte sent to the last received, without those on the device."""
     files = _unseen_files(image)
     with _server() as server:
         ways: dict[str, Callable[[], float]] = {
@@ -41,7 +41,7 @@ def measure_overhead(rounds: int, image: Image) -> Iterator[Sample]:
 
 
 def _unseen_files(image: Image) -> Iterator[bytes]:
-    """The picture as JPEG, each time another by one block: a server does not make the same twice."""
+    """The picture as JPEG, each time with another block of pixels, so that no request is a cache hit."""
     for shade in range(0, 256, 8):
         changed = image.copy()
         changed[:8, :8] = shade
@@ -54,11 +54,11 @@ def _json(file: bytes) -> bytes:
 
 def _overhead_seconds(server: Server, path: str, body: bytes, **headers: str) -> float:
     start = time.perf_counter()
-    answer, received = server.exchange(path, body, **headers)
+    response, received = server.exchange(path, body, **headers)
     seconds = time.perf_counter() - start
-    if answer.status != 200:
-        raise RuntimeError(f"{path}: {answer.status} {received[:500].decode(errors='replace')}")
-    return seconds - _device_seconds(server, answer.headers["X-Request-ID"])
+    if response.status != 200:
+        raise RuntimeError(f"{path}: {response.status} {received[:500].decode(errors='replace')}")
+    return seconds - _device_seconds(server, response.headers["X-Request-ID"])
 
 
 def _device_seconds(server: Server, request_id: str) -> float:
@@ -88,11 +88,11 @@ def measure_starts(rounds: int) -> Iterator[Sample]:
     """How long a start takes, and how long /health takes meanwhile."""
     for _ in range(rounds):
         with _server() as server:
-            answers = sorted(server.seconds_of_health)
+            seconds = sorted(server.seconds_of_health)
             yield {
                 "first /health, s": server.seconds_to_health,
                 "ready, s": server.seconds_to_ready,
-                "/health median, s": statistics.median(answers),
-                "/health p99, s": answers[len(answers) * 99 // 100],
-                "/health slowest, s": answers[-1],
+                "/health median, s": statistics.median(seconds),
+                "/health p99, s": seconds[len(seconds) * 99 // 100],
+                "/health slowest, s": seconds[-1],
             }

@@ -1,4 +1,4 @@
-"""A peer in a process of its own: built, warmed up once, then run and timed whenever it is told to."""
+"""An engine in a process of its own: built, warmed up once, then run and timed on request."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
-from bench.compare.baselines import Peer
+from bench.compare.baselines import Engine
 from bench.images.photographs import Image
 
 END_SECONDS = 5.0
 
 
-class PeerError(RuntimeError):
-    """The peer's process could not do what it was asked; the message has its traceback."""
+class EngineError(RuntimeError):
+    """The engine's process failed; the message has its traceback."""
 
 
 @dataclass
 class Worker:
-    """A peer that is ready; `picture` is what it made of the image, None for the yardstick."""
+    """An engine that is ready; `picture` is what it made of the image, None for the yardstick."""
 
-    peer: Peer
+    engine: Engine
     connection: Connection
     picture: Image | None = None
 
@@ -39,36 +39,36 @@ class Worker:
         return seconds
 
     def receive(self) -> Any:
-        """The next answer.
+        """The next reply.
 
         Raises:
-            PeerError: the process failed, or ended without an answer.
+            EngineError: the process failed, or ended without a reply.
         """
         try:
-            answer, failure = self.connection.recv()
+            reply, failure = self.connection.recv()
         except EOFError:
-            raise PeerError(f"{self.peer.name}: the process ended; did it run out of memory?") from None
+            raise EngineError(f"{self.engine.name}: the process ended; did it run out of memory?") from None
         if failure:
-            raise PeerError(f"{self.peer.name}:\n{failure}")
-        return answer
+            raise EngineError(f"{self.engine.name}:\n{failure}")
+        return reply
 
 
 @contextmanager
-def workers(tasks: Sequence[tuple[Peer, Image]]) -> Iterator[dict[str, Worker]]:
-    """Start each peer for its image, one after the other; all are ended with the context."""
+def workers(tasks: Sequence[tuple[Engine, Image]]) -> Iterator[dict[str, Worker]]:
+    """Start each engine for its image, one after the other; all of them end with the context."""
     with contextlib.ExitStack() as stack:
-        yield {peer.name: stack.enter_context(_worker(peer, image)) for peer, image in tasks}
+        yield {engine.name: stack.enter_context(_worker(engine, image)) for engine, image in tasks}
 
 
 @contextmanager
-def _worker(peer: Peer, image: Image) -> Iterator[Worker]:
+def _worker(engine: Engine, image: Image) -> Iterator[Worker]:
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=_work, args=(theirs, peer, image), name=peer.name)
+    process = context.Process(target=_work, args=(theirs, engine, image), name=engine.name)
     process.start()
     theirs.close()  # so that its end shows as the end of the pipe
     try:
-        worker = Worker(peer, ours)
+        worker = Worker(engine, ours)
         worker.picture = worker.receive()
         yield worker
     finally:
@@ -78,12 +78,12 @@ def _worker(peer: Peer, image: Image) -> Iterator[Worker]:
         process.join()
 
 
-def _work(connection: Connection, peer: Peer, image: Image) -> None:
-    """The peer's process. Some of them write to stdout with every tile, which is no part of their figures."""
-    warnings.simplefilter("ignore")  # how long a peer will still work with this torch is no figure either
+def _work(connection: Connection, engine: Engine, image: Image) -> None:
+    """The engine's process. Some engines write to stdout with every tile, which is no part of what is measured."""
+    warnings.simplefilter("ignore")  # how long an engine will still work with this torch is not measured either
     with contextlib.redirect_stdout(io.StringIO()):
         try:
-            upscale = peer.build(image.shape[0])
+            upscale = engine.build(image.shape[0])
             connection.send((upscale(image), ""))
             while True:
                 connection.recv()

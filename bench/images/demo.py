@@ -1,6 +1,6 @@
-"""Show what the service does: `make demo` posts the sample photograph and leaves the result, and a before/after picture.
+"""Show what the service does: `make demo` posts the sample photograph, and keeps the result and a before/after picture.
 
-The running service is asked (`PORT`, else 10005); where there is none, one is started for the moment.
+It uses the running service (`PORT`, else 10005), or starts one for the moment.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ def main() -> int:
     """Post the sample to 2k, and write `demo/astronaut-2k.jpg` and `demo/before-after.png`."""
     with _service() as server:
         _say(f"Posting {SAMPLE.relative_to(ROOT)} to {server.url}/upscale …")
-        answer = server.upscale(SAMPLE.read_bytes())
+        response = server.upscale(SAMPLE.read_bytes())
     FOLDER.mkdir(exist_ok=True)
     result = FOLDER / "astronaut-2k.jpg"
-    result.write_bytes(base64.b64decode(answer["base64"]))
+    result.write_bytes(base64.b64decode(response["base64"]))
     comparison = FOLDER / "before-after.png"
     with Image.open(SAMPLE) as before, Image.open(result) as after:
         compare(before, after).save(comparison)
-    size = "{width}×{height}".format(**answer["upscaled_size"])
-    _say(f"{size} in {answer['processing_time']} s; faces found: {answer['faces_detected']}.")
-    for warning in answer["warnings"]:
+    size = "{width}×{height}".format(**response["upscaled_size"])
+    _say(f"{size} in {response['processing_time']} s; faces found: {response['faces_detected']}.")
+    for warning in response["warnings"]:
         _say(f"Warning: {warning}")
     _say(f"Look at {result.relative_to(ROOT)} and {comparison.relative_to(ROOT)}.")
     return 0
@@ -66,7 +66,7 @@ def _service() -> Iterator[Server]:
 def _is_ours(server: Server) -> bool:
     try:
         return "max_image_size_mb" in server.health()
-    except (OSError, HTTPException, ValueError):  # nobody there, or somebody else
+    except (OSError, HTTPException, ValueError):  # nothing there, or something else
         return False
 
 

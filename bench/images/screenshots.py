@@ -1,4 +1,4 @@
-"""The documents' pictures of the page: `make screenshots` starts a server, uses the page as a person would, and looks.
+"""The screenshots of the documents: `make screenshots` starts a server and uses its page as a person would.
 
 Each is docs/page*.jpg: JPEG, since a photograph is in it.
 """
@@ -38,7 +38,7 @@ def main() -> int:
             _keep(_shot(page), "page-dark")
         with _visit(browser, server.url, **TELEPHONE, color_scheme="dark") as page:
             _pick(page)
-            page.get_by_label("Restore faces").uncheck()  # else the server has the result already
+            page.get_by_label("Restore faces").uncheck()  # else the result is a cache hit
             page.evaluate("scrollTo(0, 0)")
             shots = [_shot(page)]
             _start(page)

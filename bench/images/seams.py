@@ -1,7 +1,7 @@
 """Show what tiles do to a picture: `python -m bench.images.seams` writes `docs/seams.png` and prints the errors.
 
-A detail of the sample is enlarged four times by the reference library without tiles, which is what is right; by the same
-in tiles, with the padding that is usual; and by this service. The picture is what the last two get wrong, amplified.
+A detail of the sample is enlarged four times by the reference library without tiles, which is the truth; by the same in tiles
+with the usual padding; and by this service. The picture shows the errors of the last two, amplified. It takes half a minute.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ X4PLUS = Settings.from_env().weights_dir / "RealESRGAN_x4plus.pth"
 
 
 def main() -> int:
-    """Measure, write the picture, and print the figures of it."""
+    """Measure, write the picture, and print its numbers."""
     with Image.open(SAMPLE) as image:
         detail = np.array(image.convert("RGB").crop(DETAIL_PX))
-    right = _reference(detail, tile_px=0)
+    truth = _reference(detail, tile_px=0)
     ours = SuperResolver({4: build_rrdbnet(load_state_dict(X4PLUS), 4)}, select_device("cpu", "fp32"))
     results = {
         f"RealESRGANer, tiles of {TILE_PX} px, pad {PAD_PX}": _reference(detail, TILE_PX),
         "this service": ours.super_resolve(detail, 4, lambda _work: None),
     }
-    errors = {name: np.abs(result.astype(int) - right).max(axis=2) for name, result in results.items()}
+    errors = {name: np.abs(result.astype(int) - truth).max(axis=2) for name, result in results.items()}
     for name, error in errors.items():
         sys.stdout.write(
             f"{name}: largest error {error.max()} grey levels, 99.9th percentile {np.percentile(error, 99.9):.0f}, "
@@ -50,9 +50,9 @@ def main() -> int:
 
 def _reference(image: NDArray[np.uint8], tile_px: int) -> NDArray[np.uint8]:
     """The reference library's result, in fp32 on the CPU; it wants BGR, and gives it."""
-    network = RRDBNet(num_in_ch=3, num_out_ch=3, scale=4, num_feat=64, num_block=23, num_grow_ch=32)
+    model = RRDBNet(num_in_ch=3, num_out_ch=3, scale=4, num_feat=64, num_block=23, num_grow_ch=32)
     reference = RealESRGANer(
-        4, str(X4PLUS), model=network, tile=tile_px, tile_pad=PAD_PX, pre_pad=0, half=False, device=torch.device("cpu")
+        4, str(X4PLUS), model=model, tile=tile_px, tile_pad=PAD_PX, pre_pad=0, half=False, device=torch.device("cpu")
     )
     enlarged: NDArray[np.uint8] = reference.enhance(image[:, :, ::-1])[0][:, :, ::-1]
     return enlarged

@@ -1,10 +1,10 @@
-"""Turns, medians, ratios and slopes: the arithmetic under every figure. It knows neither networks nor files."""
+"""Medians, ratios and slopes: the arithmetic of every benchmark."""
 
 from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -22,12 +22,6 @@ class Spread:
         if not values:
             raise ValueError("nothing was measured")
         return cls(statistics.median(values), min(values), max(values))
-
-
-def in_turns(measures: Mapping[str, Callable[[], float]], rounds: int) -> Iterator[dict[str, float]]:
-    """One value of each measure a round: A B C, A B C, so that whatever slows the machine for a while slows them all."""
-    for _ in range(rounds):
-        yield {name: measure() for name, measure in measures.items()}
 
 
 def ratios(numerators: Sequence[float], denominators: Sequence[float]) -> list[float]:

@@ -1,4 +1,4 @@
-"""The figures that are promised: how each is derived from the samples, and what its goal is on a CPU and on a GPU."""
+"""The benchmarks: how each is derived from the samples, and its target on a CPU and on a GPU."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ X4PLUS_BLOCKS = 23
 
 
 @dataclass(frozen=True)
-class Goal:
-    """Between two bounds, either of which may be missing; a figure without any is only reported."""
+class Target:
+    """Between two bounds, either of which may be missing; a benchmark without any is only reported."""
 
     least: float | None = None
     most: float | None = None
@@ -29,32 +29,32 @@ class Goal:
 
 
 @dataclass(frozen=True)
-class Figure:
+class Benchmark:
     """One row of the table; `values` derives one value a sample from the record of `section`."""
 
     text: str  # with the fields of the section's settings in braces
     section: str
     unit: str
     values: Callable[[Record], list[float]]
-    cpu: Goal
-    cuda: Goal
+    cpu: Target
+    cuda: Target
     worst: Callable[[list[float]], float] | None = None
-    """Which of the values must meet the goal; None: the median."""
+    """Which of the values must meet the target; None: the median."""
 
     def found(self, records: Mapping[str, Record]) -> list[float]:
         """The values; none where nothing was measured."""
         record = records.get(self.section)
         try:
             return self.values(record) if record else []
-        except KeyError:  # of a peer that is not on this kind of device
+        except KeyError:  # of an engine that does not run on this kind of device
             return []
 
     def judged(self, values: list[float]) -> float:
         return self.worst(values) if self.worst else Spread.of(values).median
 
 
-def _times(peer: str) -> Callable[[Record], list[float]]:
-    return lambda record: ratios(record.series(f"{peer}, s"), record.series("ours, s"))
+def _times(engine: str) -> Callable[[Record], list[float]]:
+    return lambda record: ratios(record.series(f"{engine}, s"), record.series("ours, s"))
 
 
 def _product_share(record: Record) -> list[float]:
@@ -79,72 +79,79 @@ def _paste_times(record: Record) -> list[float]:
     return ratios(record.series("facexlib, s"), record.series("ours, s"))
 
 
-NONE = Goal()
+NONE = Target()
 _ONE = "x4plus, {side_px}²: "
 
-FIGURES = (
+BENCHMARKS = (
     *(
-        figure
+        benchmark
         for section in ("pass128", "pass256", "pass512")
-        for figure in (
-            Figure(_ONE + "shipped `RealESRGANer` / ours", section, "×", _times("RealESRGANer"), Goal(least=3.0), NONE),
-            Figure(_ONE + "its `half=True` / ours", section, "×", _times("RealESRGANer, half"), NONE, Goal(least=3.0)),
-            Figure(_ONE + "OpenVINO bf16 / ours", section, "×", _times("OpenVINO bf16"), Goal(least=1.1), NONE),
-            Figure(_ONE + "ncnn fp32 / ours", section, "×", _times("ncnn fp32"), Goal(least=1.6), NONE),
-            Figure(_ONE + "TensorRT / ours", section, "×", _times("TensorRT"), NONE, Goal(least=1.2)),
-            Figure(_ONE + "share of the bf16 matrix product's rate", section, "%", _product_share, NONE, Goal(least=35)),
+        for benchmark in (
+            Benchmark(_ONE + "shipped `RealESRGANer` / ours", section, "×", _times("RealESRGANer"), Target(least=3.0), NONE),
+            Benchmark(_ONE + "its `half=True` / ours", section, "×", _times("RealESRGANer, half"), NONE, Target(least=3.0)),
+            Benchmark(_ONE + "OpenVINO bf16 / ours", section, "×", _times("OpenVINO bf16"), Target(least=1.1), NONE),
+            Benchmark(_ONE + "ncnn fp32 / ours", section, "×", _times("ncnn fp32"), Target(least=1.6), NONE),
+            Benchmark(_ONE + "TensorRT / ours", section, "×", _times("TensorRT"), NONE, Target(least=1.2)),
+            Benchmark(_ONE + "share of the bf16 matrix product's rate", section, "%", _product_share, NONE, Target(least=35)),
         )
     ),
-    Figure(
+    Benchmark(
         "largest error against untiled, same precision, five photographs of {side_px}²",
         "quality",
         "grey levels",
         _scaled("against untiled, same precision, grey levels", 1),
-        Goal(most=0),
-        Goal(most=0),
+        Target(most=0),
+        Target(most=0),
         max,
     ),
-    Figure(
+    Benchmark(
         "PSNR against fp32 untiled, five photographs of {side_px}²",
         "quality",
         "dB",
         _scaled("against untiled fp32, dB", 1),
-        Goal(least=50),
-        Goal(least=50),
+        Target(least=50),
+        Target(least=50),
         min,
     ),
-    Figure(
-        "end to end minus network, {width}×{height} JPEG in and out, base64",
+    Benchmark(
+        "end to end minus the models, {width}×{height} JPEG in and out, base64",
         "http",
         "ms",
         _scaled("base64, s", 1000),
-        Goal(most=100),
-        Goal(most=15),
+        Target(most=100),
+        Target(most=15),
     ),
-    Figure("the same, the files themselves as bodies", "http", "ms", _scaled("raw, s", 1000), Goal(most=60), Goal(most=8)),
-    Figure(
+    Benchmark(
+        "the same, the files themselves as bodies", "http", "ms", _scaled("raw, s", 1000), Target(most=60), Target(most=8)
+    ),
+    Benchmark(
         "peak memory above the idle server, {width}×{height}, 4×",
         "memory",
         "MB",
         _scaled("peak above idle, B", 1e-6),
-        Goal(most=1500),
+        Target(most=1500),
         NONE,
         max,
     ),
-    Figure(
+    Benchmark(
         "peak memory of the GPU above the idle server, {width}×{height}, 4×",
         "memory",
         "MB",
         _scaled("GPU peak above idle, B", 1e-6),
         NONE,
-        Goal(most=2500),
+        Target(most=2500),
         max,
     ),
-    Figure(
-        "{faces} faces pasted at {width}×{height}: facexlib / ours", "paste", "×", _paste_times, Goal(least=20), Goal(least=20)
+    Benchmark(
+        "{faces} faces pasted at {width}×{height}: facexlib / ours",
+        "paste",
+        "×",
+        _paste_times,
+        Target(least=20),
+        Target(least=20),
     ),
-    Figure("time against pixels, log-log slope", "sizes", "", _slopes, Goal(0.95, 1.05), Goal(0.95, 1.05)),
-    Figure("start to ready", "start", "s", _scaled("ready, s", 1), Goal(most=12), Goal(most=12)),
-    Figure("first answer of `/health`", "start", "s", _scaled("first /health, s", 1), NONE, NONE),
-    Figure("`/health` meanwhile, p99", "start", "ms", _scaled("/health p99, s", 1000), NONE, NONE, max),
+    Benchmark("time against pixels, log-log slope", "sizes", "", _slopes, Target(0.95, 1.05), Target(0.95, 1.05)),
+    Benchmark("start to ready", "start", "s", _scaled("ready, s", 1), Target(most=12), Target(most=12)),
+    Benchmark("first response of `/health`", "start", "s", _scaled("first /health, s", 1), NONE, NONE),
+    Benchmark("`/health` meanwhile, p99", "start", "ms", _scaled("/health p99, s", 1000), NONE, NONE, max),
 )

@@ -1,4 +1,4 @@
-"""The figures as one picture: how far each is from its goal, how long the peers take, and how time grows with pixels."""
+"""The benchmarks as one plot: each over its target, one pass of each engine, and time over pixels."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from bench.report.arithmetic import Spread, ratios
-from bench.report.benchmarks import FIGURES, Figure, Goal
-from bench.report.tables import spread, title
+from bench.report.benchmarks import BENCHMARKS, Benchmark, Target
+from bench.report.tables import format_spread, title
 from bench.results import Record
 
-OURS, THEIRS, MISSED = "#1b7f4d", "#8a99a8", "#c0392b"
+OURS, THEIRS, NOT_MET = "#1b7f4d", "#8a99a8", "#c0392b"
 
 
 def draw(records: Mapping[str, Record], path: Path) -> None:
@@ -22,27 +22,27 @@ def draw(records: Mapping[str, Record], path: Path) -> None:
     from matplotlib import pyplot
 
     figure = pyplot.figure(figsize=(10, 10), layout="constrained")
-    above, below = figure.subfigures(2, height_ratios=[2, 3])  # each with margins of its own: the goals' labels are long
-    (peers, sizes), goals = above.subplots(1, 2), below.subplots()
-    _draw_peers(peers, records)
+    above, below = figure.subfigures(2, height_ratios=[2, 3])  # each with margins of its own: the targets' labels are long
+    (engines, sizes), targets = above.subplots(1, 2), below.subplots()
+    _draw_engines(engines, records)
     _draw_sizes(sizes, records)
-    _draw_goals(goals, records)
-    below.suptitle("how far beyond its goal each figure is (green: met, red: missed)")
-    for axis in (peers, sizes, goals):
+    _draw_targets(targets, records)
+    below.suptitle("each benchmark over its target (green: met, red: not met)")
+    for axis in (engines, sizes, targets):
         axis.spines[["top", "right"]].set_visible(False)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
 
 
-def _draw_peers(axis: Any, records: Mapping[str, Record]) -> None:
-    """Seconds of each peer over ours, from the smallest picture, for which all are measured."""
+def _draw_engines(axis: Any, records: Mapping[str, Record]) -> None:
+    """Seconds of each engine over ours, from the smallest picture, for which all are measured."""
     measured = [record for name, record in sorted(records.items()) if name.startswith("pass")]
     if not measured:
-        _say_not_measured(axis, "one pass against the peers")
+        _say_not_measured(axis, "one pass of each engine")
         return
     record, side_px = measured[0], measured[0].settings["side_px"]
-    for name in record.settings["peers"]:
+    for name in record.settings["engines"]:
         times = Spread.of(ratios(record.series(f"{name}, s"), record.series("ours, s")))
         error = [[times.median - times.least], [times.most - times.median]]
         axis.barh(name, times.median, xerr=error, color=OURS if name == "ours" else THEIRS, ecolor="#444", capsize=3)
@@ -71,33 +71,33 @@ def _draw_sizes(axis: Any, records: Mapping[str, Record]) -> None:
     axis.legend(frameon=False)
 
 
-def _draw_goals(axis: Any, records: Mapping[str, Record]) -> None:
-    """Each figure over its goal, so that 1 is the goal and more is better."""
+def _draw_targets(axis: Any, records: Mapping[str, Record]) -> None:
+    """Each benchmark over its target, so that 1 is the target and more is better."""
     kind = "cuda" if any("cuda" in record.context["device"] for record in records.values()) else "cpu"
-    rows = [(figure, getattr(figure, kind), figure.found(records)) for figure in reversed(FIGURES)]
-    rows = [(figure, goal, values) for figure, goal, values in rows if values and goal != Goal()]
-    for figure, goal, values in rows:
-        reached = attainment(figure, goal, values)
-        color = OURS if goal.is_met_by(figure.judged(values)) else MISSED
-        label = f"{title(figure, records)}: {goal} {figure.unit}".replace("`", "")
+    rows = [(benchmark, getattr(benchmark, kind), benchmark.found(records)) for benchmark in reversed(BENCHMARKS)]
+    rows = [(benchmark, target, values) for benchmark, target, values in rows if values and target != Target()]
+    for benchmark, target, values in rows:
+        reached = _attainment(benchmark, target, values)
+        color = OURS if target.is_met_by(benchmark.judged(values)) else NOT_MET
+        label = f"{title(benchmark, records)}: {target} {benchmark.unit}".replace("`", "")
         axis.plot([1, reached], [label, label], color=color, linewidth=2)
         axis.plot(reached, label, "o", color=color)
         beside = (max(reached, 1), label)
-        axis.annotate(f"{spread(values)} {figure.unit}", beside, (8, 0), textcoords="offset points", va="center")
+        axis.annotate(f"{format_spread(values)} {benchmark.unit}", beside, (8, 0), textcoords="offset points", va="center")
     axis.axvline(1, color="#444", linewidth=1)
     axis.set_xscale("log")
-    axis.set_xticks([0.5, 1, 2, 5, 10], ["½", "goal", "2×", "5×", "10×"])
+    axis.set_xticks([0.5, 1, 2, 5, 10], ["½", "target", "2×", "5×", "10×"])
     axis.minorticks_off()
     axis.margins(y=0.03)
-    axis.set_xlim(0.4, 8 * max([1.0, *(attainment(*row) for row in rows)]))  # room for the words beside the last point
+    axis.set_xlim(0.4, 8 * max([1.0, *(_attainment(*row) for row in rows)]))  # space for the words beside the last point
 
 
-def attainment(figure: Figure, goal: Goal, values: list[float]) -> float:
-    """The judged value over its goal, turned so that 1 or more is met; a goal of 0 is met (1) or missed (a half)."""
-    value = figure.judged(values)
-    if (goal.least is not None and goal.most is not None) or (not goal.most and goal.least is None):
-        return 1.0 if goal.is_met_by(value) else 0.5
-    return value / goal.least if goal.least is not None else (goal.most or 0) / max(value, 1e-9)
+def _attainment(benchmark: Benchmark, target: Target, values: list[float]) -> float:
+    """The judged value over its target, turned so that 1 or more meets it; a target of 0 is met (1) or not (a half)."""
+    value = benchmark.judged(values)
+    if (target.least is not None and target.most is not None) or (not target.most and target.least is None):
+        return 1.0 if target.is_met_by(value) else 0.5
+    return value / target.least if target.least is not None else (target.most or 0) / max(value, 1e-9)
 
 
 def _say_not_measured(axis: Any, what: str) -> None:

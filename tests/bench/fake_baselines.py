@@ -1,4 +1,4 @@
-"""Peers that cost nothing. A module of their own, since each one's process imports what its builder is defined in."""
+"""Engines that cost nothing. A module of their own, since each one's process imports what its builder is defined in."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import time
 
 import numpy as np
 
-from bench.compare.baselines import Peer, Upscale
+from bench.compare.baselines import Engine, Upscale
 from bench.images.photographs import Image
 
 
@@ -34,8 +34,8 @@ def build_broken(_side_px: int) -> Upscale:
     raise ModuleNotFoundError("no such engine")
 
 
-FAST = Peer("fast", build_repeating)
-SLOW = Peer("slow", build_slow)
-YARDSTICK = Peer("yardstick", build_slow)
-BLACK = Peer("black", build_black)
-BROKEN = Peer("broken", build_broken)
+FAST = Engine("fast", build_repeating)
+SLOW = Engine("slow", build_slow)
+YARDSTICK = Engine("yardstick", build_slow)
+BLACK = Engine("black", build_black)
+BROKEN = Engine("broken", build_broken)

@@ -1,4 +1,4 @@
-"""The figures' arithmetic, and the harness with peers that cost nothing."""
+"""The measuring of engines, with some that cost nothing, and the arithmetic of the benchmarks."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench.compare import baselines as peers
-from bench.compare import passes as network
-from bench.compare.worker import PeerError, workers
+from bench.compare.baselines import build_ncnn, build_realesrganer
+from bench.compare.passes import measure_passes
+from bench.compare.runner import Section, in_turns, measure_section
+from bench.compare.worker import EngineError, workers
 from bench.images.photographs import largest_difference, psnr_db
-from bench.report.arithmetic import Spread, in_turns, log_log_slope, ratios
-from bench.results import Record, Sample, Section, measure_section, read_records
+from bench.report.arithmetic import Spread, log_log_slope, ratios
+from bench.results import Record, Sample, read_records
 from tests.bench.fake_baselines import BLACK, BROKEN, FAST, SLOW, YARDSTICK
 from tests.conftest import sample_crop
 
@@ -58,8 +59,8 @@ def test_psnr_and_largest_difference() -> None:
     assert psnr_db(black, almost) == pytest.approx(48.13, abs=0.01)
 
 
-def test_peers_are_timed_in_turns_beside_the_yardstick() -> None:
-    samples = list(network.measure_passes(3, PHOTOGRAPH, (FAST, SLOW), YARDSTICK))
+def test_engines_are_timed_in_turns_beside_the_yardstick() -> None:
+    samples = list(measure_passes(3, PHOTOGRAPH, (FAST, SLOW), YARDSTICK))
     assert len(samples) == 3
     for sample in samples:
         assert set(sample) == {"fast, s", "slow, s", "yardstick, s", "fast, dB", "slow, dB", "yardstick, dB"}
@@ -67,19 +68,19 @@ def test_peers_are_timed_in_turns_beside_the_yardstick() -> None:
         assert sample["slow, dB"] == 100
 
 
-def test_a_peer_that_makes_another_picture_is_refused() -> None:
+def test_an_engine_that_makes_another_picture_is_refused() -> None:
     with pytest.raises(ValueError, match="another picture than fast: black"):
-        list(network.measure_passes(1, PHOTOGRAPH, (FAST, BLACK), YARDSTICK))
+        list(measure_passes(1, PHOTOGRAPH, (FAST, BLACK), YARDSTICK))
 
 
-def test_a_peer_that_fails_says_why() -> None:
-    with pytest.raises(PeerError, match=r"(?s)broken:.*no such engine"), workers([(BROKEN, PHOTOGRAPH)]):
+def test_an_engine_that_fails_says_why() -> None:
+    with pytest.raises(EngineError, match=r"(?s)broken:.*no such engine"), workers([(BROKEN, PHOTOGRAPH)]):
         pass
 
 
-def test_ncnn_gets_the_very_network() -> None:
+def test_ncnn_runs_the_same_model() -> None:
     pytest.importorskip("ncnn", reason="make bench installs it")
-    assert largest_difference(peers.build_ncnn(24)(PHOTOGRAPH), peers.build_realesrganer(24)(PHOTOGRAPH)) <= 1
+    assert largest_difference(build_ncnn(24)(PHOTOGRAPH), build_realesrganer(24)(PHOTOGRAPH)) <= 1
 
 
 def section(*samples: Sample, count: int = 3) -> Section:
@@ -111,6 +112,6 @@ def test_sections_share_a_file(tmp_path: Path) -> None:
     }
 
 
-def test_quantities_that_were_not_measured_are_missed() -> None:
+def test_a_quantity_that_was_not_measured_raises() -> None:
     with pytest.raises(KeyError):
         Record({}, CONTEXT, samples=[{"a": 1.0}]).series("b")
