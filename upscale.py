@@ -27,8 +27,8 @@ from weights.manifest import WeightFile, read_manifest, sha256_of
 if TYPE_CHECKING:  # both import torch, which takes seconds: the server answers /health before that
     from basicsr.archs.rrdbnet_arch import RRDBNet
 
-    from faces import Face, FaceDetector, FaceRestorer
-    from model_utility import Advance, SuperResolver
+    from models.faces import Face, FaceDetector, FaceRestorer
+    from models.super_resolution import Advance, SuperResolver
 
 logger = logging.getLogger(__name__)
 
@@ -336,8 +336,8 @@ def load_upscaler(settings: Settings) -> Upscaler:
         WeightsError: a required file is missing or not what the manifest says.
         ConfigError: `DEVICE` is not there.
     """
-    from faces import FaceDetector, FaceRestorer
-    from model_utility import SuperResolver, build_rrdbnet, select_device
+    from models.faces import FaceDetector, FaceRestorer
+    from models.super_resolution import SuperResolver, build_rrdbnet, select_device
 
     device = select_device(settings.device, settings.precision, settings.torch_threads)
     if device.warning:
@@ -368,7 +368,7 @@ class _Weights:
         self._manifest = read_manifest()
 
     def load(self, model: str, file: str) -> dict[str, Any] | None:
-        from model_utility import load_state_dict
+        from models.super_resolution import load_state_dict
 
         weight_file, path = self._manifest[file], self._folder / file
         try:

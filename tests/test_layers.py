@@ -32,7 +32,7 @@ class Watch(importlib.abc.MetaPathFinder):
         assert name != "torch" or "OMP_WAIT_POLICY" in os.environ, "torch is imported too early"
 
 sys.meta_path.insert(0, Watch())
-import faces
+import models.faces
 """
     environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
     subprocess.run([sys.executable, "-c", watch], cwd=ROOT, env=environment, check=True)  # noqa: S603 - our own interpreter

@@ -100,7 +100,7 @@ MEASURE = """
 import re, sys
 from pathlib import Path
 import numpy as np
-from model_utility import SuperResolver, build_rrdbnet, load_state_dict, select_device
+from models.super_resolution import SuperResolver, build_rrdbnet, load_state_dict, select_device
 
 def resident(key):
     return int(re.search(key + r":\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024

@@ -37,7 +37,7 @@ class Engine:
 
 
 def build_ours(_side_px: int) -> Upscale:
-    from model_utility import SuperResolver, build_rrdbnet, load_state_dict, select_device
+    from models.super_resolution import SuperResolver, build_rrdbnet, load_state_dict, select_device
 
     settings = Settings.from_env()
     device = select_device(settings.device, settings.precision, settings.torch_threads)
@@ -173,7 +173,7 @@ def _model() -> Any:
     torch is imported before our engine prepares the process for it: a baseline gets OpenMP's defaults, which let threads spin.
     """
     import torch  # noqa: F401, I001
-    from model_utility import build_rrdbnet, load_state_dict
+    from models.super_resolution import build_rrdbnet, load_state_dict
 
     return build_rrdbnet(load_state_dict(Settings.from_env().weights_dir / X4PLUS), 4)
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from bench.images.photographs import Image, largest_difference, square
 from bench.results import Sample
-from faces import FACE_PX, Matrix, paste_face, paste_matrix
+from models.faces import FACE_PX, Matrix, paste_face, paste_matrix
 
 from facexlib.utils.face_restoration_helper import FaceRestoreHelper  # isort: skip - after model_utility's shim
 

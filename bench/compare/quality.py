@@ -17,7 +17,7 @@ def measure_quality(missing: int, side_px: int, photographs: Sequence[str]) -> I
     for name in photographs[-missing:]:
         image = square(side_px, name)
         picture = ours(image)
-        with mock.patch("model_utility.UPSAMPLER_TILE_PX", side_px):
+        with mock.patch("models.super_resolution.UPSAMPLER_TILE_PX", side_px):
             untiled = ours(image)
         yield {
             "against untiled, same precision, grey levels": largest_difference(picture, untiled),
@@ -29,7 +29,7 @@ def _build_untiled_fp32() -> Upscale:
     """basicsr's own model, on the whole picture at once."""
     import torch
 
-    from model_utility import build_rrdbnet, load_state_dict, select_device
+    from models.super_resolution import build_rrdbnet, load_state_dict, select_device
 
     settings = Settings.from_env()
     device = select_device(settings.device).torch_device

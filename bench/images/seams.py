@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from bench.server import ROOT, SAMPLE
 from core.config import Settings
-from model_utility import SuperResolver, build_rrdbnet, load_state_dict, select_device
+from models.super_resolution import SuperResolver, build_rrdbnet, load_state_dict, select_device
 
 from basicsr.archs.rrdbnet_arch import RRDBNet  # isort: skip - after model_utility's shim
 from realesrgan import RealESRGANer  # isort: skip

@@ -20,7 +20,7 @@ from PIL import Image
 from core.config import Settings
 from imaging.decode import decode_image
 from imaging.encode import encode_image
-from model_utility import SuperResolver, build_rrdbnet, load_state_dict
+from models.super_resolution import SuperResolver, build_rrdbnet, load_state_dict
 from tests.e2e.faults import new_picture
 from tests.helpers import WEIGHTS, FakeResolver, assert_error, b64, fake_upscaler, psnr, ready, serving
 from upscale import Upscaler

@@ -13,7 +13,7 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
-from model_utility import Advance, Device  # first: it prepares the process for torch, and lets gfpgan be imported
+from models.super_resolution import Advance, Device  # first: it prepares the process for torch, and lets gfpgan be imported
 
 # isort: split
 import cv2

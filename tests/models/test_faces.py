@@ -13,7 +13,8 @@ from facexlib.parsing.parsenet import ParseNet
 from facexlib.utils.face_restoration_helper import FaceRestoreHelper
 from PIL import Image as PILImage
 
-from faces import (
+from imaging.picture import Picture
+from models.faces import (
     FACE_PX,
     Face,
     FaceDetector,
@@ -26,8 +27,7 @@ from faces import (
     paste_face,
     paste_matrix,
 )
-from imaging.picture import Picture
-from model_utility import load_state_dict, select_device
+from models.super_resolution import load_state_dict, select_device
 from tests.helpers import WEIGHTS, FakeResolver, max_difference, sample_crop
 from upscale import ModelStatus, Size, Upscaler, plan_upscale
 

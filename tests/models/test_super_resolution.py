@@ -12,13 +12,21 @@ import numpy as np
 import pytest
 import torch
 
-import model_utility
 from bench.server import ROOT
 from core.config import ConfigError
-from model_utility import Device, Image, SuperResolver, _unusable_gpu_reason, build_rrdbnet, load_state_dict, select_device
+from models import super_resolution
+from models.super_resolution import (
+    Device,
+    Image,
+    SuperResolver,
+    _unusable_gpu_reason,
+    build_rrdbnet,
+    load_state_dict,
+    select_device,
+)
 from tests.helpers import WEIGHTS, max_difference, psnr, sample_crop
 
-from basicsr.archs.rrdbnet_arch import RRDBNet  # isort: skip - after model_utility's shim
+from basicsr.archs.rrdbnet_arch import RRDBNet  # isort: skip - after super_resolution's shim
 from realesrgan import RealESRGANer  # isort: skip
 
 X4PLUS = WEIGHTS / "RealESRGAN_x4plus.pth"
@@ -134,7 +142,7 @@ class _Accepting(torch.nn.Module):
 
 def test_upsampler_tiles_leave_no_trace(fp32: SuperResolver, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = fp32.super_resolve(FACE, 4, ignore)
-    monkeypatch.setattr(model_utility, "UPSAMPLER_TILE_PX", 24)
+    monkeypatch.setattr(super_resolution, "UPSAMPLER_TILE_PX", 24)
     assert np.array_equal(fp32.super_resolve(FACE, 4, ignore), whole)
 
 
@@ -213,7 +221,7 @@ def test_memory_freed_in_a_pass_is_given_out_again_and_returned_after_it() -> No
     """The kernel clears each page that it gives; an array like the last one should cost nothing of that."""
     watch = """
 import resource, sys
-import model_utility, torch
+import super_resolution, torch
 
 def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -223,7 +231,7 @@ before = faults()
 for _ in range(8):
     torch.ones(16 * 2**20)
 again = faults() - before
-model_utility._return_freed_memory()
+super_resolution._return_freed_memory()
 before = faults()
 torch.ones(16 * 2**20)
 sys.stdout.write(f"{again} {faults() - before}")
