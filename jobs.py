@@ -40,8 +40,8 @@ from core.logs import Values, timestamp
 from deadline import Deadline
 from dispatch import Answer, Ticket, plan_fields, plan_order
 from job_store import JobRecord, JobStore, Status, interrupted
+from outbound.webhooks import Webhooks
 from service import Service, State, shutting_down
-from webhook import Webhooks
 
 logger = logging.getLogger(__name__)
 

@@ -24,7 +24,7 @@ from core.metrics import Metrics, MetricsSnapshot
 from deadline import Deadline
 from device_queue import DeviceQueue, Job
 from dispatch import Answer, Dispatcher, Ticket
-from heartbeat import Heartbeat
+from outbound.heartbeat import Heartbeat
 from upscale import Upscaler, load_upscaler, max_input_px
 from utility import IOThreads, ResultStore
 

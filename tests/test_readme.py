@@ -8,7 +8,6 @@ from hypercorn.config import Config
 
 import app
 import contract
-import webhook
 from answers import RESULT_HEADERS
 from bench.server import ROOT
 from contract import FIELDS, fields_table
@@ -16,6 +15,7 @@ from core import errors
 from core.config import GIB, MAX_BODY_BYTES, MAX_IMAGE_BYTES, MIB, Settings, settings_table
 from core.errors import JobCancelled, ServiceError, Unavailable
 from imaging import formats, sanitize
+from outbound import webhooks
 from weights.manifest import WeightFile, read_manifest
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -76,7 +76,7 @@ LIMITS = {
     "tags of EXIF that are read": "1 (the orientation)",
     "runs (RLE) in a BMP": "0",
     "requests that wait": f"{Settings.queue_limit} (`QUEUE_LIMIT`)",
-    "names of webhooks looked up at once": str(webhook.MAX_LOOKUPS),
+    "names of webhooks looked up at once": str(webhooks.MAX_LOOKUPS),
     "folder of results": f"{Settings.output_max_bytes // GIB} GiB (`OUTPUT_MAX_BYTES`)",
 }
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import pytest
 
 from core.config import VERSION, Settings
-from heartbeat import Heartbeat
+from outbound.heartbeat import Heartbeat
 from tests.helpers import with_settings
 
 TOKEN = "s3cret-token"
@@ -136,4 +136,4 @@ def logged(caplog: pytest.LogCaptureFixture) -> str:
 
 
 def own_warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [r.getMessage() for r in caplog.records if r.name == "heartbeat" and r.levelno >= logging.WARNING]
+    return [r.getMessage() for r in caplog.records if r.name == "outbound.heartbeat" and r.levelno >= logging.WARNING]

@@ -7,7 +7,7 @@ import socket
 import pytest
 
 from core.config import Settings
-from heartbeat import public_url
+from outbound.heartbeat import public_url
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ import httpx
 
 from core.config import Settings
 from core.errors import QueueFull, WebhookRefused
-from heartbeat import retry_delay
+from outbound.heartbeat import retry_delay
 
 logger = logging.getLogger(__name__)
 

@@ -18,9 +18,9 @@ import pytest
 
 from core.config import ConfigError, Settings
 from core.errors import QueueFull, WebhookRefused
+from outbound.webhooks import MAX_LOOKUPS, MAX_URL_CHARACTERS, Webhooks, is_public
 from tests.helpers import assert_error, fake_upscaler, ready, serving, until, with_settings
 from tests.serving.gated_service import ASYNC, request_fields
-from webhook import MAX_LOOKUPS, MAX_URL_CHARACTERS, Webhooks, is_public
 
 SECRET = "whsec_" + base64.b64encode(bytes(range(32))).decode()
 
@@ -110,7 +110,7 @@ async def test_every_attempt_is_signed_as_standard_webhooks_says(open_settings: 
 async def test_an_address_that_is_silent_leaves_the_others_their_time(
     open_settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("webhook.ATTEMPT_SECONDS", 1.5)
+    monkeypatch.setattr("outbound.webhooks.ATTEMPT_SECONDS", 1.5)
     with socket.create_server(("127.0.0.2", 0), backlog=0) as silent, contextlib.ExitStack() as knocking:
         port = silent.getsockname()[1]
         for _ in range(4):  # more than its backlog: it answers nobody else
