@@ -8,10 +8,10 @@ from quart import Request, request
 from werkzeug.datastructures import MIMEAccept
 from werkzeug.exceptions import RequestEntityTooLarge, RequestTimeout
 
-from contract import Submission
 from core.config import EXTENSIONS, MAX_BODY_BYTES, MAX_IMAGE_BYTES, MIB
 from core.errors import BodyTimeout, BodyTooLarge, InvalidContentType, QueueFull
 from edge import OVERLOADED
+from schemas.request import Submission
 
 JSON = "application/json"
 RETRY_SECONDS = 5

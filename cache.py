@@ -14,10 +14,10 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from contract import Order
 from core.config import VERSION
 from core.errors import FileNotFound
 from imaging.picture import Picture
+from schemas.request import Order
 from utility import ResultStore, write_whole
 
 # Of an order: the pixels stand for the first two, nothing depends on the others.

@@ -24,12 +24,12 @@ from typing import Any
 
 from tqdm import tqdm
 
-from contract import OPTIONS, Field, usual_format
 from core.config import EXTENSIONS, MAX_IMAGE_BYTES, ConfigError, Settings
 from core.errors import ServiceError
 from imaging.decode import decode_image, read_header
 from imaging.encode import encode_image
 from imaging.picture import Picture
+from schemas.request import OPTIONS, Field, usual_format
 from upscale import Plan, Size, Upscaler, WeightsError, load_upscaler, plan_upscale
 from utility import write_whole
 

@@ -23,7 +23,6 @@ from weakref import WeakValueDictionary
 
 import orjson
 
-from contract import Order, Submission, parse_order
 from core.errors import (
     FileNotFound,
     JobCancelled,
@@ -41,6 +40,7 @@ from deadline import Deadline
 from dispatch import Answer, Ticket, plan_fields, plan_order
 from job_store import JobRecord, JobStore, Status, interrupted
 from outbound.webhooks import Webhooks
+from schemas.request import Order, Submission, parse_order
 from service import Service, State, shutting_down
 
 logger = logging.getLogger(__name__)

@@ -9,7 +9,6 @@ from collections.abc import Iterable
 from typing import Any
 
 from answers import RESULT_HEADERS
-from contract import IMAGE, OPTIONS
 from core.config import EXTENSIONS, VERSION
 from core.errors import (
     BadRequest,
@@ -25,7 +24,8 @@ from core.errors import (
     Unauthorized,
     Unavailable,
 )
-from schemas import SCHEMAS, Schema, field_schema, ref
+from schemas.request import IMAGE, OPTIONS
+from schemas.response import SCHEMAS, Schema, field_schema, ref
 
 Fields = dict[str, Any]
 

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 import cli
-from contract import OPTIONS
 from core.config import ConfigError, Settings
+from schemas.request import OPTIONS
 from tests.helpers import FakeResolver, encode, fake_upscaler, sample_crop
 from upscale import Upscaler, WeightsError
 

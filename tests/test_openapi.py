@@ -11,8 +11,8 @@ from jsonschema import Draft202012Validator
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from app import create_app
-from contract import FIELDS
 from core.config import Settings
+from schemas.request import FIELDS
 from tests.documented import DOCUMENT, check_answer
 from tests.helpers import assert_error, b64, encode, sample_crop
 

@@ -7,15 +7,15 @@ import re
 from hypercorn.config import Config
 
 import app
-import contract
 from answers import RESULT_HEADERS
 from bench.server import ROOT
-from contract import FIELDS, fields_table
 from core import errors
 from core.config import GIB, MAX_BODY_BYTES, MAX_IMAGE_BYTES, MIB, Settings, settings_table
 from core.errors import JobCancelled, ServiceError, Unavailable
 from imaging import formats, sanitize
 from outbound import webhooks
+from schemas import request
+from schemas.request import FIELDS, fields_table
 from weights.manifest import WeightFile, read_manifest
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -63,8 +63,8 @@ LIMITS = {
     "time for a body to arrive": f"{Settings.body_timeout_seconds:g} s (`BODY_TIMEOUT_SECONDS`)",
     "time in which a client may take nothing of its answer": f"{app.STALL_SECONDS:g} s",
     "time that a connection may be idle, and for the head of a request to arrive": f"{app.KEEP_ALIVE_SECONDS:g} s",
-    "commas in a JSON body": f"{contract.MAX_COMMAS:,}",
-    "unknown fields that are named": str(contract.MAX_NAMED_FIELDS),
+    "commas in a JSON body": f"{request.MAX_COMMAS:,}",
+    "unknown fields that are named": str(request.MAX_NAMED_FIELDS),
     "image file": f"{MAX_IMAGE_BYTES // MIB} MiB",
     "pixels of an image": f"{formats.MAX_PIXELS:,}",
     "frames": "1",

@@ -11,10 +11,10 @@ import orjson
 import pytest
 
 from bench.server import free_port
-from contract import Submission
 from core.config import Settings
 from deadline import Deadline
 from jobs import Jobs
+from schemas.request import Submission
 from tests.helpers import assert_error, until, with_settings
 from tests.serving.gated_service import ASYNC, gated_service, request_fields
 

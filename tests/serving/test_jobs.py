@@ -11,10 +11,10 @@ import httpx
 import orjson
 import pytest
 
-from contract import Submission
 from core.config import Settings
 from deadline import Deadline
 from jobs import MAX_LIVE, Jobs
+from schemas.request import Submission
 from tests.helpers import assert_error, b64, files_in, send_raw, until, with_settings
 from tests.serving.gated_service import ASYNC, gated_service, request_fields
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from contract import FIELDS, OPTIONS, Field
 from core.config import EXTENSIONS, MAX_IMAGE_BYTES, MIB, MODELS, TARGET_PX, VERSION
+from schemas.request import FIELDS, OPTIONS, Field
 
 Schema = dict[str, Any]
 

@@ -8,9 +8,9 @@ import numpy as np
 import orjson
 import pytest
 
-from contract import FIELDS, MAX_NAMED_FIELDS, OPTIONS, Field, Order, Submission, parse_order
 from core.errors import BadRequest, InvalidJSON, NotAnImage, OutOfRange
 from imaging.decode import ImageHeader
+from schemas.request import FIELDS, MAX_NAMED_FIELDS, OPTIONS, Field, Order, Submission, parse_order
 from tests.helpers import b64, encode
 
 GRAY = np.zeros((20, 30), np.uint8)
