@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import cast
 from weakref import WeakValueDictionary
 
-from cache import ResultCache, key_of
 from core.config import EXTENSIONS
 from core.errors import JobCancelled
 from core.logs import Values
@@ -29,6 +28,7 @@ from imaging.decode import decode_image
 from imaging.encode import encode_image
 from imaging.picture import Picture
 from schemas.request import Order
+from storage.result_cache import ResultCache, key_of
 from upscale import Plan, Size, Upscaled, Upscaler, plan_upscale
 from utility import IO_THREADS, IOThreads
 

@@ -38,10 +38,10 @@ from core.errors import (
 from core.logs import Values, timestamp
 from deadline import Deadline
 from dispatch import Answer, Ticket, plan_fields, plan_order
-from job_store import JobRecord, JobStore, Status, interrupted
 from outbound.webhooks import Webhooks
 from schemas.request import Order, Submission, parse_order
 from service import Service, State, shutting_down
+from storage.job_store import JobRecord, JobStore, Status, interrupted
 
 logger = logging.getLogger(__name__)
 

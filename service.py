@@ -16,7 +16,6 @@ from enum import StrEnum
 from functools import partial
 from typing import Any, cast
 
-from cache import ResultCache
 from core.config import MAX_IMAGE_BYTES, MIB, TARGET_PX, VERSION, Settings
 from core.errors import JobCancelled, ModelsLoading, ShuttingDown
 from core.metrics import Metrics, MetricsSnapshot
@@ -25,6 +24,7 @@ from device_queue import DeviceQueue, Job
 from dispatch import Answer, Dispatcher, Ticket
 from outbound.heartbeat import Heartbeat
 from schemas.request import Order, Submission, parse_order
+from storage.result_cache import ResultCache
 from upscale import Upscaler, load_upscaler, max_input_px
 from utility import IOThreads, ResultStore
 

@@ -6,8 +6,8 @@ import asyncio
 import threading
 from pathlib import Path
 
-from cache import ResultCache
 from core.config import MIB, Settings
+from storage.result_cache import ResultCache
 from tests.helpers import assert_error, files_in, post, send_raw, until, with_settings
 from tests.serving.gated_service import gated_service, gray_of, png_request
 from utility import ResultStore

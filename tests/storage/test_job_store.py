@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from core.config import MIB
-from job_store import JobRecord, JobStore
+from storage.job_store import JobRecord, JobStore
 from utility import ResultStore
 
 

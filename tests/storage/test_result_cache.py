@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 
 from bench.server import free_port
-from cache import ResultCache, key_of
 from core.config import Settings
 from imaging.decode import ImageHeader
 from imaging.picture import Picture
 from schemas.request import Order
+from storage.result_cache import ResultCache, key_of
 from tests.helpers import assert_error, b64, encode, fake_upscaler, files_in, ready, serving, until, with_settings
 from tests.serving.gated_service import gated_service, gray_of
 from utility import ResultStore

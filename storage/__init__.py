@@ -1,0 +1,1 @@
+"""What lies on the disk: the cache of results, records of jobs. It knows neither HTTP nor models."""
