@@ -18,7 +18,7 @@ from werkzeug.exceptions import HTTPException
 from core.config import EXTENSIONS
 from core.errors import ServiceError, Unavailable, defect
 from core.logs import current_request
-from dispatch import Answer
+from serving.dispatcher import Answer
 
 logger = logging.getLogger(__name__)
 

@@ -27,12 +27,12 @@ from core.config import MAX_BODY_BYTES, ConfigError, Settings
 from core.errors import FileNotFound, Unauthorized
 from core.logs import configure_logging, current_request
 from core.metrics import CONTENT_TYPE
-from deadline import TIMEOUT_HEADER, Deadline, parse_timeout
 from edge import Edge, note_lost_connection
 from job_answers import accept_job, prefers_async, show_job, stream_events
-from jobs import Jobs
 from pages import add_page
-from service import Service, State
+from serving.deadline import TIMEOUT_HEADER, Deadline, parse_timeout
+from serving.jobs import Jobs
+from serving.lifecycle import Service, State
 from upscale import Upscaler, WeightsError, load_upscaler
 
 logger = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ from quart import Response, request
 from werkzeug.http import parse_list_header
 
 from answers import json_response
-from jobs import JobObject
+from serving.jobs import JobObject
 
 
 def prefers_async() -> bool:

@@ -20,7 +20,7 @@ from PIL import Image
 from app import KEEP_ALIVE_SECONDS, STALL_SECONDS, _listen, create_app
 from bench.server import ROOT, SAMPLE
 from core.config import Settings
-from service import Service, State
+from serving.lifecycle import Service, State
 from tests.documented import DocumentedClient
 from upscale import Upscaler
 

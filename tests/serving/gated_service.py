@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from core.config import Settings
-from service import Service
+from serving.lifecycle import Service
 from tests.helpers import FakeResolver, b64, encode, fake_upscaler, post, ready, send_raw, serving
 
 ASYNC = {"Prefer": "respond-async"}

@@ -12,9 +12,9 @@ import pytest
 
 from bench.server import free_port
 from core.config import Settings
-from deadline import Deadline
-from jobs import Jobs
 from schemas.request import Submission
+from serving.deadline import Deadline
+from serving.jobs import Jobs
 from tests.helpers import assert_error, until, with_settings
 from tests.serving.gated_service import ASYNC, gated_service, request_fields
 

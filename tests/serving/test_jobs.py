@@ -12,9 +12,9 @@ import orjson
 import pytest
 
 from core.config import Settings
-from deadline import Deadline
-from jobs import MAX_LIVE, Jobs
 from schemas.request import Submission
+from serving.deadline import Deadline
+from serving.jobs import MAX_LIVE, Jobs
 from tests.helpers import assert_error, b64, files_in, send_raw, until, with_settings
 from tests.serving.gated_service import ASYNC, gated_service, request_fields
 

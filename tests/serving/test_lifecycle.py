@@ -14,7 +14,7 @@ import pytest
 
 from bench.server import ROOT
 from core.config import MIB, Settings
-from service import Service
+from serving.lifecycle import Service
 from tests.helpers import assert_error, fake_upscaler, files_in, send_raw, serving, with_settings
 from tests.serving.gated_service import gated_service, gray_of
 from upscale import Upscaler

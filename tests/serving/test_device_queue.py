@@ -12,7 +12,7 @@ import pytest
 import pytest_asyncio
 
 from core.errors import DeadlineExceeded, JobCancelled, QueueFull
-from device_queue import DeviceQueue, Job
+from serving.device_queue import DeviceQueue, Job
 from tests.helpers import until
 
 

@@ -19,11 +19,11 @@ from typing import Any, cast
 from core.config import MAX_IMAGE_BYTES, MIB, TARGET_PX, VERSION, Settings
 from core.errors import JobCancelled, ModelsLoading, ShuttingDown
 from core.metrics import Metrics, MetricsSnapshot
-from deadline import Deadline
-from device_queue import DeviceQueue, Job
-from dispatch import Answer, Dispatcher, Ticket
 from outbound.heartbeat import Heartbeat
 from schemas.request import Order, Submission, parse_order
+from serving.deadline import Deadline
+from serving.device_queue import DeviceQueue, Job
+from serving.dispatcher import Answer, Dispatcher, Ticket
 from storage.result_cache import ResultCache
 from upscale import Upscaler, load_upscaler, max_input_px
 from utility import IOThreads, ResultStore

@@ -22,12 +22,12 @@ from core.errors import JobCancelled
 from core.logs import Values
 from core.metrics import Metrics
 from core.stage_timer import StageTimer
-from deadline import Deadline
-from device_queue import DeviceQueue, Job
 from imaging.decode import decode_image
 from imaging.encode import encode_image
 from imaging.picture import Picture
 from schemas.request import Order
+from serving.deadline import Deadline
+from serving.device_queue import DeviceQueue, Job
 from storage.result_cache import ResultCache, key_of
 from upscale import Plan, Size, Upscaled, Upscaler, plan_upscale
 from utility import IO_THREADS, IOThreads

@@ -36,11 +36,11 @@ from core.errors import (
     defect,
 )
 from core.logs import Values, timestamp
-from deadline import Deadline
-from dispatch import Answer, Ticket, plan_fields, plan_order
 from outbound.webhooks import Webhooks
 from schemas.request import Order, Submission, parse_order
-from service import Service, State, shutting_down
+from serving.deadline import Deadline
+from serving.dispatcher import Answer, Ticket, plan_fields, plan_order
+from serving.lifecycle import Service, State, shutting_down
 from storage.job_store import JobRecord, JobStore, Status, interrupted
 
 logger = logging.getLogger(__name__)
