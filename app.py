@@ -18,18 +18,18 @@ from hypercorn.config import Config
 from hypercorn.typing import ASGIFramework
 from quart import Quart, Response, g, request, send_file
 
-from access import CHALLENGE, Access, security_headers
-from answers import RESULT_HEADERS, FileResponse, add_error_handlers, image_response, json_answer, json_response
-from api_docs import add_api_docs
-from bodies import UpscaleRequest, read_submission
-from connections import serve
+from api.access import CHALLENGE, Access, security_headers
+from api.docs import add_api_docs
+from api.jobs import accept_job, prefers_async, show_job, stream_events
+from api.middleware import Edge, note_lost_connection
+from api.pages import add_page
+from api.requests import UpscaleRequest, read_submission
+from api.responses import RESULT_HEADERS, FileResponse, add_error_handlers, image_response, json_answer, json_response
+from api.server import serve
 from core.config import MAX_BODY_BYTES, ConfigError, Settings
 from core.errors import FileNotFound, Unauthorized
 from core.logs import configure_logging, current_request
 from core.metrics import CONTENT_TYPE
-from edge import Edge, note_lost_connection
-from job_answers import accept_job, prefers_async, show_job, stream_events
-from pages import add_page
 from serving.deadline import TIMEOUT_HEADER, Deadline, parse_timeout
 from serving.jobs import Jobs
 from serving.lifecycle import Service, State

@@ -10,8 +10,8 @@ from typing import Any
 import httpx
 from jsonschema import Draft202012Validator
 
-from answers import RESULT_HEADERS
-from openapi import build_document
+from api.openapi import build_document
+from api.responses import RESULT_HEADERS
 
 DOCUMENT = build_document()
 

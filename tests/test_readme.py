@@ -7,7 +7,7 @@ import re
 from hypercorn.config import Config
 
 import app
-from answers import RESULT_HEADERS
+from api.responses import RESULT_HEADERS
 from bench.server import ROOT
 from core import errors
 from core.config import GIB, MAX_BODY_BYTES, MAX_IMAGE_BYTES, MIB, Settings, settings_table

@@ -8,8 +8,8 @@ from pathlib import Path
 import orjson
 from quart import Quart, Response, send_file
 
+from api.openapi import build_document
 from core.errors import FileNotFound
-from openapi import build_document
 
 _PACKAGE = "drf_spectacular_sidecar"  # which carries Swagger UI's files; its own code, for Django, is never imported
 _PARTS = {

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from answers import RESULT_HEADERS
+from api.responses import RESULT_HEADERS
 from core.config import EXTENSIONS, VERSION
 from core.errors import (
     BadRequest,

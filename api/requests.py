@@ -8,9 +8,9 @@ from quart import Request, request
 from werkzeug.datastructures import MIMEAccept
 from werkzeug.exceptions import RequestEntityTooLarge, RequestTimeout
 
+from api.middleware import OVERLOADED
 from core.config import EXTENSIONS, MAX_BODY_BYTES, MAX_IMAGE_BYTES, MIB
 from core.errors import BodyTimeout, BodyTooLarge, InvalidContentType, QueueFull
-from edge import OVERLOADED
 from schemas.request import Submission
 
 JSON = "application/json"

@@ -7,7 +7,7 @@ import re
 import httpx
 import pytest
 
-from pages import WEB
+from api.pages import WEB
 from tests.helpers import assert_error
 
 

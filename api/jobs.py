@@ -10,7 +10,7 @@ import orjson
 from quart import Response, request
 from werkzeug.http import parse_list_header
 
-from answers import json_response
+from api.responses import json_response
 from serving.jobs import JobObject
 
 

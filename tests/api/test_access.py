@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 import pytest
 
-from access import Access
+from api.access import Access
 from bench.server import ROOT, running_server
 from core.config import ConfigError, Settings
 from tests.helpers import (

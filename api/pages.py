@@ -6,9 +6,10 @@ from pathlib import Path
 
 from quart import Quart, Response, send_file
 
+from core.config import PROJECT
 from core.errors import FileNotFound
 
-WEB = Path(__file__).parent / "web"
+WEB = PROJECT / "web"
 # By ending, and not as the machine's own table has it, which differs from system to system; no other file is given out.
 TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 # Nothing from another host, and no script or style inside the page; blob: is a picture before it is sent.
