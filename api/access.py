@@ -42,7 +42,7 @@ class Access:
     """The rules of one service.
 
     Raises:
-        ConfigError: keys are asked for and there are none, or an origin is none.
+        ConfigError: an API key is required and there is none, or an origin is none.
     """
 
     def __init__(self, settings: Settings, result_headers: Iterable[str] = ()) -> None:

@@ -1,6 +1,6 @@
-"""Around the framework: what neither it nor the server does: a request's id, its line in the log, clients that misbehave.
+"""ASGI middleware, for what neither framework nor server does: a request's id, its line in the log, clients that misbehave.
 
-It knows ASGI, and nothing of what a request is about.
+It knows nothing of what a request is about.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ LINGER_SILENCE_SECONDS = 2.0  # after which it is taken to have stopped
 LOGGED_PATH_CHARACTERS = 80
 OVERLOADED = "upscale.overloaded"  # in a scope: its body had no room
 CLIENT_GONE = 499  # nobody gets to see it; nginx, too, logs this for a client that did not wait for its answer
-DEFECT = 500  # what the server answers where the framework does not
+INTERNAL_ERROR = 500  # what the server answers where the framework does not
 
 Count = Callable[[str, str, int, str, float], None]  # of a request: method, route, status, code, seconds
 
 
-class Edge:
+class RequestMiddleware:
     """The outermost layer of the application.
 
     `in_flight` holds a request for the drain to wait for; `bodies_max_bytes` may be held of all bodies at one time.
@@ -68,45 +68,32 @@ class Edge:
         scope["path"] = _path_of(scope["path"])
         # Nothing here depends on the host, and the framework answers 500 to one that is no domain name.
         scope["headers"] = [(name, b"localhost" if name == b"host" else value) for name, value in scope["headers"]]
-        exchange = _Exchange(scope, notes.request_id, receive, send, self._bodies)
+        cycle = RequestCycle(scope, notes.request_id, receive, send, self._bodies)
         try:
             with self._in_flight():
-                await self._app(scope, exchange.receive, exchange.send)
+                await self._app(scope, cycle.receive, cycle.send)
         except Exception:
-            exchange.failed = True
+            cycle.failed = True
             raise
         finally:
-            exchange.let_go()
-            self._note(scope, notes, exchange)
+            cycle.let_go()
+            self._note(scope, notes, cycle)
 
-    def _note(self, scope: HTTPScope, notes: RequestNotes, exchange: _Exchange) -> None:
-        seconds, code = exchange.seconds, exchange.outcome or notes.code
-        self._count(scope["method"], notes.route, exchange.status, code, seconds)
+    def _note(self, scope: HTTPScope, notes: RequestNotes, cycle: RequestCycle) -> None:
+        seconds, code = cycle.seconds, cycle.outcome or notes.code
+        self._count(scope["method"], notes.route, cycle.status, code, seconds)
         line = Values(
             message="request",
             method=scope["method"][:LOGGED_PATH_CHARACTERS],
             path=notes.route or scope["path"][:LOGGED_PATH_CHARACTERS],  # a route holds no name of a result
-            status=exchange.status,
+            status=cycle.status,
             code=code,
             seconds=round(seconds, 3),
-            bytes_in=exchange.bytes_in,
-            bytes_out=exchange.bytes_out,
+            bytes_in=cycle.bytes_in,
+            bytes_out=cycle.bytes_out,
             **notes.values,
         )
         logger.info(line)
-
-
-def note_lost_connection(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """An exception handler for the event loop: a connection that broke or was cut is one line at DEBUG, and no traceback.
-
-    The server awaits the end of a connection's transport and lets whatever ended it pass; its request has its line already.
-    """
-    error = context.get("exception")
-    of_connection = any(name in context["message"] for name in ("client_connected_cb", "StreamReaderProtocol"))
-    if of_connection and isinstance(error, OSError | asyncio.CancelledError):
-        logger.debug("a connection ended: %r", error)
-    else:
-        loop.default_exception_handler(context)
 
 
 def _request_id_of(scope: HTTPScope) -> str:
@@ -141,8 +128,8 @@ class BodyBudget:
         return True
 
 
-class _Exchange:
-    """One request and its answer, which may come before all of the request has.
+class RequestCycle:
+    """One request and its response, which may come before all of the request has.
 
     A server that closes the connection then, with something unread in it, makes the kernel send a reset, and that may
     overtake the answer on its way to the client (RFC 9112, section 9.6). So it says that it will close, and reads on a while.
@@ -181,7 +168,7 @@ class _Exchange:
     @property
     def status(self) -> int:
         """Of the answer, if it was begun."""
-        return self._status or (DEFECT if self.failed else CLIENT_GONE)
+        return self._status or (INTERNAL_ERROR if self.failed else CLIENT_GONE)
 
     @property
     def outcome(self) -> str:

@@ -1,12 +1,15 @@
 """The OpenAPI 3.1 document: each operation with its parameters, and every status and code that it may answer.
 
-Made from the table of fields, the tree of errors and the list of headers that the service itself uses.
+Made from the models of bodies, the tree of errors and the list of headers that the service itself uses.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import Any
+
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
 
 from api.responses import RESULT_HEADERS
 from core.config import EXTENSIONS, VERSION
@@ -24,8 +27,10 @@ from core.errors import (
     Unauthorized,
     Unavailable,
 )
-from schemas.request import IMAGE, OPTIONS
-from schemas.response import SCHEMAS, Schema, field_schema, ref
+from schemas.json_schema import PlainJsonSchema, Schema
+from schemas.params import PARAMS
+from schemas.request import IMAGE, IMAGE_FIELD, UpscaleBody
+from schemas.response import ErrorResponse, HealthResponse, JobResponse, PlanResponse, UpscaleResponse
 
 Fields = dict[str, Any]
 
@@ -45,12 +50,28 @@ def build_document() -> Fields:
         "servers": [{"url": "/"}],
         "tags": [{"name": name} for name in ("pictures", "jobs", "service")],
         "paths": _paths(),
-        "components": {"schemas": SCHEMAS, "headers": _HEADERS, "securitySchemes": _KEYS},
+        "components": {"schemas": _schemas(), "headers": _HEADERS, "securitySchemes": _KEYS},
         "security": [{}, *({name: []} for name in _KEYS)],
     }
 
 
-# Asked for where the service has API keys.
+def _schemas() -> dict[str, Schema]:
+    """Of every body, and of what is in them, by the names of the models."""
+    responses: list[type[BaseModel]] = [UpscaleResponse, PlanResponse, JobResponse, HealthResponse, ErrorResponse]
+    models = [(UpscaleBody, "validation"), *((response, "serialization") for response in responses)]
+    _, document = models_json_schema(models, ref_template=_REF, schema_generator=PlainJsonSchema)  # type: ignore[arg-type]
+    schemas: dict[str, Schema] = document["$defs"]
+    return schemas
+
+
+_REF = "#/components/schemas/{model}"
+
+
+def _ref(model: type[BaseModel]) -> Schema:
+    return {"$ref": _REF.format(model=model.__name__)}
+
+
+# Required where the service has API keys.
 _KEYS = {
     "bearer": {"type": "http", "scheme": "bearer", "description": "Authorization: Bearer KEY"},
     "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
@@ -117,7 +138,7 @@ def _plan() -> Fields:
         "pictures",
         "See what a request would give",
         "Takes what `POST /upscale` takes, and answers with the plan, or with the error that the request itself would get.",
-        {"200": _response("The plan.", {JSON: {"schema": ref("Preview")}}), **_failures(_TO_UPSCALE)},
+        {"200": _response("The plan.", {JSON: {"schema": _ref(PlanResponse)}}), **_failures(_TO_UPSCALE)},
         parameters=[*_QUERY, _TIMEOUT],
         requestBody=_BODY,
     )
@@ -184,7 +205,7 @@ def _get_file() -> Fields:
 
 
 def _get_health() -> Fields:
-    content = {JSON: {"schema": ref("Health")}}
+    content = {JSON: {"schema": _ref(HealthResponse)}}
     responses = {
         "200": _response("Requests are accepted.", content),
         "503": _response("The models load, or the server drains.", content),
@@ -202,12 +223,12 @@ _JOB_ID = _path_parameter("id", "the job's id", "0d9f2c5a7be84c0f9a6b1e3d5c7f8a9
 _SENT_UNASKED = ("default", "examples")  # by the page of documents, beside the same fields in the body
 _QUERY = [
     {
-        "name": option.name,
+        "name": name,
         "in": "query",
         "description": "instead of a field in the body",
-        "schema": {key: value for key, value in field_schema(option).items() if key not in _SENT_UNASKED},
+        "schema": {key: value for key, value in schema.items() if key not in _SENT_UNASKED},
     }
-    for option in OPTIONS
+    for name, schema in PARAMS.items()
 ]
 _PREFER = {
     "name": "Prefer",
@@ -222,11 +243,11 @@ _TIMEOUT = {
     "schema": {"type": "number", "exclusiveMinimum": 0},
 }
 _FILE: Fields = {"schema": {"description": "the image file: PNG, JPEG, WebP or BMP, whatever the type says"}}
-_EXAMPLE = {IMAGE.name: IMAGE.example, "target_resolution": "2k"}
+_EXAMPLE = {IMAGE_FIELD: IMAGE["examples"][0], "target_resolution": "2k"}
 _BODY = {
     "required": True,
     "content": {
-        JSON: {"schema": ref("UpscaleRequest"), "example": _EXAMPLE},
+        JSON: {"schema": _ref(UpscaleBody), "example": _EXAMPLE},
         "image/*": _FILE,
         "application/octet-stream": _FILE,
     },
@@ -246,12 +267,12 @@ def _result() -> Fields:
         for header, field in RESULT_HEADERS.items()
     }
     headers["ETag"] = {"description": "of the result, if the server keeps it", "schema": {"type": "string"}}
-    content: Fields = {JSON: {"schema": ref("UpscaleAnswer")}, **{f"image/{name}": {} for name in EXTENSIONS}}
+    content: Fields = {JSON: {"schema": _ref(UpscaleResponse)}, **{f"image/{name}": {} for name in EXTENSIONS}}
     return _response("The result.", content, headers)
 
 
 def _job(description: str, headers: Fields | None = None) -> Fields:
-    return _response(description, {JSON: {"schema": ref("Job")}}, headers)
+    return _response(description, {JSON: {"schema": _ref(JobResponse)}}, headers)
 
 
 def _accepted() -> Fields:
@@ -269,6 +290,6 @@ def _failures(kinds: Iterable[type[ServiceError]]) -> Fields:
 
 
 def _failure(status: int, codes: list[str]) -> Fields:
-    schema = {"allOf": [ref("Error"), {"properties": {"code": {"enum": codes}}}]}
+    schema = {"allOf": [_ref(ErrorResponse), {"properties": {"code": {"enum": codes}}}]}
     headers = {"Retry-After": {"$ref": "#/components/headers/RetryAfter"}} if status == 503 else None
     return _response(", ".join(f"`{code}`" for code in codes), {JSON: {"schema": schema}}, headers)

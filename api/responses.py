@@ -1,4 +1,4 @@
-"""What goes out over HTTP: results in pieces, errors as JSON."""
+"""What goes out over HTTP: results in pieces, everything else as JSON."""
 
 from __future__ import annotations
 
@@ -6,19 +6,20 @@ import asyncio
 import logging
 import math
 from collections.abc import AsyncIterator
-from typing import Any, BinaryIO
+from typing import BinaryIO
 from urllib.parse import quote
 
 import orjson
 import pybase64
+from pydantic import BaseModel
 from quart import Quart, Response, g, request
 from quart.wrappers.response import FileBody
 from werkzeug.exceptions import HTTPException
 
 from core.config import EXTENSIONS
-from core.errors import ServiceError, Unavailable, defect
+from core.errors import ServiceError, Unavailable, internal_error
 from core.logs import current_request
-from serving.dispatcher import Answer
+from schemas.response import ErrorResponse, ImageSize, UpscaleResult
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +27,7 @@ BASE64_CHUNK_BYTES = 48 * 1024  # a multiple of 3, so that the pieces join witho
 FILE_CHUNK_BYTES = 256 * 1024
 MAX_HEADER_ITEMS = 6  # of a list, in a header: proxies give up on an answer with some 4 KB of headers
 MAX_HEADER_ITEM_CHARACTERS = 300
-RESULT_HEADERS = {  # X-Upscale-<name>: the field of an answer, where the answer is the image itself
+RESULT_HEADERS = {  # X-Upscale-<name>: the field of a result, where the body is the image itself
     "Original-Size": "original_size",
     "Size": "upscaled_size",
     "Target-Resolution": "target_resolution",
@@ -73,30 +74,30 @@ class FileResponse(Response):
     file_body_class = LocalFile
 
 
-def json_answer(answer: Answer) -> Response:
+def result_json(result: UpscaleResult) -> Response:
     """JSON in pieces: 40 MB from one call would hold the event loop, and with it /health, for a quarter of a second."""
-    head = orjson.dumps(answer.fields)[:-1] + b',"base64":"'
+    head = result.summary().model_dump_json().encode()[:-1] + b',"base64":"'
     tail = b'"}'
 
     async def chunks() -> AsyncIterator[bytes]:
         yield head
-        async for chunk in _in_chunks(answer.data, BASE64_CHUNK_BYTES):
+        async for chunk in _in_chunks(result.data, BASE64_CHUNK_BYTES):
             yield pybase64.b64encode(chunk)
         yield tail
 
     response = Response(chunks(), content_type="application/json")
-    response.content_length = len(head) + 4 * math.ceil(len(answer.data) / 3) + len(tail)
+    response.content_length = len(head) + 4 * math.ceil(len(result.data) / 3) + len(tail)
     return response
 
 
-def image_response(answer: Answer) -> Response:
+def result_image(result: UpscaleResult) -> Response:
     """The encoded file itself; what JSON says beside it is in headers, texts percent-encoded."""
-    headers = {f"X-Upscale-{name}": _header_text(answer.fields[field]) for name, field in RESULT_HEADERS.items()}
-    image_format = str(answer.fields["format"])
-    file_name = f"upscaled-{headers['X-Upscale-Size']}.{EXTENSIONS[image_format]}"
+    summary, image_format = result.summary(), result.metadata.format
+    headers = {f"X-Upscale-{name}": _header_text(getattr(summary, field)) for name, field in RESULT_HEADERS.items()}
+    file_name = f"upscaled-{summary.upscaled_size}.{EXTENSIONS[image_format]}"
     headers["Content-Disposition"] = f'inline; filename="{file_name}"'
-    response = Response(_in_chunks(answer.data, FILE_CHUNK_BYTES), headers=headers, content_type=f"image/{image_format}")
-    response.content_length = len(answer.data)
+    response = Response(_in_chunks(result.data, FILE_CHUNK_BYTES), headers=headers, content_type=f"image/{image_format}")
+    response.content_length = len(result.data)
     return response
 
 
@@ -106,15 +107,13 @@ async def _in_chunks(data: bytes, size_bytes: int) -> AsyncIterator[bytes]:
         await asyncio.sleep(0)  # whoever else waits for the loop comes first
 
 
-def _header_text(value: Any) -> str:
+def _header_text(value: object) -> str:
     """In ASCII: a size as 480x300, a list with commas, of a long one the beginning, and a text as in a URL."""
-    if isinstance(value, dict):
-        return "{width}x{height}".format(**value)
-    if isinstance(value, list):
-        kept = value if len(value) <= MAX_HEADER_ITEMS else [*value[: MAX_HEADER_ITEMS - 1], "…"]
+    if isinstance(value, tuple):
+        kept = value if len(value) <= MAX_HEADER_ITEMS else (*value[: MAX_HEADER_ITEMS - 1], "…")
         return ", ".join(_header_text(item[:MAX_HEADER_ITEM_CHARACTERS] if isinstance(item, str) else item) for item in kept)
-    if isinstance(value, str):
-        return quote(value, safe=" /:;.()'=")
+    if isinstance(value, str | ImageSize):
+        return quote(str(value), safe=" /:;.()'=")
     return orjson.dumps(value).decode()
 
 
@@ -126,7 +125,7 @@ def add_error_handlers(app: Quart) -> None:
 
     @app.errorhandler(ServiceError)
     async def service_error(error: ServiceError) -> Response:
-        response = _error_response(error.body(g.request_id), error.status)
+        response = _error_response(ErrorResponse.of(error, g.request_id), error.status)
         if isinstance(error, Unavailable):
             response.headers["Retry-After"] = str(error.retry_after_seconds)
         return response
@@ -140,23 +139,24 @@ def add_error_handlers(app: Quart) -> None:
             message = f"There is nothing at {request.path[:80]!r}, only {_PLACES}."
         elif allowed:
             message = f"{request.path[:80]} takes {allowed}, not {request.method[:80]}."
-        body = {"success": False, "error": message, "code": name.lower().replace(" ", "_"), "request_id": g.request_id}
-        response = _error_response(body, status)
+        code = name.lower().replace(" ", "_")
+        response = _error_response(ErrorResponse(error=message, code=code, request_id=g.request_id), status)
         if allowed:
             response.headers["Allow"] = allowed
         return response
 
     @app.errorhandler(Exception)
-    async def internal_error(error: Exception) -> Response:
-        logger.error("a defect of ours", exc_info=error)
-        return _error_response(defect().body(g.request_id), 500)
+    async def unexpected_error(error: Exception) -> Response:
+        logger.error("internal error", exc_info=error)
+        return _error_response(ErrorResponse.of(internal_error(), g.request_id), 500)
 
 
-def _error_response(body: dict[str, object], status: int) -> Response:
+def _error_response(body: ErrorResponse, status: int) -> Response:
     notes = current_request()
-    notes.code, notes.values["error"] = str(body["code"]), body["error"]
+    notes.code, notes.values["error"] = body.code, body.error
     return json_response(body, status)
 
 
-def json_response(body: dict[str, object], status: int) -> Response:
-    return Response(orjson.dumps(body), status=status, content_type="application/json")
+def json_response(body: BaseModel, status: int = 200) -> Response:
+    """Any other body."""
+    return Response(body.model_dump_json(), status=status, content_type="application/json")

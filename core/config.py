@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 VERSION = "0.1.0"
 PROJECT = Path(__file__).resolve().parent.parent
@@ -26,9 +26,12 @@ MAX_PORT = 65535
 # Fixed by the contract, so not settings.
 MAX_IMAGE_BYTES = 7 * MIB
 MAX_BODY_BYTES = 16 * MIB
-TARGET_PX = {"2k": 2048, "4k": 3840, "8k": 7680}
-MODELS = ("photo", "anime")
-EXTENSIONS = {"jpeg": "jpg", "png": "png", "webp": "webp"}  # by output_format
+TargetResolution = Literal["2k", "4k", "8k"]
+ModelName = Literal["photo", "anime"]
+OutputFormat = Literal["jpeg", "png", "webp"]
+Fit = Literal["passes", "exact"]
+TARGET_PX: dict[TargetResolution, int] = {"2k": 2048, "4k": 3840, "8k": 7680}
+EXTENSIONS: dict[OutputFormat, str] = {"jpeg": "jpg", "png": "png", "webp": "webp"}
 
 
 class ConfigError(ValueError):
@@ -110,6 +113,12 @@ class Settings:
         if settings.webhook_secret and not 24 <= len(_decoded(settings.webhook_secret)) <= 64:
             raise ConfigError("WEBHOOK_SECRET must be the base64 of 24 to 64 bytes, such as `openssl rand -base64 32` gives")
         return settings
+
+    @property
+    def local_url(self) -> str:
+        """Where the page is found from this machine."""
+        host = "localhost" if self.host in ("0.0.0.0", "::", "127.0.0.1", "::1") else self.host  # noqa: S104
+        return f"http://{f'[{host}]' if ':' in host else host}:{self.port}/"
 
     @property
     def webhook_key(self) -> bytes:

@@ -38,7 +38,7 @@
     └── JobCancelled                (none: nobody is left to answer)
 
 A foreign exception (Pillow, orjson, torch, OSError) is translated once, where it enters, `from exc`. Whatever is not in
-this tree is a defect of ours: it is logged, and the client gets a bare 500 with the code `internal_error`.
+this tree is an internal error: it is logged, and the client gets a bare 500 with the code `internal_error`.
 """
 
 from __future__ import annotations
@@ -58,14 +58,9 @@ class ServiceError(Exception):
         self.message = message
         self.details = details
 
-    def body(self, request_id: str, *, with_status: bool = False) -> dict[str, object]:
-        """The JSON object in which clients hear of it; with `status_code` where no HTTP status goes with it."""
-        status = {"status_code": self.status} if with_status else {}
-        return {"success": False, "error": self.message, "code": self.code, **self.details, "request_id": request_id, **status}
 
-
-def defect() -> ServiceError:
-    """What a client hears of an error of ours, which is only in the log."""
+def internal_error() -> ServiceError:
+    """What a client hears of an internal error; the log has the rest."""
     return ServiceError("Something is wrong on our side. Please report the request_id.")
 
 
@@ -155,7 +150,7 @@ class ImageTooLarge(BadRequest):
 
 
 class ModelUnavailable(BadRequest):
-    """This server has no weights for the network that was asked for."""
+    """This server has no weights for the model that was asked for."""
 
     code = "model_unavailable"
 

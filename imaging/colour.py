@@ -11,14 +11,14 @@ from imaging.formats import OpenedImage
 from imaging.picture import Array, stripes
 
 
-def use_profile(source: OpenedImage, warnings: list[str]) -> tuple[bytes | None, ImageCms.ImageCmsTransform | None]:
+def use_profile(opened: OpenedImage, warnings: list[str]) -> tuple[bytes | None, ImageCms.ImageCmsTransform | None]:
     """The profile to keep, or for CMYK the way from it to sRGB."""
-    profile = source.icc_profile
+    profile = opened.icc_profile
     if profile is None:
         return None, None
     profile = profile[: int.from_bytes(profile[:4], "big")]  # what follows it, of whatever kind, does not go out again
-    is_cmyk = source.image.mode == "CMYK"
-    space = b"CMYK" if is_cmyk else b"GRAY" if source.is_gray else b"RGB "
+    is_cmyk = opened.image.mode == "CMYK"
+    space = b"CMYK" if is_cmyk else b"GRAY" if opened.is_gray else b"RGB "
     to_srgb = None
     is_usable = profile[36:40] == b"acsp" and profile[16:20] == space
     if is_usable and is_cmyk:

@@ -3,57 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import closing
 from typing import cast
 
 import numpy as np
 from PIL import Image, ImageCms
 
 from imaging.colour import use_profile
-from imaging.formats import OpenedImage, open_image, read_orientation, translate_errors
+from imaging.formats import OpenedImage, translate_errors
 from imaging.picture import Array, Picture, stripes
 
 
-@dataclass(frozen=True)
-class ImageHeader:
-    """What is known of a file before a pixel is decoded; width and height are those after EXIF rotation."""
-
-    width: int
-    height: int
-    has_alpha: bool
-
-
-def read_header(data: bytes) -> ImageHeader:
-    """Size and transparency of an image file, without decoding a pixel.
-
-    Raises:
-        FileTooLarge, NotAnImage, UnsupportedFormat, BrokenImage, AnimatedImage, TooManyPixels: each for what it says.
-    """
-    source = open_image(data)
-    width, height = source.image.size
-    if (read_orientation(source.exif) or 1) >= 5:
-        width, height = height, width
-    return ImageHeader(width, height, source.has_alpha)
-
-
-def decode_image(data: bytes) -> tuple[Picture, list[str]]:
-    """The upright picture in an image file, and warnings for the client in whole sentences.
+def decode_image(opened: OpenedImage) -> tuple[Picture, list[str]]:
+    """The upright picture in an opened file, which is closed, and warnings for the client in whole sentences.
 
     Sixteen bits become eight, palettes and CMYK become RGB; gray stays gray. A profile is kept only where it describes the
     pixels that are returned: not one of RGB on a gray image, which PNG forbids and other readers ignore as well.
 
     Raises:
-        FileTooLarge, NotAnImage, UnsupportedFormat, BrokenImage, AnimatedImage, TooManyPixels: each for what it says.
+        BrokenImage: it is truncated or damaged.
     """
-    source = open_image(data)
     warnings: list[str] = []
-    orientation = read_orientation(source.exif)
+    orientation = opened.orientation
     if orientation is None:
         warnings.append("The EXIF data is damaged: the image was not rotated.")
-    icc_profile, to_srgb = use_profile(source, warnings)
-    with translate_errors(source.image.format):
-        source.image.load()
-        pixels, alpha = _to_arrays(source, to_srgb)
+    icc_profile, to_srgb = use_profile(opened, warnings)
+    with closing(opened.image), translate_errors(opened.image.format):
+        opened.image.load()
+        pixels, alpha = _to_arrays(opened, to_srgb)
     turn = _TURNS[orientation or 1]
     upright_alpha = None if alpha is None else np.ascontiguousarray(turn(alpha))
     return Picture(np.ascontiguousarray(turn(pixels)), upright_alpha, icc_profile), warnings
@@ -71,19 +48,19 @@ _TURNS: dict[int, Callable[[Array], Array]] = {
 }
 
 
-def _to_arrays(source: OpenedImage, to_srgb: ImageCms.ImageCmsTransform | None) -> tuple[Array, Array | None]:
-    width, height = source.image.size
-    pixels = np.empty((height, width, 1 if source.is_gray else 3), np.uint8)
-    alpha = np.empty((height, width), np.uint8) if source.has_alpha else None
+def _to_arrays(opened: OpenedImage, to_srgb: ImageCms.ImageCmsTransform | None) -> tuple[Array, Array | None]:
+    width, height = opened.image.size
+    pixels = np.empty((height, width, 1 if opened.is_gray else 3), np.uint8)
+    alpha = np.empty((height, width), np.uint8) if opened.has_alpha else None
     for rows in stripes(height, width):
-        stripe = _plain(source.image.crop((0, rows.start, width, rows.stop)), to_srgb)
+        stripe = _plain(opened.image.crop((0, rows.start, width, rows.stop)), to_srgb)
         samples = np.asarray(stripe).reshape(-1, width, len(stripe.getbands()))
         color = samples[..., : pixels.shape[2]]
         if alpha is not None:
-            key = source.color_key
+            key = opened.color_key
             alpha[rows] = samples[..., -1] if key is None else np.where((color == key).all(axis=2), 0, 255)
         pixels[rows] = color if color.dtype == np.uint8 else (color.astype(np.uint32) + 128) // 257  # round(v / 257)
-    return pixels[..., 0] if source.is_gray else pixels, alpha
+    return pixels[..., 0] if opened.is_gray else pixels, alpha
 
 
 def _plain(image: Image.Image, to_srgb: ImageCms.ImageCmsTransform | None) -> Image.Image:

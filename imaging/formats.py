@@ -62,6 +62,21 @@ class OpenedImage:
         self.is_gray = self.image.mode in ("1", "L", "LA", "I;16")
         self.has_alpha = self.color_key is not None or self.image.has_transparency_data
 
+    @property
+    def orientation(self) -> int | None:
+        """1 to 8 as in the EXIF standard, 1 where nothing is said, None where the data is damaged."""
+        return _read_orientation(self.exif)
+
+    @property
+    def width(self) -> int:
+        """In pixels, once it is upright."""
+        return self.image.height if (self.orientation or 1) >= 5 else self.image.width
+
+    @property
+    def height(self) -> int:
+        """In pixels, once it is upright."""
+        return self.image.width if (self.orientation or 1) >= 5 else self.image.height
+
 
 @contextmanager
 def translate_errors(format_name: str | None) -> Iterator[None]:
@@ -84,7 +99,7 @@ def _too_many_pixels() -> TooManyPixels:
 
 
 def open_image(data: bytes) -> OpenedImage:
-    """Recognise a file by its first bytes and read its header.
+    """Recognise a file by its first bytes and read its header. The file may be opened once and decoded once.
 
     Raises:
         FileTooLarge, NotAnImage, UnsupportedFormat, BrokenImage, AnimatedImage, TooManyPixels: each for what it says.
@@ -94,14 +109,14 @@ def open_image(data: bytes) -> OpenedImage:
         raise FileTooLarge(f"The image file has {len(data):,} bytes; at most {limit} are accepted.")
     format_name = _recognise(data)
     with translate_errors(format_name):
-        source = _OPENERS[format_name](data)
-    if len(source.icc_profile or b"") > MAX_PROFILE_BYTES:
-        source.icc_profile = b""
-    if source.image.width * source.image.height > MAX_PIXELS:
+        opened = _OPENERS[format_name](data)
+    if len(opened.icc_profile or b"") > MAX_PROFILE_BYTES:
+        opened.icc_profile = b""
+    if opened.image.width * opened.image.height > MAX_PIXELS:
         raise _too_many_pixels()
-    if source.frame_count > 1:
-        raise AnimatedImage(f"The {format_name} file has {source.frame_count} frames: send a single still image.")
-    return source
+    if opened.frame_count > 1:
+        raise AnimatedImage(f"The {format_name} file has {opened.frame_count} frames: send a single still image.")
+    return opened
 
 
 def _recognise(data: bytes) -> str:
@@ -167,11 +182,8 @@ _OPENERS: dict[str, Callable[[bytes], OpenedImage]] = {
 }
 
 
-def read_orientation(exif: bytes) -> int | None:
-    """1 to 8 as in the EXIF standard, 1 where nothing is said, None where the data is damaged.
-
-    Only this one tag is looked for: Pillow's reader parses all of them, and warns, globally, about each that is odd.
-    """
+def _read_orientation(exif: bytes) -> int | None:
+    """Only this one tag is looked for: Pillow's reader parses all of them, and warns, globally, about each that is odd."""
     tiff = exif.removeprefix(b"Exif\0\0")
     if not tiff:
         return 1

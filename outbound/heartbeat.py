@@ -1,6 +1,6 @@
 """The registry client: tells a registry, again and again, where this service is and how it is doing.
 
-It knows the settings and a function that describes the service, and nothing of requests, images or networks. A registry
+It knows the settings and a function that describes the service, and nothing of requests, images or models. A registry
 that is down, slow, lying or misspelt costs log lines and retries: no error leaves `Heartbeat.run()`.
 """
 
@@ -19,9 +19,9 @@ from collections.abc import Callable
 import httpx
 
 from core.config import Settings
+from outbound.backoff import retry_delay
 
 BEAT_TIMEOUT_SECONDS = 5.0
-FIRST_RETRY_SECONDS = 1.0
 RETRY_CEILING_SECONDS = 60.0  # or HEARTBEAT_SECONDS, where that is longer
 
 # Addresses reserved for documentation (RFC 5737, RFC 3849): the way towards them is the default route.
@@ -29,7 +29,7 @@ _DOCUMENTATION_HOST = {socket.AF_INET: "192.0.2.1", socket.AF_INET6: "2001:db8::
 _LOOPBACK = {socket.AF_INET: "127.0.0.1", socket.AF_INET6: "::1"}
 _DISCARD_PORT = 9
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class _BeatRefused(Exception):
@@ -60,16 +60,6 @@ def _registry_host(settings: Settings) -> str:
         return httpx.URL(settings.registry_url).host
     except httpx.InvalidURL:
         return ""  # does not resolve, so the default route decides
-
-
-def retry_delay(failures: int, ceiling_seconds: float, rng: Callable[[], float] = random.random) -> float:
-    """Seconds to wait after the n-th failure in a row: exponential backoff with full jitter.
-
-    Full jitter (https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/) keeps a fleet of services from
-    coming back at the same moment as their registry.
-    """
-    seconds = FIRST_RETRY_SECONDS * 2.0 ** min(failures - 1, 64)  # beyond 2.0**1023 is OverflowError
-    return rng() * min(ceiling_seconds, seconds)
 
 
 class Heartbeat:
@@ -133,10 +123,10 @@ class Heartbeat:
             self._failures += 1
             # One warning an outage, not one a beat; and no traceback, for it may quote the token.
             level = logging.WARNING if self._failures == 1 else logging.DEBUG
-            _log.log(level, "heartbeat failed (%s); more failures in a row are logged at DEBUG", self._reason(exc))
+            logger.log(level, "heartbeat failed (%s); more failures in a row are logged at DEBUG", self._reason(exc))
         else:
             if self._failures:
-                _log.warning("heartbeat accepted again after %d failures", self._failures)
+                logger.warning("heartbeat accepted again after %d failures", self._failures)
             self._failures = 0
             self._last_success = self._clock()
 
@@ -145,7 +135,7 @@ class Heartbeat:
         try:
             return json.dumps({**known, **self._describe(), **override}, allow_nan=False).encode()
         except Exception:
-            _log.exception("the service cannot describe itself; the heartbeat says only where it is")
+            logger.exception("the service cannot describe itself; the heartbeat says only where it is")
             return json.dumps({**known, **override}).encode()
 
     async def _post(self, body: bytes) -> None:

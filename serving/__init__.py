@@ -1,1 +1,1 @@
-"""The life of a request behind HTTP. It knows neither HTTP nor torch."""
+"""A request's life behind HTTP: validated, admitted, run, kept. It knows neither HTTP nor torch."""

@@ -1,7 +1,4 @@
-"""What lives as long as the process does: start and end, state and health; and a request from its bytes to its answer.
-
-The event loop only waits here. This room knows neither HTTP nor torch.
-"""
+"""What lives as long as the process does: the service from its start to its end, and the requests that it serves meanwhile."""
 
 from __future__ import annotations
 
@@ -12,52 +9,51 @@ import logging
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import replace
-from enum import StrEnum
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
-from core.config import MAX_IMAGE_BYTES, MIB, TARGET_PX, VERSION, Settings
+from core.config import Settings
 from core.errors import JobCancelled, ModelsLoading, ShuttingDown
 from core.metrics import Metrics, MetricsSnapshot
+from core.progress import NullProgress
+from model_utility import Models, load_models
 from outbound.heartbeat import Heartbeat
-from schemas.request import Order, Submission, parse_order
+from schemas.request import IncomingRequest, UpscaleRequest
+from schemas.response import HealthResponse, PlanResponse, ServiceState, ServiceStatus, UpscaleResult
+from serving import health
+from serving.admission import Admission
 from serving.deadline import Deadline
-from serving.device_queue import DeviceQueue, Job
-from serving.dispatcher import Answer, Dispatcher, Ticket
+from serving.dispatcher import Dispatcher
+from serving.pending import PendingResult
+from serving.requests import parse_request
+from serving.workers import DeviceTask, DeviceWorker
 from storage.result_cache import ResultCache
-from upscale import Upscaler, load_upscaler, max_input_px
-from utility import IOThreads, ResultStore
+from storage.result_store import ResultStore
+from storage.sweeper import sweep_until
+from upscale import Upscaler
+from utility import IOExecutor
 
 logger = logging.getLogger(__name__)
 
-SWEEP_SECONDS = 60.0
 WARM_UP_PX = (64, 128, 256, 512)
 WARM_UP_SECONDS = 0.2
-CANCEL_SECONDS = 10.0  # a cancelled job ends at its next step: a convolution, a tile of the upsampler, a batch of faces
+CANCEL_SECONDS = 10.0  # a cancelled task ends at its next step: a convolution, a tile of the upsampler, a batch of faces
 LOADING_RETRY_SECONDS = 10
 DRAINING_RETRY_SECONDS = 5  # another instance, or this one restarted, should be there by then
-
-
-class State(StrEnum):
-    """What a load balancer should know."""
-
-    STARTING = "starting"
-    HEALTHY = "healthy"
-    DEGRADED = "degraded"  # serving, but a configured model is missing
-    DRAINING = "draining"
 
 
 class Service:
     """Built once per process; all its methods are called on the event loop."""
 
-    def __init__(self, settings: Settings, load: Callable[[Settings], Upscaler] = load_upscaler) -> None:
+    def __init__(self, settings: Settings, load: Callable[[Settings], Models] = load_models) -> None:
         self.settings = settings
         self.store = ResultStore(settings.output_dir, settings.retention_seconds, settings.output_max_bytes)
         self.failure: Exception | None = None
-        self.io = IOThreads()
-        self.metrics = Metrics(self._now)
-        self._queue = DeviceQueue(settings.queue_limit)
-        self._dispatcher = Dispatcher(self._queue, ResultCache(self.store), self.io, self.metrics)
+        self.io = IOExecutor()
+        self.metrics = Metrics(self._snapshot)
+        self._admission = Admission(settings.queue_limit)
+        self._worker = DeviceWorker(self._admission.measure)
+        self._dispatcher = Dispatcher(self._admission, self._worker, ResultCache(self.store), self.io, self.metrics)
         self._load = load
         self._upscaler: Upscaler | None = None
         self._heartbeat = Heartbeat(settings, self._describe) if settings.registry_url else None
@@ -69,11 +65,11 @@ class Service:
         self._drained = False  # what is not done will not be
         self._started_at = time.monotonic()
 
-    # life
+    # start and end
 
     async def start(self) -> None:
-        """Return at once; the networks load in the background."""
-        background: list[Coroutine[Any, Any, None]] = [self._load_upscaler(), self._sweep_forever()]
+        """Return at once; the models load in the background."""
+        background: list[Coroutine[Any, Any, None]] = [self._load_upscaler(), sweep_until(self._stop, self.store, self.io)]
         if self._heartbeat:
             background.append(self._heartbeat.run(self._stop))
         self._tasks = [asyncio.create_task(coroutine) for coroutine in background]
@@ -102,33 +98,34 @@ class Service:
         self.stop()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self.io.close()
-        self._queue.close()
+        self._worker.close()
 
     async def _load_upscaler(self) -> None:
         await self._check_output_dir()
         try:
-            upscaler = await self._queue.run(Job(0), partial(_load_without_pauses, self._load, self.settings))
-            await self._measure_device(upscaler)
+            models = await self._worker.run(DeviceTask(0), partial(_load_without_pauses, self._load, self.settings))
+            await self._measure_device(models)
         except Exception as exc:  # whatever it is, nothing can be served: the process ends and says why
             self.failure = exc
             self.stop()
             return
-        self._upscaler = upscaler
-        for model, status in upscaler.models.items():
+        self._upscaler = Upscaler(models)
+        for name, status in models.status.items():
             if status.loaded:
-                logger.info("%s: loaded %s", model, status.file)
+                logger.info("%s: loaded %s", name, status.file)
             else:
-                logger.warning("%s: %s. %s", model, status.reason, status.remedy)
-        logger.info("ready after %.1f s, on %s in %s", self.uptime_seconds, upscaler.device, upscaler.precision)
+                logger.warning("%s: %s. %s", name, status.reason, status.fix)
+        logger.info("ready after %.1f s, on %s in %s", self.uptime_seconds, models.device, models.precision)
+        logger.info("open %s", self.settings.local_url)
 
-    async def _measure_device(self, upscaler: Upscaler) -> None:
+    async def _measure_device(self, models: Models) -> None:
         """Passes of growing size until one takes long enough for its rate to be that of a request."""
-        first = partial(upscaler.warm_up, WARM_UP_PX[0], lambda _work: None)  # slow, as first times are, so not measured
-        await self._queue.run(Job(0), first)
+        first = NullProgress()  # slow, as first times are, so not measured
+        await self._worker.run(DeviceTask(0), partial(models.warm_up, WARM_UP_PX[0], first))
         for side_px in WARM_UP_PX:
-            job = Job(0)
-            await self._queue.run(job, partial(upscaler.warm_up, side_px, job.advance))
-            if job.seconds > WARM_UP_SECONDS:
+            task = DeviceTask(0)
+            await self._worker.run(task, partial(models.warm_up, side_px, task))
+            if task.seconds > WARM_UP_SECONDS:
                 break
 
     async def _check_output_dir(self) -> None:
@@ -136,20 +133,8 @@ class Service:
             await self.io.run(self.store.check_writable)
         except OSError as exc:
             logger.warning(
-                "OUTPUT_DIR %s cannot be written: %s; answers will hold the result alone", self.store.folder, exc.strerror
+                "OUTPUT_DIR %s cannot be written: %s; responses will hold the result alone", self.store.folder, exc.strerror
             )
-
-    async def _sweep_forever(self) -> None:
-        while not self._stop.is_set():
-            try:
-                removed = await self.io.run(self.store.sweep, time.time())
-            except OSError as exc:
-                logger.error("the output folder cannot be tidied: %s", exc)
-            else:
-                if removed:
-                    logger.info("removed %d old files from %s", removed, self.store.folder)
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stop.wait(), SWEEP_SECONDS)
 
     # what others see of it
 
@@ -158,52 +143,32 @@ class Service:
         return time.monotonic() - self._started_at
 
     @property
-    def state(self) -> State:
-        if self._stop.is_set():
-            return State.DRAINING
-        if self._upscaler is None:
-            return State.STARTING
-        complete = all(status.loaded for status in self._upscaler.models.values())
-        return State.HEALTHY if complete else State.DEGRADED
+    def state(self) -> ServiceState:
+        return health.service_state(self._models, stopping=self._stop.is_set())
 
-    def health(self) -> dict[str, object]:
+    def health(self) -> HealthResponse:
         """The body of GET /health."""
-        return {
-            **self._describe(),
-            "timestamp": time.time(),
-            "max_image_size_mb": MAX_IMAGE_BYTES // MIB,
-            "supported_resolutions": list(TARGET_PX),
-            "limits": {name: {"target_px": px, "max_input_px": max_input_px(name)} for name, px in TARGET_PX.items()},
-            "models": self._models(),
-            "heartbeat_active": self._heartbeat is not None,
-            "uptime_seconds": round(self.uptime_seconds, 3),
-        }
+        active, uptime_seconds = self._heartbeat is not None, self.uptime_seconds
+        return health.health(self._status(), self._models, heartbeat_active=active, uptime_seconds=uptime_seconds)
+
+    @property
+    def _models(self) -> Models | None:
+        return self._upscaler.models if self._upscaler else None
+
+    def _status(self) -> ServiceStatus:
+        return health.service_status(self.state, self._models, self._admission)
 
     def _describe(self) -> dict[str, object]:
-        device = f"{self._upscaler.device}, {self._upscaler.precision}" if self._upscaler else None
-        return {"status": self.state, "queue": self._queue.describe(), "device": device, "version": VERSION}
+        return self._status().model_dump(mode="json")
 
-    def _now(self) -> MetricsSnapshot:
+    def _snapshot(self) -> MetricsSnapshot:
         age_seconds = self._heartbeat.seconds_since_success if self._heartbeat else None
-        queue = self._queue.running, self._queue.waiting, self._queue.limit
-        if self._upscaler is None:
-            return MetricsSnapshot(*queue, age_seconds)
-        return MetricsSnapshot(
-            *queue, age_seconds, self._upscaler.allocated_bytes(), self._upscaler.device, self._upscaler.precision
-        )
-
-    def _models(self) -> dict[str, dict[str, object]]:
-        if self._upscaler is None:
-            return {}
-        return {
-            model: {"loaded": True, "file": status.file} if status.loaded else {"loaded": False, "reason": status.reason}
-            for model, status in self._upscaler.models.items()
-        }
+        return health.metrics_snapshot(self._models, self._admission, age_seconds)
 
     # one request
 
     def in_flight(self) -> contextlib.AbstractContextManager[None]:
-        """A request from its first byte to its answer's last: what the drain waits for, if it began before it."""
+        """A request from its first byte to its response's last: what the drain waits for, if it began before it."""
         return contextlib.nullcontext() if self._stop.is_set() else self.waited_for()
 
     @contextlib.contextmanager
@@ -218,53 +183,51 @@ class Service:
             if self._in_flight == 0:
                 self._idle.set()
 
-    async def upscale(self, submission: Submission, request_id: str, deadline: Deadline) -> Answer:
+    async def upscale(self, incoming: IncomingRequest, request_id: str, deadline: Deadline) -> UpscaleResult:
         """Serve one request.
 
         Raises:
-            BadRequest, Unavailable, DeadlineExceeded: see `errors`.
+            BadRequest, Unavailable, DeadlineExceeded: see `core.errors`.
             asyncio.CancelledError: the client went away; its place is free and its work ends at the next step.
         """
         start = time.perf_counter()
-        order = await self.read_order(submission)
-        ticket = await self.submit(order, deadline)
+        request = await self.read_request(incoming)
+        pending = await self.submit(request, deadline)
         try:
-            answer = await ticket.answer()
-        except JobCancelled as exc:  # a client that went away gets no answer; what is left is the shutdown
+            result = await pending.result()
+        except JobCancelled as exc:  # a client that went away gets no response; what is left is the shutdown
             raise shutting_down() from exc
-        seconds = round(time.perf_counter() - start, 3)
-        fields = {**answer.fields, "processing_time": seconds, "request_id": request_id}
-        if order.webhook:
-            fields["warnings"] = [*cast(list[str], answer.fields["warnings"]), _NO_WEBHOOK]
-        return replace(answer, fields=fields)
+        if request.params.webhook:
+            result = result.with_warnings(after=(_NO_WEBHOOK,))
+        return replace(result, processing_seconds=time.perf_counter() - start, request_id=request_id)
 
-    async def read_order(self, submission: Submission) -> Order:
-        """The order in a request, where orders can be served now.
+    async def read_request(self, incoming: IncomingRequest) -> UpscaleRequest:
+        """The valid request, where requests can be served now.
 
         Raises:
-            BadRequest, Unavailable: see `errors`.
+            BadRequest, Unavailable: see `core.errors`.
         """
         self._ready()
-        return await self.io.run(parse_order, submission)
+        return await self.io.run(parse_request, incoming)
 
-    async def plan(self, submission: Submission, deadline: Deadline) -> dict[str, object]:
-        """What a request would give, and take, without running it: the body of POST /plan.
+    async def plan(self, incoming: IncomingRequest, deadline: Deadline) -> PlanResponse:
+        """What a request would give, and take, without running it.
 
         Raises:
             BadRequest, Unavailable, DeadlineExceeded: as the request itself would.
         """
-        return await self._dispatcher.preview(await self.read_order(submission), self._ready(), deadline)
+        return await self._dispatcher.plan(await self.read_request(incoming), self._ready(), deadline)
 
-    async def submit(self, order: Order, deadline: Deadline) -> Ticket:
-        """Take an order in, and return without waiting for its answer: the ticket has its progress, its place and its end.
+    async def submit(self, request: UpscaleRequest, deadline: Deadline) -> PendingResult:
+        """Take a request in, and return without waiting for its result.
 
         Raises:
-            BadRequest, Unavailable, DeadlineExceeded: it cannot be taken; see `errors`.
+            BadRequest, Unavailable, DeadlineExceeded: it cannot be taken; see `core.errors`.
         """
-        ticket = await self._dispatcher.submit(order, self._ready(), deadline)
+        pending = await self._dispatcher.submit(request, self._ready(), deadline)
         if self._drained:  # while the image was decoded
-            ticket.cancel()
-        return ticket
+            pending.cancel()
+        return pending
 
     def _ready(self) -> Upscaler:
         if self._stop.is_set():
@@ -274,7 +237,7 @@ class Service:
         return self._upscaler
 
 
-def _load_without_pauses(load: Callable[[Settings], Upscaler], settings: Settings) -> Upscaler:
+def _load_without_pauses(load: Callable[[Settings], Models], settings: Settings) -> Models:
     """Load, and collect no garbage meanwhile: it would stop every thread, for longer with each of a million new objects.
 
     These objects stay for good; freezing them also spares every later collection the way through them, 0.2 s of /health.

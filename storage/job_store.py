@@ -1,4 +1,4 @@
-"""What is known of jobs, on disk beside the results, so that it survives the process.
+"""Records of jobs, on disk beside the results, so that they survive the process.
 
 A record is a small JSON file, written whole or not at all, named after a hash of the job's id; `ResultStore.sweep` removes it
 with the results. While a job is not done, its process holds a lock on the file, which ends with the process however that ends:
@@ -7,7 +7,6 @@ so a record without a last state and without a lock is that of a job that nobody
 
 from __future__ import annotations
 
-import dataclasses
 import fcntl
 import hashlib
 import logging
@@ -15,45 +14,35 @@ import os
 import secrets
 import threading
 import time
-from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import IO
 
-import orjson
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from core.errors import Interrupted
+from schemas.response import JobError, JobResult, JobStatus, PlanSummary
 
 logger = logging.getLogger(__name__)
 
 INTERRUPTED_RETRY_SECONDS = 1
 
 
-class Status(StrEnum):
-    """The states of a job, in the words of cog (https://github.com/replicate/cog/blob/main/docs/http.md)."""
-
-    STARTING = "starting"  # waits for its turn
-    PROCESSING = "processing"
-    SUCCEEDED = "succeeded"
-    FAILED = "failed"
-    CANCELED = "canceled"
-
-
-@dataclass(frozen=True)
-class JobRecord:
+class JobRecord(BaseModel):
     """What is known of one job. Times are in seconds since the epoch."""
+
+    model_config = ConfigDict(strict=True, frozen=True)
 
     id: str
     request_id: str  # of the request that started it
     fingerprint: str  # of that request, so that another one under the same id is noticed
-    plan: dict[str, object]
+    plan: PlanSummary
     created_at: float
-    status: Status = Status.STARTING
+    status: JobStatus = JobStatus.STARTING
     started_at: float | None = None
     completed_at: float | None = None
     progress: float = 0.0  # 0–1
-    result: dict[str, object] | None = None
-    error: dict[str, object] | None = None
+    result: JobResult | None = None
+    error: JobError | None = None
 
     def is_older_than(self, seconds: float) -> bool:
         """Whether it is done, and was longer ago."""
@@ -94,7 +83,7 @@ class JobStore:
         unfinished = self._folder / f"{secrets.token_hex(16)}.part"
         file = unfinished.open("xb")
         try:
-            file.write(orjson.dumps(dataclasses.asdict(record)))
+            file.write(record.model_dump_json().encode())
             file.flush()
             os.fsync(file.fileno())
             fcntl.flock(file, fcntl.LOCK_EX)
@@ -134,8 +123,9 @@ class JobStore:
             return None, False
 
     def _interrupt(self, record: JobRecord) -> JobRecord:
-        error = interrupted().body(record.request_id, with_status=True)
-        failed = dataclasses.replace(record, status=Status.FAILED, completed_at=time.time(), error=error)
+        error = JobError.of(interrupted(), record.request_id)
+        changes = {"status": JobStatus.FAILED, "completed_at": time.time(), "error": error}
+        failed = record.model_copy(update=changes)
         try:
             self.save(failed)
         except OSError as exc:
@@ -162,10 +152,9 @@ def interrupted() -> Interrupted:
 
 def _parse(data: bytes) -> JobRecord | None:
     try:
-        fields = orjson.loads(data)
-        return JobRecord(**{**fields, "status": Status(fields["status"])})
-    except (ValueError, TypeError, KeyError) as exc:  # of another version
-        logger.warning("the record of a job cannot be read: %s", exc)
+        return JobRecord.model_validate_json(data)
+    except ValidationError as exc:  # of another version
+        logger.warning("the record of a job cannot be read: %d of its fields are wrong", exc.error_count())
         return None
 
 

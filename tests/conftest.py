@@ -13,7 +13,7 @@ from core.config import Settings
 from tests.helpers import WEIGHTS as WEIGHTS
 from tests.helpers import FakeResolver as FakeResolver  # tests/page, test_bench and test_soak import these from here as yet
 from tests.helpers import encode as encode
-from tests.helpers import fake_upscaler as fake_upscaler
+from tests.helpers import fake_models as fake_models
 from tests.helpers import ready as ready
 from tests.helpers import sample_crop as sample_crop
 from tests.helpers import serving as serving
@@ -28,6 +28,6 @@ def settings(tmp_path: Path) -> Settings:
 @pytest.fixture
 async def client(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
     """Of a service that is ready, with a fake network."""
-    async with serving(settings, lambda _: fake_upscaler()) as (client, _):
+    async with serving(settings, lambda _: fake_models()) as (client, _):
         await ready(client)
         yield client

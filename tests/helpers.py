@@ -1,4 +1,4 @@
-"""What several test modules share: a fake network, the service on a real socket, pictures and comparisons."""
+"""What several test modules share: a fake model, the service on a real socket, pictures and comparisons."""
 
 from __future__ import annotations
 
@@ -17,12 +17,18 @@ from hypercorn.asyncio import serve
 from numpy.typing import NDArray
 from PIL import Image
 
-from app import KEEP_ALIVE_SECONDS, STALL_SECONDS, _listen, create_app
+from api.server import KEEP_ALIVE_SECONDS, STALL_SECONDS, listen
+from app import create_app
 from bench.server import ROOT, SAMPLE
 from core.config import Settings
-from serving.lifecycle import Service, State
+from core.progress import Progress
+from imaging.decode import decode_image
+from imaging.formats import open_image
+from imaging.picture import Picture
+from model_utility import Models
+from schemas.response import ServiceState
+from serving.lifecycle import Service
 from tests.documented import DocumentedClient
-from upscale import Upscaler
 
 WEIGHTS = ROOT / "weights"
 _TLS = httpx.create_ssl_context()  # unused; a client would make one for itself each time, which takes longer than most tests
@@ -46,29 +52,27 @@ class FakeResolver:
     def memory_bytes(self, height: int, width: int, scale: int) -> int:
         return height * width * scale**2 * 3
 
-    def super_resolve(self, image: NDArray[np.uint8], scale: int, advance: Callable[[float], None]) -> NDArray[np.uint8]:
+    def super_resolve(self, image: NDArray[np.uint8], scale: int, progress: Progress) -> NDArray[np.uint8]:
         self.entered.set()
         assert self.gate.wait(30), "the test never opened the gate"
         if self.error:
             raise self.error
-        advance(self.flops(image.shape[0], image.shape[1], scale))
+        progress.advance(self.flops(image.shape[0], image.shape[1], scale))
         return image.repeat(scale, axis=0).repeat(scale, axis=1)
 
 
-def fake_upscaler(resolver: FakeResolver | None = None) -> Upscaler:
-    """The real pipeline around a fake network, without faces' networks that could be missed."""
+def fake_models(resolver: FakeResolver | None = None) -> Models:
+    """Models that repeat pixels and find no faces; nothing is missing."""
     resolver = resolver or FakeResolver()
-    upscaler = Upscaler({"photo": resolver, "anime": resolver})  # type: ignore[dict-item]
     nothing = {"detect": staticmethod(lambda _image: []), "flops": staticmethod(lambda _height, _width: 0.0)}
-    upscaler.detector = type("NoFaces", (), nothing)()
-    upscaler.restorer = type("NoRestorer", (), {})()
-    return upscaler
+    detector, restorer = type("NoFaces", (), nothing)(), type("NoRestorer", (), {})()
+    return Models({"photo": resolver, "anime": resolver}, detector, restorer)  # type: ignore[dict-item]
 
 
 @asynccontextmanager
 async def serving(
     settings: Settings,
-    load: Callable[[Settings], Upscaler],
+    load: Callable[[Settings], Models],
     stall_seconds: float = STALL_SECONDS,
     keep_alive_seconds: float = KEEP_ALIVE_SECONDS,
 ) -> AsyncIterator[tuple[httpx.AsyncClient, Service]]:
@@ -76,7 +80,7 @@ async def serving(
     app = create_app(settings, load=load)
     service: Service = app.extensions["service"]
     server = asyncio.create_task(
-        serve(app, _listen(settings, stall_seconds, keep_alive_seconds), shutdown_trigger=service.drained)
+        serve(app, listen(settings, stall_seconds, keep_alive_seconds), shutdown_trigger=service.drained)
     )
     async with DocumentedClient(base_url=f"http://127.0.0.1:{settings.port}", timeout=60, verify=_TLS) as client:
         await _wait_for(client, server)
@@ -99,7 +103,7 @@ async def _wait_for(client: httpx.AsyncClient, server: asyncio.Task[None]) -> No
 
 async def ready(client: httpx.AsyncClient) -> None:
     """Wait until the models are loaded."""
-    while (await client.get("/health")).json()["status"] == State.STARTING:  # noqa: ASYNC110 - the real server has no event for us
+    while (await client.get("/health")).json()["status"] == ServiceState.STARTING:  # noqa: ASYNC110 - the real server has no event for us
         await asyncio.sleep(0.01)
 
 
@@ -153,6 +157,11 @@ def encode(pixels: NDArray[np.uint8] | Image.Image, image_format: str = "PNG", *
     image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
     image.save(buffer, image_format, **options)
     return buffer.getvalue()
+
+
+def decode(data: bytes) -> tuple[Picture, list[str]]:
+    """The picture in an image file, and the warnings."""
+    return decode_image(open_image(data))
 
 
 def b64(data: bytes) -> str:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from bench.compare.ncnn_model import write_ncnn
 from bench.images.photographs import Image
 from core.config import Settings
+from core.progress import NullProgress
 
 Upscale = Callable[[Image], Image]
 
@@ -37,12 +38,14 @@ class Engine:
 
 
 def build_ours(_side_px: int) -> Upscale:
-    from models.super_resolution import SuperResolver, build_rrdbnet, load_state_dict, select_device
+    from models.checkpoint import load_state_dict
+    from models.device import select_device
+    from models.super_resolution import SuperResolver, build_rrdbnet
 
     settings = Settings.from_env()
     device = select_device(settings.device, settings.precision, settings.torch_threads)
     resolver = SuperResolver({4: build_rrdbnet(load_state_dict(settings.weights_dir / X4PLUS), 4)}, device)
-    return lambda image: resolver.super_resolve(image, 4, lambda _work: None)
+    return lambda image: resolver.super_resolve(image, 4, NullProgress())
 
 
 def build_realesrganer(_side_px: int, *, tile: int = 0, half: bool = False) -> Upscale:
@@ -173,7 +176,8 @@ def _model() -> Any:
     torch is imported before our engine prepares the process for it: a baseline gets OpenMP's defaults, which let threads spin.
     """
     import torch  # noqa: F401, I001
-    from models.super_resolution import build_rrdbnet, load_state_dict
+    from models.super_resolution import build_rrdbnet
+    from models.checkpoint import load_state_dict
 
     return build_rrdbnet(load_state_dict(Settings.from_env().weights_dir / X4PLUS), 4)
 

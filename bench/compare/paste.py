@@ -10,7 +10,8 @@ import numpy as np
 
 from bench.images.photographs import Image, largest_difference, square
 from bench.results import Sample
-from models.faces import FACE_PX, Matrix, paste_face, paste_matrix
+from models.face_detection import FACE_PX, Matrix
+from models.face_restoration import paste_face, paste_matrix
 
 from facexlib.utils.face_restoration_helper import FaceRestoreHelper  # isort: skip - after model_utility's shim
 

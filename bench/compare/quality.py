@@ -29,7 +29,9 @@ def _build_untiled_fp32() -> Upscale:
     """basicsr's own model, on the whole picture at once."""
     import torch
 
-    from models.super_resolution import build_rrdbnet, load_state_dict, select_device
+    from models.checkpoint import load_state_dict
+    from models.device import select_device
+    from models.super_resolution import build_rrdbnet
 
     settings = Settings.from_env()
     device = select_device(settings.device).torch_device

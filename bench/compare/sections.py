@@ -112,7 +112,7 @@ def _paste(size: tuple[int, int], face_count: int, rounds: int) -> Section:
 def device_name() -> tuple[str, dict[str, Any]]:
     """`cpu` or `cuda`, and what a reader knows the device by."""
     from core.config import Settings
-    from models.super_resolution import select_device
+    from models.device import select_device
 
     settings = Settings.from_env()
     device = select_device(settings.device, settings.precision, settings.torch_threads)

@@ -16,7 +16,10 @@ from PIL import Image, ImageDraw, ImageFont
 
 from bench.server import ROOT, SAMPLE
 from core.config import Settings
-from models.super_resolution import SuperResolver, build_rrdbnet, load_state_dict, select_device
+from core.progress import NullProgress
+from models.checkpoint import load_state_dict
+from models.device import select_device
+from models.super_resolution import SuperResolver, build_rrdbnet
 
 from basicsr.archs.rrdbnet_arch import RRDBNet  # isort: skip - after model_utility's shim
 from realesrgan import RealESRGANer  # isort: skip
@@ -36,7 +39,7 @@ def main() -> int:
     ours = SuperResolver({4: build_rrdbnet(load_state_dict(X4PLUS), 4)}, select_device("cpu", "fp32"))
     results = {
         f"RealESRGANer, tiles of {TILE_PX} px, pad {PAD_PX}": _reference(detail, TILE_PX),
-        "this service": ours.super_resolve(detail, 4, lambda _work: None),
+        "this service": ours.super_resolve(detail, 4, NullProgress()),
     }
     errors = {name: np.abs(result.astype(int) - truth).max(axis=2) for name, result in results.items()}
     for name, error in errors.items():

@@ -9,11 +9,16 @@ import numpy as np
 from PIL import Image
 
 from bench.server import SAMPLE
-from core.config import Settings
+from core.config import OutputFormat, Settings
+from core.progress import NullProgress
 from imaging.decode import decode_image
 from imaging.encode import encode_image
+from imaging.formats import open_image
 from imaging.picture import Picture
-from upscale import Size, load_upscaler, plan_upscale
+from model_utility import load_models
+from schemas.params import UpscaleParams
+from schemas.plan import Size, plan_upscale
+from upscale import Upscaler
 
 KINDS = (
     ("RGB", "PNG"),
@@ -35,18 +40,18 @@ class GoldenPicture:
     file: bytes
     enlarged: Picture
 
-    def result(self, output_format: str, quality: int) -> bytes:
+    def result(self, output_format: OutputFormat, quality: int) -> bytes:
         """The file that the service must respond with."""
         return encode_image(self.enlarged, output_format, quality)[0]
 
 
 def make_golden_pictures() -> list[GoldenPicture]:
     """Each picture, enlarged to 2k by this process's own pipeline."""
-    upscaler = load_upscaler(Settings.from_env())
+    upscaler = Upscaler(load_models(Settings.from_env()))
     return [
-        GoldenPicture(file, upscaler.upscale(decoded, plan, True, lambda _work: None).picture)
+        GoldenPicture(file, upscaler.run(decoded, plan, UpscaleParams(), NullProgress()).picture)
         for file in _files()
-        for decoded in [decode_image(file)[0]]
+        for decoded in [decode_image(open_image(file))[0]]
         for plan in [plan_upscale(Size(decoded.width, decoded.height), "2k")]
     ]
 

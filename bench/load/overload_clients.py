@@ -22,7 +22,7 @@ from multiprocessing.synchronize import Event
 from bench.load.command import HANG_SECONDS, QUEUE_LIMIT
 from bench.load.goldens import GoldenPicture
 from bench.server import Server
-from core.config import MIB
+from core.config import MIB, OutputFormat
 
 SENDERS = 64  # requests under way at once, at most
 FILE_BYTES = 9 * MIB // 4  # so that a body has 3 MiB
@@ -40,7 +40,8 @@ class Request:
 def make_requests(pictures: list[GoldenPicture]) -> Iterator[Request]:
     """Each picture in each quality; as PNG files with much beside the pixels, since large pictures would take minutes."""
     images = [base64.b64encode(_pad(picture.file)) for picture in pictures]
-    for quality, output_format, faces in itertools.product(range(1, 101), ("jpeg", "webp"), ("true", "false")):
+    formats: tuple[OutputFormat, ...] = ("jpeg", "webp")
+    for quality, output_format, faces in itertools.product(range(1, 101), formats, ("true", "false")):
         for picture, image in zip(pictures, images, strict=True):
             options = f'"target_resolution":"2k","quality":{quality},"output_format":"{output_format}","enhance_faces":{faces}'
             head = f'{{{options},"image_b64":"'

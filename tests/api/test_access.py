@@ -18,18 +18,7 @@ import pytest
 from api.access import Access
 from bench.server import ROOT, running_server
 from core.config import ConfigError, Settings
-from tests.helpers import (
-    WEIGHTS,
-    assert_error,
-    b64,
-    encode,
-    fake_upscaler,
-    ready,
-    sample_crop,
-    send_raw,
-    serving,
-    with_settings,
-)
+from tests.helpers import WEIGHTS, assert_error, b64, encode, fake_models, ready, sample_crop, send_raw, serving, with_settings
 
 KEY, OTHER = "first-key", "second:key"
 ORIGIN = "https://page.example"
@@ -42,7 +31,7 @@ def basic(name: str, password: str) -> str:
 
 @asynccontextmanager
 async def guarded(settings: Settings, **changes: Any) -> AsyncIterator[httpx.AsyncClient]:
-    async with serving(with_settings(settings, **{"api_key": f"{KEY}, {OTHER}", **changes}), lambda _: fake_upscaler()) as (
+    async with serving(with_settings(settings, **{"api_key": f"{KEY}, {OTHER}", **changes}), lambda _: fake_models()) as (
         client,
         _,
     ):
@@ -230,7 +219,7 @@ async def test_an_output_folder_that_cannot_be_written_is_said_at_the_start(
     settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
     settings.output_dir.write_bytes(b"a file, not a folder")
-    async with serving(settings, lambda _: fake_upscaler()) as (client, _):
+    async with serving(settings, lambda _: fake_models()) as (client, _):
         await ready(client)
     (warning,) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert f"OUTPUT_DIR {settings.output_dir} cannot be written: File exists" in warning

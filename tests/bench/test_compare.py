@@ -16,7 +16,7 @@ from bench.images.photographs import largest_difference, psnr_db
 from bench.report.arithmetic import Spread, log_log_slope, ratios
 from bench.results import Record, Sample, read_records
 from tests.bench.fake_baselines import BLACK, BROKEN, FAST, SLOW, YARDSTICK
-from tests.conftest import sample_crop
+from tests.helpers import sample_crop
 
 CONTEXT = {"commit": "abc"}
 PHOTOGRAPH = sample_crop(24, 24, left=200, top=80)

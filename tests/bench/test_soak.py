@@ -11,7 +11,7 @@ from bench.load.soak_clients import SoakClients
 from bench.server import Server
 from core.config import MIB
 from imaging.picture import Picture
-from tests.conftest import encode, sample_crop
+from tests.helpers import encode, sample_crop
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,6 @@ import logging
 import re
 import sys
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +18,8 @@ from numpy.typing import NDArray
 
 from core.config import MIB, Settings
 from core.logs import LineFormatter, Values, begin_request, current_request, in_this_context
-from tests.helpers import FakeResolver, b64, encode, fake_upscaler, post, ready, sample_crop, send_raw, serving, until
+from core.progress import Progress
+from tests.helpers import FakeResolver, b64, encode, fake_models, post, ready, sample_crop, send_raw, serving, until
 
 IMAGE = b64(encode(sample_crop(60, 40)))
 
@@ -151,7 +151,7 @@ async def test_every_outcome_is_one_line(client: httpx.AsyncClient, log: Log) ->
 
 async def test_a_defect_is_one_line_with_its_traceback_and_one_of_its_request(settings: Settings, log: Log) -> None:
     resolver = FakeResolver()
-    async with serving(settings, lambda _: fake_upscaler(resolver)) as (client, _):
+    async with serving(settings, lambda _: fake_models(resolver)) as (client, _):
         await ready(client)
         resolver.error = RuntimeError("the secret of the house")
         request_id = (await client.post("/upscale", json={"image_b64": IMAGE})).json()["request_id"]
@@ -164,7 +164,7 @@ async def test_a_defect_is_one_line_with_its_traceback_and_one_of_its_request(se
 
 async def test_a_client_that_leaves_is_one_line(settings: Settings, log: Log) -> None:
     resolver = FakeResolver()
-    async with serving(settings, lambda _: fake_upscaler(resolver)) as (client, _):
+    async with serving(settings, lambda _: fake_models(resolver)) as (client, _):
         await ready(client)
         resolver.gate.clear()
         resolver.entered.clear()
@@ -183,7 +183,7 @@ async def test_a_client_that_takes_nothing_more_is_one_line(settings: Settings, 
     settings.output_dir.mkdir()
     with (settings.output_dir / f"{'0' * 32}.png").open("wb") as file:
         file.truncate(50 * MIB)
-    async with serving(settings, lambda _: fake_upscaler(), stall_seconds=0.5) as (client, _):
+    async with serving(settings, lambda _: fake_models(), stall_seconds=0.5) as (client, _):
         await ready(client)
         _, writer = await send_raw(settings.port, f"GET /files/{'0' * 32}.png HTTP/1.1\r\nHost: test\r\n\r\n".encode())
         writer.transport.pause_reading()  # type: ignore[attr-defined]
@@ -219,13 +219,13 @@ async def test_an_unfit_request_id_is_replaced(client: httpx.AsyncClient, reques
 class TalkingResolver(FakeResolver):
     """Logs from the device's thread."""
 
-    def super_resolve(self, image: NDArray[np.uint8], scale: int, advance: Callable[[float], None]) -> NDArray[np.uint8]:
+    def super_resolve(self, image: NDArray[np.uint8], scale: int, progress: Progress) -> NDArray[np.uint8]:
         logging.getLogger("network").info("pass in %s", threading.current_thread().name)
-        return super().super_resolve(image, scale, advance)
+        return super().super_resolve(image, scale, progress)
 
 
 async def test_lines_from_the_devices_thread_carry_the_id_of_their_request(settings: Settings, log: Log) -> None:
-    async with serving(settings, lambda _: fake_upscaler(TalkingResolver())) as (client, _):
+    async with serving(settings, lambda _: fake_models(TalkingResolver())) as (client, _):
         await ready(client)
         for request_id, quality in (("first", 90), ("second", 91)):  # the same would not be made twice
             order = {"image_b64": IMAGE, "target_resolution": "2k", "quality": quality}
@@ -236,7 +236,7 @@ async def test_lines_from_the_devices_thread_carry_the_id_of_their_request(setti
 
 
 async def test_lines_from_an_io_thread_carry_the_id_of_their_request(settings: Settings, log: Log) -> None:
-    async with serving(settings, lambda _: fake_upscaler()) as (client, service):
+    async with serving(settings, lambda _: fake_models()) as (client, service):
         await ready(client)
         begin_request("of-the-test")
         await service.io.run(logging.getLogger("io").info, "from an io thread")

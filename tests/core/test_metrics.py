@@ -16,7 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from bench.server import ROOT
 from core.config import Settings
 from core.metrics import Metrics, MetricsSnapshot
-from tests.helpers import FakeResolver, b64, encode, fake_upscaler, ready, sample_crop, serving, until, with_settings
+from tests.helpers import FakeResolver, b64, encode, fake_models, ready, sample_crop, serving, until, with_settings
 
 BODY = {"image_b64": b64(encode(sample_crop(60, 40))), "target_resolution": "2k", "output_format": "png"}
 DASHBOARD = json.loads((ROOT / "docs" / "grafana-dashboard.json").read_text())
@@ -78,13 +78,13 @@ async def test_whatever_clients_send_the_labels_are_few(client: httpx.AsyncClien
 
 async def test_running_and_waiting_are_what_is_so_now(settings: Settings) -> None:
     resolver = FakeResolver()
-    async with serving(settings, lambda _: fake_upscaler(resolver)) as (client, service), asyncio.TaskGroup() as clients:
+    async with serving(settings, lambda _: fake_models(resolver)) as (client, service), asyncio.TaskGroup() as clients:
         await ready(client)
         resolver.gate.clear()
         for quality in (80, 81):
             body = {**BODY, "output_format": "jpeg", "quality": quality}
             clients.create_task(client.post("/upscale", json=body))
-        await until(lambda: (service._queue.running, service._queue.waiting) == (1, 1))
+        await until(lambda: (service._admission.running, service._admission.waiting) == (1, 1))
         samples = await scrape(client)
         assert value(samples, "upscale_queue_running") == value(samples, "upscale_queue_waiting") == 1
         assert value(samples, "upscale_queue_capacity") == 8
@@ -101,7 +101,7 @@ def test_what_is_not_there_is_left_out_and_what_is_there_is_given() -> None:
 
 
 async def test_the_page_needs_a_key_where_one_is_configured(settings: Settings) -> None:
-    async with serving(with_settings(settings, api_key="a-key"), lambda _: fake_upscaler()) as (client, _):
+    async with serving(with_settings(settings, api_key="a-key"), lambda _: fake_models()) as (client, _):
         await ready(client)
         assert (await client.get("/metrics")).status_code == 401
         assert (await client.get("/metrics", headers={"Authorization": "Bearer a-key"})).status_code == 200

@@ -15,26 +15,29 @@ import pytest
 
 from bench.server import Server, running_server
 from core.config import Settings
-from imaging.decode import decode_image
+from core.progress import NullProgress
 from imaging.encode import encode_image
+from model_utility import Models, load_models
+from schemas.params import UpscaleParams
+from schemas.plan import Size, plan_upscale
 from tests.e2e.faults import Check, Registry, mounts, new_picture
-from tests.helpers import WEIGHTS
-from upscale import Size, Upscaler, load_upscaler, plan_upscale
+from tests.helpers import WEIGHTS, decode
+from upscale import Upscaler
 
 
 @pytest.fixture(scope="package")
-def upscaler() -> Upscaler:
-    return load_upscaler(Settings(weights_dir=WEIGHTS))
+def models() -> Models:
+    return load_models(Settings(weights_dir=WEIGHTS))
 
 
 @pytest.fixture(scope="package")
-def golden(upscaler: Upscaler) -> Callable[[bytes], bytes]:
+def golden(models: Models) -> Callable[[bytes], bytes]:
     """The right response's bytes, by the pipeline itself, in this process."""
 
     def compute(image: bytes) -> bytes:
-        picture, _ = decode_image(image)
+        picture, _ = decode(image)
         plan = plan_upscale(Size(picture.width, picture.height), "2k")
-        return encode_image(upscaler.upscale(picture, plan, True, lambda _work: None).picture, "jpeg", 95)[0]
+        return encode_image(Upscaler(models).run(picture, plan, UpscaleParams(), NullProgress()).picture, "jpeg", 95)[0]
 
     return compute
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from imaging.colour import flatten_on_white
-from imaging.decode import decode_image
 from imaging.encode import encode_image
 from imaging.picture import Picture
+from tests.helpers import decode
 from tests.imaging.pictures import ALPHA, GRAY, RGB, SRGB, Array, close
 
 
@@ -17,7 +17,7 @@ from tests.imaging.pictures import ALPHA, GRAY, RGB, SRGB, Array, close
 @pytest.mark.parametrize("image_format", ["png", "jpeg", "webp"])
 def test_what_is_written_reads_back(image_format: str, pixels: Array, alpha: Array | None) -> None:
     data, warnings_ = encode_image(Picture(pixels, alpha), image_format, 95)
-    picture, _ = decode_image(data)
+    picture, _ = decode(data)
     expected = pixels
     if image_format == "jpeg" and alpha is not None:
         weight = alpha[..., None] / 255 if pixels.ndim == 3 else alpha / 255

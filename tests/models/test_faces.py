@@ -13,33 +13,30 @@ from facexlib.parsing.parsenet import ParseNet
 from facexlib.utils.face_restoration_helper import FaceRestoreHelper
 from PIL import Image as PILImage
 
+from core.progress import NullProgress
 from imaging.picture import Picture
-from models.faces import (
-    FACE_PX,
-    Face,
-    FaceDetector,
-    FaceRestorer,
-    Image,
-    Matrix,
-    _build_gfpgan,
-    _build_parser,
-    align_face,
-    paste_face,
-    paste_matrix,
-)
-from models.super_resolution import load_state_dict, select_device
+from model_utility import Models, ModelStatus
+from models.checkpoint import load_state_dict
+from models.device import select_device
+from models.face_detection import FACE_PX, Face, FaceDetector, Image, Matrix
+from models.face_restoration import FaceRestorer, _build_gfpgan, _build_parser, align_face, paste_face, paste_matrix
+from schemas.params import UpscaleParams
+from schemas.plan import Plan, Size, plan_upscale
 from tests.helpers import WEIGHTS, FakeResolver, max_difference, sample_crop
-from upscale import ModelStatus, Size, Upscaler, plan_upscale
+from upscale import PipelineOutput, Upscaler
 
-from gfpgan.archs.gfpganv1_clean_arch import GFPGANv1Clean  # isort: skip - after model_utility's shim
+from gfpgan.archs.gfpganv1_clean_arch import GFPGANv1Clean  # isort: skip - after models has prepared the process
 
 SAMPLE = sample_crop(480, 300)
 DEVICE = select_device("cpu", "fp32")
 NO_PARSER = {"face_parsing": ModelStatus(reason="parser.pth is missing")}
 
 
-def ignore(_work: float) -> None:
-    """An `advance` that nobody watches."""
+NOBODY = NullProgress()
+
+
+def run(models: Models, picture: Picture, plan: Plan, **params: Any) -> PipelineOutput:
+    return Upscaler(models).run(picture, plan, UpscaleParams(**params), NOBODY)
 
 
 @pytest.fixture(scope="module")
@@ -220,9 +217,9 @@ def test_parsenet_loads_strictly_and_outlines_a_face(face: Face) -> None:
 
 
 def test_restoring_changes_the_face_and_nothing_outside_it(restorer: FaceRestorer, detector: FaceDetector) -> None:
-    """The whole pipeline, with a network that only repeats pixels: whatever else changes, the faces changed it."""
-    upscaler = Upscaler({"photo": FakeResolver()}, detector, restorer, NO_PARSER)  # type: ignore[dict-item]
-    upscaled = upscaler.upscale(Picture(SAMPLE), plan_upscale(Size(480, 300), "2k"), True, ignore)
+    """The whole pipeline, with a model that only repeats pixels: whatever else changes, the faces changed it."""
+    models = Models({"photo": FakeResolver()}, detector, restorer, NO_PARSER)  # type: ignore[dict-item]
+    upscaled = run(models, Picture(SAMPLE), plan_upscale(Size(480, 300), "2k"))
     assert (len(upscaled.faces), upscaled.faces_enhanced) == (1, True)
     assert upscaled.warnings == ("Faces were pasted with a square soft mask: parser.pth is missing.",)
     changed = (upscaled.picture.pixels != SAMPLE.repeat(4, 0).repeat(4, 1)).any(axis=2)
@@ -245,7 +242,7 @@ def test_strength_blends_the_restored_face_with_the_enlarged_original(
         restorer = FaceRestorer(restorer._gfpgan, EllipseParser(), DEVICE)
     canvas = SAMPLE.repeat(2, 0).repeat(2, 1)
     none, half, full = (
-        restorer.restore_into(canvas.copy(), SAMPLE, [face], strength, ignore).astype(float) for strength in (0.0, 0.5, 1.0)
+        restorer.restore_into(canvas.copy(), SAMPLE, [face], strength, NOBODY).astype(float) for strength in (0.0, 0.5, 1.0)
     )
     assert np.array_equal(none, canvas)
     assert np.abs(full - canvas).max() > 50
@@ -257,8 +254,8 @@ def test_strength_blends_the_restored_face_with_the_enlarged_original(
 
 
 def test_faces_of_no_strength_are_found_and_not_restored(detector: FaceDetector) -> None:
-    upscaler = Upscaler({"photo": FakeResolver()}, detector, FaceRestorer.__new__(FaceRestorer))  # type: ignore[dict-item]
-    upscaled = upscaler.upscale(Picture(SAMPLE), plan_upscale(Size(480, 300), "2k"), True, ignore, face_strength=0)
+    models = Models({"photo": FakeResolver()}, detector, FaceRestorer.__new__(FaceRestorer))  # type: ignore[dict-item]
+    upscaled = run(models, Picture(SAMPLE), plan_upscale(Size(480, 300), "2k"), face_strength=0)
     assert (len(upscaled.faces), upscaled.faces_enhanced, upscaled.warnings) == (1, False, ())
     assert np.array_equal(upscaled.picture.pixels, SAMPLE.repeat(4, 0).repeat(4, 1))
 
@@ -274,17 +271,17 @@ def test_faces_are_restored_once_in_the_first_of_several_passes(restorer: FaceRe
             return canvas
 
     counting = Counting.__new__(Counting)
-    upscaler = Upscaler({"photo": FakeResolver()}, detector, counting)  # type: ignore[dict-item]
+    models = Models({"photo": FakeResolver()}, detector, counting)  # type: ignore[dict-item]
     plan = plan_upscale(Size(480, 300), "4k")
     assert plan.passes == (4, 2)
-    upscaler.upscale(Picture(SAMPLE), plan, True, ignore)
+    run(models, Picture(SAMPLE), plan)
     assert calls == [4]
 
 
 def test_faces_of_a_gray_picture_stay_gray(restorer: FaceRestorer, detector: FaceDetector) -> None:
     gray = np.array(PILImage.fromarray(SAMPLE).convert("L"))
-    upscaler = Upscaler({"photo": FakeResolver()}, detector, restorer, NO_PARSER)  # type: ignore[dict-item]
-    upscaled = upscaler.upscale(Picture(gray), plan_upscale(Size(480, 300), "2k"), True, ignore)
+    models = Models({"photo": FakeResolver()}, detector, restorer, NO_PARSER)  # type: ignore[dict-item]
+    upscaled = run(models, Picture(gray), plan_upscale(Size(480, 300), "2k"))
     assert upscaled.faces_enhanced
     assert upscaled.picture.pixels.shape == (1200, 1920)
     assert (upscaled.picture.pixels[:40] == gray.repeat(4, 0).repeat(4, 1)[:40]).all()

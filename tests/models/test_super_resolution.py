@@ -14,19 +14,14 @@ import torch
 
 from bench.server import ROOT
 from core.config import ConfigError
+from core.progress import NullProgress
 from models import super_resolution
-from models.super_resolution import (
-    Device,
-    Image,
-    SuperResolver,
-    _unusable_gpu_reason,
-    build_rrdbnet,
-    load_state_dict,
-    select_device,
-)
+from models.checkpoint import load_state_dict
+from models.device import Device, _unusable_gpu_reason, select_device
+from models.super_resolution import Image, SuperResolver, build_rrdbnet
 from tests.helpers import WEIGHTS, max_difference, psnr, sample_crop
 
-from basicsr.archs.rrdbnet_arch import RRDBNet  # isort: skip - after super_resolution's shim
+from basicsr.archs.rrdbnet_arch import RRDBNet  # isort: skip - after models has prepared the process
 from realesrgan import RealESRGANer  # isort: skip
 
 X4PLUS = WEIGHTS / "RealESRGAN_x4plus.pth"
@@ -34,8 +29,20 @@ ANIME = WEIGHTS / "RealESRGAN_x4plus_anime_6B.pth"
 FACE = sample_crop(72, 64, left=170, top=60)
 
 
-def ignore(_work: float) -> None:
-    """An `advance` that nobody watches."""
+NOBODY = NullProgress()
+
+
+class Steps(NullProgress):
+    """Notes the work of each step, and ends the task at the one after `most`."""
+
+    def __init__(self, most: int = sys.maxsize) -> None:
+        self.works: list[float] = []
+        self._most = most
+
+    def advance(self, work: float) -> None:
+        if len(self.works) == self._most:
+            raise InterruptedError
+        self.works.append(work)
 
 
 def resolver(precision: str = "auto", **networks: RRDBNet) -> SuperResolver:
@@ -77,26 +84,26 @@ def expected(reference: RealESRGANer) -> Image:
 
 
 def test_fp32_equals_the_reference_within_one_grey_level(fp32: SuperResolver, expected: Image) -> None:
-    result = fp32.super_resolve(FACE, 4, ignore)
+    result = fp32.super_resolve(FACE, 4, NOBODY)
     assert max_difference(result, expected) <= 1
 
 
 def test_the_default_precision_is_within_50_db_of_the_reference(expected: Image) -> None:
-    assert psnr(resolver().super_resolve(FACE, 4, ignore), expected) >= 50
+    assert psnr(resolver().super_resolve(FACE, 4, NOBODY), expected) >= 50
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("precision", ["auto", "fp16", "bf16"])
 def test_a_gpu_is_within_50_db_of_the_reference_and_repeats_itself(expected: Image, precision: str) -> None:
     on_gpu = SuperResolver({4: build_rrdbnet(load_state_dict(X4PLUS), 4)}, select_device("cuda", precision))
-    result = on_gpu.super_resolve(FACE, 4, ignore)
+    result = on_gpu.super_resolve(FACE, 4, NOBODY)
     assert psnr(result, expected) >= 50
-    assert np.array_equal(on_gpu.super_resolve(FACE, 4, ignore), result)
+    assert np.array_equal(on_gpu.super_resolve(FACE, 4, NOBODY), result)
 
 
 def test_the_network_sees_rgb(fp32: SuperResolver, expected: Image) -> None:
     """The network is no symmetric function of its channels: fed BGR, it gives a visibly different picture."""
-    swapped = fp32.super_resolve(np.ascontiguousarray(FACE[:, :, ::-1]), 4, ignore)[:, :, ::-1]
+    swapped = fp32.super_resolve(np.ascontiguousarray(FACE[:, :, ::-1]), 4, NOBODY)[:, :, ::-1]
     assert psnr(swapped, expected) < 45
 
 
@@ -104,19 +111,19 @@ def test_anime_equals_the_reference_at_4_and_2_and_its_work_adds_up() -> None:
     network = RRDBNet(3, 3, scale=4, num_feat=64, num_block=6, num_grow_ch=32)
     reference = RealESRGANer(4, str(ANIME), model=network, tile=0, pre_pad=0, half=False, device=torch.device("cpu"))
     anime = SuperResolver({4: build_rrdbnet(load_state_dict(ANIME), 4)}, select_device("cpu", "fp32"))
-    image, steps = FACE[:24, :31], list[float]()
-    result = anime.super_resolve(image, 4, steps.append)
+    image, steps = FACE[:24, :31], Steps()
+    result = anime.super_resolve(image, 4, steps)
     assert max_difference(result, enhance(reference, image)) <= 1
-    assert max_difference(anime.super_resolve(image, 2, ignore), enhance(reference, image, 2)) <= 1
-    assert math.isclose(sum(steps), anime.flops(24, 31, 4), rel_tol=1e-9)
+    assert max_difference(anime.super_resolve(image, 2, NOBODY), enhance(reference, image, 2)) <= 1
+    assert math.isclose(sum(steps.works), anime.flops(24, 31, 4), rel_tol=1e-9)
     photo = resolver("fp32")
     assert 3 < photo.flops(24, 31, 4) / anime.flops(24, 31, 4) < 23 / 6
-    assert psnr(result, photo.super_resolve(image, 4, ignore)) < 40, "this is the network of photographs"
+    assert psnr(result, photo.super_resolve(image, 4, NOBODY)) < 40, "this is the network of photographs"
 
 
 def test_without_x2plus_a_2x_pass_is_the_reference_at_outscale_2(fp32: SuperResolver, reference: RealESRGANer) -> None:
     image = FACE[:20, :31]
-    result = fp32.super_resolve(image, 2, ignore)
+    result = fp32.super_resolve(image, 2, NOBODY)
     assert result.shape == (40, 62, 3)
     assert np.abs(result.astype(int) - enhance(reference, image, 2)).max() <= 1
 
@@ -127,7 +134,7 @@ def test_x2plus_equals_the_reference_at_even_and_odd_sizes(height: int, width: i
     reference = RealESRGANer(2, str(X4PLUS), model=_Accepting(), tile=0, pre_pad=0, half=False, device=torch.device("cpu"))
     reference.model = network
     image = FACE[:height, :width]
-    result = resolver("fp32", x2=random_x2plus()).super_resolve(image, 2, ignore)
+    result = resolver("fp32", x2=random_x2plus()).super_resolve(image, 2, NOBODY)
     assert result.shape == (height * 2, width * 2, 3)
     assert result.std() > 10
     assert np.abs(result.astype(int) - enhance(reference, image)).max() <= 1
@@ -141,14 +148,14 @@ class _Accepting(torch.nn.Module):
 
 
 def test_upsampler_tiles_leave_no_trace(fp32: SuperResolver, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = fp32.super_resolve(FACE, 4, ignore)
+    whole = fp32.super_resolve(FACE, 4, NOBODY)
     monkeypatch.setattr(super_resolution, "UPSAMPLER_TILE_PX", 24)
-    assert np.array_equal(fp32.super_resolve(FACE, 4, ignore), whole)
+    assert np.array_equal(fp32.super_resolve(FACE, 4, NOBODY), whole)
 
 
 def test_a_device_with_little_memory_tiles_the_body_with_a_small_error(expected: Image) -> None:
     small = SuperResolver({4: build_rrdbnet(load_state_dict(X4PLUS), 4)}, Device(torch.device("cpu"), torch.float32, 0))
-    result = small.super_resolve(FACE, 4, ignore)
+    result = small.super_resolve(FACE, 4, NOBODY)
     assert max_difference(result, expected) <= 24
     assert psnr(result, expected) >= 40
 
@@ -156,14 +163,14 @@ def test_a_device_with_little_memory_tiles_the_body_with_a_small_error(expected:
 @pytest.mark.parametrize("shape", [(1, 1, 3), (1, 9, 3), (2, 3), (9, 1)])
 @pytest.mark.parametrize("scale", [2, 4])
 def test_tiny_images_and_gray_ones_keep_their_shape(fp32: SuperResolver, shape: tuple[int, ...], scale: int) -> None:
-    result = fp32.super_resolve(np.full(shape, 128, np.uint8), scale, ignore)
+    result = fp32.super_resolve(np.full(shape, 128, np.uint8), scale, NOBODY)
     assert result.shape == (shape[0] * scale, shape[1] * scale, *shape[2:])
     assert result.dtype == np.uint8
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 3), (1, 2, 3), (3, 1, 3)])
 def test_x2plus_takes_images_without_a_second_pixel(shape: tuple[int, int, int]) -> None:
-    result = resolver("fp32", x2=random_x2plus()).super_resolve(np.full(shape, 128, np.uint8), 2, ignore)
+    result = resolver("fp32", x2=random_x2plus()).super_resolve(np.full(shape, 128, np.uint8), 2, NOBODY)
     assert result.shape == (shape[0] * 2, shape[1] * 2, 3)
 
 
@@ -172,33 +179,27 @@ def test_an_overflow_is_redone_in_fp32(fp32: SuperResolver, caplog: pytest.LogCa
     hot = build_rrdbnet(load_state_dict(X4PLUS), 4)
     hot.conv_first.weight *= 1e5
     image = FACE[:8, :8]
-    expected = SuperResolver({4: hot}, select_device("cpu", "fp32")).super_resolve(image, 4, ignore)
-    result = SuperResolver({4: hot}, select_device("cpu", "fp16")).super_resolve(image, 4, ignore)
+    expected = SuperResolver({4: hot}, select_device("cpu", "fp32")).super_resolve(image, 4, NOBODY)
+    result = SuperResolver({4: hot}, select_device("cpu", "fp16")).super_resolve(image, 4, NOBODY)
     assert psnr(result, expected) > 30
     assert "again in fp32" in caplog.text
 
 
 def test_progress_adds_up_and_can_stop_a_pass(fp32: SuperResolver) -> None:
-    steps: list[float] = []
-    fp32.super_resolve(FACE[:8, :8], 4, steps.append)
-    assert math.isclose(sum(steps), fp32.flops(8, 8, 4), rel_tol=1e-9)
-    assert len(steps) > 23 * 15, "each convolution is a step"
-    assert max(steps) < 0.1 * sum(steps)
-
-    countdown = iter([None] * 5)
-
-    def stop(_work: float) -> None:
-        if next(countdown, StopIteration) is StopIteration:
-            raise InterruptedError
+    steps = Steps()
+    fp32.super_resolve(FACE[:8, :8], 4, steps)
+    assert math.isclose(sum(steps.works), fp32.flops(8, 8, 4), rel_tol=1e-9)
+    assert len(steps.works) > 23 * 15, "each convolution is a step"
+    assert max(steps.works) < 0.1 * sum(steps.works)
 
     with pytest.raises(InterruptedError):
-        fp32.super_resolve(FACE[:8, :8], 4, stop)
+        fp32.super_resolve(FACE[:8, :8], 4, Steps(most=5))
 
 
 def test_the_same_image_gives_the_same_bytes(fp32: SuperResolver) -> None:
-    first = fp32.super_resolve(FACE, 4, ignore)
-    fp32.super_resolve(FACE[:9, :9], 4, ignore)
-    assert np.array_equal(fp32.super_resolve(FACE, 4, ignore), first)
+    first = fp32.super_resolve(FACE, 4, NOBODY)
+    fp32.super_resolve(FACE[:9, :9], 4, NOBODY)
+    assert np.array_equal(fp32.super_resolve(FACE, 4, NOBODY), first)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine's card can be used")
@@ -221,7 +222,7 @@ def test_memory_freed_in_a_pass_is_given_out_again_and_returned_after_it() -> No
     """The kernel clears each page that it gives; an array like the last one should cost nothing of that."""
     watch = """
 import resource, sys
-import super_resolution, torch
+import models, torch
 
 def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -231,7 +232,7 @@ before = faults()
 for _ in range(8):
     torch.ones(16 * 2**20)
 again = faults() - before
-super_resolution._return_freed_memory()
+models.process.return_freed_memory()
 before = faults()
 torch.ones(16 * 2**20)
 sys.stdout.write(f"{again} {faults() - before}")

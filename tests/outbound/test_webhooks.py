@@ -10,7 +10,7 @@ import hmac
 import json
 import socket
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
 import httpx
@@ -18,8 +18,9 @@ import pytest
 
 from core.config import ConfigError, Settings
 from core.errors import QueueFull, WebhookRefused
-from outbound.webhooks import MAX_LOOKUPS, MAX_URL_CHARACTERS, Webhooks, is_public
-from tests.helpers import assert_error, fake_upscaler, ready, serving, until, with_settings
+from outbound.public_network import MAX_LOOKUPS, MAX_URL_CHARACTERS, PublicNetwork, Resolve, is_public, resolve_host
+from outbound.webhooks import Webhooks
+from tests.helpers import assert_error, fake_models, ready, serving, until, with_settings
 from tests.serving.gated_service import ASYNC, request_fields
 
 SECRET = "whsec_" + base64.b64encode(bytes(range(32))).decode()
@@ -60,10 +61,14 @@ async def receiver() -> AsyncIterator[Receiver]:
         yield one
 
 
+def network(settings: Settings, resolve: Resolve = resolve_host) -> PublicNetwork:
+    return PublicNetwork(allow_private=settings.webhook_allow_private, resolve=resolve)
+
+
 @contextlib.asynccontextmanager
-async def webhooks(settings: Settings, resolve: Callable[[str, int], list[str]] | None = None) -> AsyncIterator[Webhooks]:
+async def webhooks(settings: Settings, resolve: Resolve = resolve_host) -> AsyncIterator[Webhooks]:
     """With retries that wait no time."""
-    chosen = Webhooks(settings, rng=lambda: 0.0, **({"resolve": resolve} if resolve else {}))
+    chosen = Webhooks(settings.webhook_key, network(settings, resolve), rng=lambda: 0.0)
     try:
         yield chosen
     finally:
@@ -79,7 +84,7 @@ def open_settings(settings: Settings) -> Settings:
 
 
 async def test_the_job_object_is_posted_when_the_job_is_done(open_settings: Settings) -> None:
-    async with receiver() as hook, serving(open_settings, lambda _: fake_upscaler()) as (client, _):
+    async with receiver() as hook, serving(open_settings, lambda _: fake_models()) as (client, _):
         await ready(client)
         answer = await client.post("/upscale", json=request_fields(webhook=hook.url), headers=ASYNC)
         assert answer.status_code == 202, answer.text
@@ -132,15 +137,16 @@ async def test_names_that_nobody_answers_for_hold_up_no_others_and_not_the_end(s
             answered.wait(30)
         return ["93.184.216.34"]
 
-    async with webhooks(settings, resolve) as sender, asyncio.TaskGroup() as tasks:
-        hanging = [tasks.create_task(sender.addresses(f"bad{number}.example", 80)) for number in range(MAX_LOOKUPS - 1)]
+    guard = network(settings, resolve)
+    async with asyncio.TaskGroup() as tasks:
+        hanging = [tasks.create_task(guard._addresses(f"bad{number}.example", 80)) for number in range(MAX_LOOKUPS - 1)]
         await asyncio.sleep(0)
-        assert await sender.addresses("good.example", 80) == ["93.184.216.34"]
+        assert await guard._addresses("good.example", 80) == ["93.184.216.34"]
         await until(lambda: sum(thread.name == "dns" for thread in threading.enumerate()) == len(hanging))
-        hanging.append(tasks.create_task(sender.addresses("one-more.example", 80)))
+        hanging.append(tasks.create_task(guard._addresses("one-more.example", 80)))
         await asyncio.sleep(0)
         with pytest.raises(QueueFull):
-            await sender.addresses("good.example", 80)
+            await guard._addresses("good.example", 80)
         assert all(thread.daemon for thread in threading.enumerate() if thread.name == "dns")
         answered.set()
 
@@ -173,7 +179,7 @@ async def test_what_is_not_taken_is_sent_again_a_bounded_number_of_times(
 ) -> None:
     async with receiver() as hook:
         hook.answers = [answer]
-        sender = Webhooks(open_settings, rng=lambda: 0.0)
+        sender = Webhooks(open_settings.webhook_key, network(open_settings), rng=lambda: 0.0)
         sender.deliver(hook.url, b"{}")
         async with asyncio.timeout(10):
             await asyncio.gather(*sender._pending)
@@ -184,7 +190,7 @@ async def test_what_is_not_taken_is_sent_again_a_bounded_number_of_times(
 async def test_at_the_end_what_waits_for_its_next_attempt_gets_one_at_once(open_settings: Settings) -> None:
     async with receiver() as hook:
         hook.answers = [b"HTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n"]
-        sender = Webhooks(open_settings, rng=lambda: 1.0)
+        sender = Webhooks(open_settings.webhook_key, network(open_settings), rng=lambda: 1.0)
         sender.deliver(hook.url, b"{}")
         await hook.got.get()
         async with asyncio.timeout(5):
@@ -278,13 +284,13 @@ REFUSED = [
 
 
 async def test_urls_that_lead_into_somebodys_network_or_nowhere_are_refused(settings: Settings) -> None:
-    async with webhooks(settings) as sender:
-        for url in REFUSED:
-            with pytest.raises(WebhookRefused) as refused:
-                await sender.check(url)
-            assert "webhook" in refused.value.message, url
-        await sender.check("http://8.8.8.8/")
-        await sender.check("https://[2606:4700::1111]:8443/a?b")
+    guard = network(settings)
+    for url in REFUSED:
+        with pytest.raises(WebhookRefused) as refused:
+            await guard.check(url)
+        assert "webhook" in refused.value.message, url
+    await guard.check("http://8.8.8.8/")
+    await guard.check("https://[2606:4700::1111]:8443/a?b")
 
 
 async def test_a_refused_webhook_refuses_the_request(client: httpx.AsyncClient) -> None:
@@ -295,9 +301,9 @@ async def test_a_refused_webhook_refuses_the_request(client: httpx.AsyncClient) 
 
 
 async def test_one_address_that_is_not_public_is_enough(settings: Settings) -> None:
-    async with webhooks(settings, lambda _host, _port: ["8.8.8.8", "127.0.0.1"]) as sender:
-        with pytest.raises(WebhookRefused):
-            await sender.check("http://example.com/")
+    guard = network(settings, lambda _host, _port: ["8.8.8.8", "127.0.0.1"])
+    with pytest.raises(WebhookRefused):
+        await guard.check("http://example.com/")
 
 
 async def test_a_name_that_changes_its_meaning_after_the_check_is_not_called(settings: Settings) -> None:
@@ -305,7 +311,7 @@ async def test_a_name_that_changes_its_meaning_after_the_check_is_not_called(set
     async with receiver() as hook:
         async with webhooks(settings, lambda _host, _port: meanings.pop(0) if len(meanings) > 1 else meanings[0]) as sender:
             url = f"http://example.com:{hook.port}/"
-            await sender.check(url)
+            await sender._network.check(url)
             sender.deliver(url, b"{}")
             await asyncio.gather(*sender._pending)
         assert hook.bodies == []

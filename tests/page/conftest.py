@@ -15,8 +15,8 @@ from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, R
 
 from bench.browser import launch
 from core.config import Settings
-from tests.conftest import FakeResolver, fake_upscaler, ready, serving
-from upscale import Upscaler
+from model_utility import Models
+from tests.helpers import FakeResolver, fake_models, ready, serving
 
 WAIT_MS = 20_000  # the longest that a test waits for anything: the machine may be busy
 
@@ -77,7 +77,7 @@ def visit(browser: Browser, url: str, **options: object) -> Iterator[Page]:
 
 
 @contextmanager
-def served(settings: Settings, load: Callable[[Settings], Upscaler]) -> Iterator[str]:
+def served(settings: Settings, load: Callable[[Settings], Models]) -> Iterator[str]:
     """The service with that network, in a thread: Playwright's calls block, and so would its event loop."""
     started, stop = threading.Event(), threading.Event()
 
@@ -107,7 +107,7 @@ def resolver() -> Iterator[FakeResolver]:
 @pytest.fixture
 def site(settings: Settings, resolver: FakeResolver) -> Iterator[str]:
     """The address of a service with a fake network."""
-    with served(settings, lambda _: fake_upscaler(resolver)) as url:
+    with served(settings, lambda _: fake_models(resolver)) as url:
         yield url
         resolver.gate.set()
 

@@ -6,7 +6,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect
 
-from tests.conftest import FakeResolver
+from tests.helpers import FakeResolver
 from tests.page.conftest import visit
 from tests.page.test_page import WIDE, button, file, pick, start
 

@@ -13,9 +13,9 @@ from playwright.sync_api import Browser, FloatRect, Locator, Page, Route, expect
 
 from bench.server import free_port
 from core.config import Settings
-from tests.conftest import FakeResolver, encode, fake_upscaler, sample_crop
+from model_utility import ModelStatus
+from tests.helpers import FakeResolver, encode, fake_models, sample_crop
 from tests.page.conftest import served, visit
-from upscale import ModelStatus
 
 PHOTOGRAPH = encode(sample_crop(120, 75, left=150, top=20), "JPEG", quality=90)
 SECOND = encode(sample_crop(120, 75, left=20, top=100), "JPEG", quality=90)  # the same picture twice would be made once
@@ -102,7 +102,7 @@ def test_the_choices_reach_the_server(page: Page) -> None:
 def test_drawings_have_their_own_network_where_the_server_has_it(browser: Browser, settings: Settings, page: Page) -> None:
     pick(page)
     expect(page.get_by_text("Drawing")).to_be_hidden()
-    upscaler = fake_upscaler()
+    upscaler = fake_models()
     upscaler.models = {"upscale_x4_anime": ModelStatus("anime.pth")}
     upscaler.resolvers["anime"] = upscaler.resolvers["photo"]
     other = replace(settings, port=free_port())
@@ -118,7 +118,7 @@ def test_drawings_have_their_own_network_where_the_server_has_it(browser: Browse
 def test_faces_have_a_strength_where_the_server_restores_them(browser: Browser, settings: Settings, page: Page) -> None:
     pick(page)
     expect(page.get_by_label("Face strength")).to_be_hidden()
-    upscaler = fake_upscaler()
+    upscaler = fake_models()
     upscaler.models = {"face_restoration": ModelStatus("restorer.pth")}
     other = replace(settings, port=free_port())
     with served(other, lambda _: upscaler) as url, visit(browser, url) as portrait:
@@ -268,7 +268,7 @@ def test_one_to_one_shows_one_pixel_of_the_result_on_one_of_the_screen(page: Pag
 
 
 def test_faces_are_outlined_on_demand(browser: Browser, settings: Settings) -> None:
-    upscaler = fake_upscaler()
+    upscaler = fake_models()
     face = type("Face", (), {"box": (30.0, 15.0, 60.0, 45.0)})
     methods = {"detect": staticmethod(lambda *_: [face]), "flops": staticmethod(lambda *_: 0.0)}
     upscaler.detector = type("OneFace", (), methods)()
@@ -322,7 +322,7 @@ def test_a_defect_of_the_server_is_said_and_can_be_tried_again(page: Page, resol
 def test_a_full_queue_counts_down_and_tries_again(browser: Browser, settings: Settings) -> None:
     resolver = FakeResolver()
     with (
-        served(replace(settings, queue_limit=0), lambda _: fake_upscaler(resolver)) as url,
+        served(replace(settings, queue_limit=0), lambda _: fake_models(resolver)) as url,
         visit(browser, url) as page,
     ):
         resolver.gate.clear()
@@ -342,7 +342,7 @@ def test_what_finds_no_place_waits_for_one_and_sends_the_picture_no_oftener_than
 ) -> None:
     resolver = FakeResolver()
     with (
-        served(replace(settings, queue_limit=0), lambda _: fake_upscaler(resolver)) as url,
+        served(replace(settings, queue_limit=0), lambda _: fake_models(resolver)) as url,
         visit(browser, url) as page,
     ):
         pick(page, file(SECOND, "second.jpg"))
@@ -479,7 +479,7 @@ def test_an_error_of_somebody_before_the_server_has_words_too(page: Page, status
 
 
 def test_with_a_key_the_browser_asks_for_it_and_the_page_just_works(browser: Browser, settings: Settings) -> None:
-    with served(replace(settings, api_key="the-key-of-this-house"), lambda _: fake_upscaler()) as url:
+    with served(replace(settings, api_key="the-key-of-this-house"), lambda _: fake_models()) as url:
         assert httpx.get(url).status_code == 401
         with visit(browser, url, http_credentials={"username": "", "password": "the-key-of-this-house"}) as page:
             upscale(page)

@@ -8,7 +8,7 @@ import httpx
 from playwright.sync_api import Browser, Page, expect
 
 from bench.server import running_server
-from tests.conftest import WEIGHTS, encode, sample_crop
+from tests.helpers import WEIGHTS, encode, sample_crop
 from tests.page.conftest import visit
 from tests.page.test_page import file, pick, start
 

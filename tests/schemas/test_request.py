@@ -1,4 +1,4 @@
-"""From a request's bytes to an order; the errors of each field, over HTTP, are in test_hostile.py."""
+"""From a request's bytes to a valid request; the errors of each field, over HTTP, are in tests/security."""
 
 from __future__ import annotations
 
@@ -9,32 +9,43 @@ import orjson
 import pytest
 
 from core.errors import BadRequest, InvalidJSON, NotAnImage, OutOfRange
-from imaging.decode import ImageHeader
-from schemas.request import FIELDS, MAX_NAMED_FIELDS, OPTIONS, Field, Order, Submission, parse_order
+from schemas.params import PARAMS, UpscaleParams, parse_params
+from schemas.plan import Size, plan_upscale
+from schemas.request import FIELDS, MAX_NAMED_FIELDS, IncomingRequest, UpscaleRequest
+from serving.requests import parse_request
 from tests.helpers import b64, encode
 
 GRAY = np.zeros((20, 30), np.uint8)
 IMAGE = encode(GRAY)
 
 
-def parse(**fields: Any) -> Order:
-    return parse_order(Submission(orjson.dumps({"image_b64": b64(IMAGE), **fields})))
+def parse(**fields: Any) -> UpscaleRequest:
+    return parse_request(IncomingRequest(orjson.dumps({"image_b64": b64(IMAGE), **fields})))
 
 
 def test_what_is_left_out_has_its_default() -> None:
-    order = parse()
-    assert (order.image, order.header) == (IMAGE, ImageHeader(30, 20, has_alpha=False))
-    assert (order.target_resolution, order.enhance_faces, order.output_format) == ("4k", True, "jpeg")
-    assert (order.quality, order.fit, order.warnings) == (95, "passes", ())
-    assert (order.model, order.face_strength) == ("photo", 1.0)
+    request = parse()
+    assert (request.image.width, request.image.height, request.image.has_alpha) == (30, 20, False)
+    assert request.params == UpscaleParams()
+    assert (request.params.target_resolution, request.params.enhance_faces, request.output_format) == ("4k", True, "jpeg")
+    assert (request.params.quality, request.params.fit, request.warnings) == (95, "passes", ())
+    assert (request.params.model, request.params.face_strength) == ("photo", 1.0)
+    assert request.plan == plan_upscale(Size(30, 20), "4k")
 
 
 def test_what_is_given_is_taken() -> None:
-    order = parse(target_resolution="8K", enhance_faces=False, output_format="webp", quality=1, fit="exact")
-    assert (order.target_resolution, order.enhance_faces, order.output_format) == ("8k", False, "webp")
-    assert (order.quality, order.fit, order.warnings) == (1, "exact", ())
-    assert parse(quality=100).quality == 100
-    assert (parse(model="anime").model, parse(face_strength=0).face_strength) == ("anime", 0)
+    request = parse(target_resolution="8K", enhance_faces=False, output_format="webp", quality=1, fit="exact")
+    params = request.params
+    assert (params.target_resolution, params.enhance_faces, request.output_format) == ("8k", False, "webp")
+    assert (params.quality, params.fit, request.warnings) == (1, "exact", ())
+    assert parse(quality=100).params.quality == 100
+    assert (parse(model="anime").params.model, parse(face_strength=0).params.face_strength) == ("anime", 0)
+
+
+def test_the_fingerprint_is_of_what_is_asked_however_it_is_written() -> None:
+    raw = parse_request(IncomingRequest(IMAGE, is_raw=True, query="target_resolution=4K&quality=95"))
+    assert raw.fingerprint == parse().fingerprint == parse(face_strength=1).fingerprint == parse(face_strength=1.0).fingerprint
+    assert len({parse().fingerprint, parse(quality=94).fingerprint, parse(webhook="http://a.example").fingerprint}) == 3
 
 
 def test_an_image_with_alpha_becomes_png_unless_another_format_is_asked() -> None:
@@ -51,7 +62,7 @@ def test_unknown_fields_are_named_up_to_a_number() -> None:
     assert len(warning) < 300
 
 
-@pytest.mark.parametrize("name", [field.name for field in OPTIONS])
+@pytest.mark.parametrize("name", list(PARAMS))
 @pytest.mark.parametrize("value", [None, [], {}, 1.5, "", "x" * 10_000])
 def test_an_error_names_its_field_and_never_repeats_much_of_the_input(name: str, value: object) -> None:
     with pytest.raises(BadRequest) as caught:
@@ -62,19 +73,22 @@ def test_an_error_names_its_field_and_never_repeats_much_of_the_input(name: str,
 
 
 def test_every_example_and_every_default_is_valid() -> None:
-    examples = {field.name: field.example for field in FIELDS}
-    order = parse_order(Submission(orjson.dumps(examples)))
-    assert {field.name: getattr(order, field.name) for field in OPTIONS} == {field.name: field.example for field in OPTIONS}
-    defaults = {field.name: field.default for field in OPTIONS if field.default is not None}
+    examples = {name: schema["examples"][0] for name, schema in FIELDS.items()}
+    params = parse_request(IncomingRequest(orjson.dumps(examples))).params
+    assert params.model_dump() == {name: examples[name] for name in PARAMS}
+    defaults = {name: schema["default"] for name, schema in PARAMS.items() if "default" in schema}
     assert parse(**defaults).warnings == ()
 
 
 def test_a_number_may_be_written_without_a_fraction_and_must_lie_within_its_limits() -> None:
-    field = Field("strength", float, "how much", example=0.5, default=1.0, minimum=0, maximum=1)
-    assert [field.take_from({"strength": value}) for value in (0, 1, 0.25)] == [0, 1, 0.25]
-    for value in (-0.01, 2, float("nan")):
-        with pytest.raises(OutOfRange, match="strength must be from 0 to 1"):
-            field.take_from({"strength": value})
+    assert [parse(face_strength=value).params.face_strength for value in (0, 1, 0.25)] == [0, 1, 0.25]
+    assert str(parse(face_strength=-0.0).params.face_strength) == "0.0"
+    for value in (-0.01, 2, 1e30):
+        with pytest.raises(OutOfRange, match="face_strength must be from 0 to 1"):
+            parse(face_strength=value)
+    for value in (float("nan"), float("inf")):
+        with pytest.raises(OutOfRange, match="face_strength must be from 0 to 1"):
+            parse_params({"face_strength": value})
 
 
 def test_an_invalid_image_is_named_before_other_fields() -> None:
@@ -87,5 +101,5 @@ def test_an_invalid_image_is_named_before_other_fields() -> None:
 )
 def test_bytes_that_are_no_json_are_refused_in_a_short_sentence(body: bytes) -> None:
     with pytest.raises(InvalidJSON) as caught:
-        parse_order(Submission(body))
+        parse_request(IncomingRequest(body))
     assert len(caught.value.message) < 200

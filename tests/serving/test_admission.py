@@ -8,9 +8,9 @@ from pathlib import Path
 
 from core.config import MIB, Settings
 from storage.result_cache import ResultCache
+from storage.result_store import ResultStore
 from tests.helpers import assert_error, files_in, post, send_raw, until, with_settings
 from tests.serving.gated_service import gated_service, gray_of, png_request
-from utility import ResultStore
 
 
 async def test_a_full_queue_answers_503_with_retry_after(settings: Settings) -> None:

@@ -100,21 +100,24 @@ MEASURE = """
 import re, sys
 from pathlib import Path
 import numpy as np
-from models.super_resolution import SuperResolver, build_rrdbnet, load_state_dict, select_device
+from core.progress import NullProgress
+from models.checkpoint import load_state_dict
+from models.device import select_device
+from models.super_resolution import SuperResolver, build_rrdbnet
 
 def resident(key):
     return int(re.search(key + r":\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024
 
 resolver = SuperResolver({4: build_rrdbnet(load_state_dict(Path(sys.argv[1])), 4)}, select_device("cpu"))
-resolver.super_resolve(np.zeros((8, 8, 3), np.uint8), 4, lambda work: None)
+resolver.super_resolve(np.zeros((8, 8, 3), np.uint8), 4, NullProgress())
 before = resident("VmRSS")
 Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
-resolver.super_resolve(np.zeros((100, 150, 3), np.uint8), 4, lambda work: None)
+resolver.super_resolve(np.zeros((100, 150, 3), np.uint8), 4, NullProgress())
 sys.stdout.write(f"{(resident('VmHWM') - before) / resolver.memory_bytes(100, 150, 4)}")
 """
 
 
-async def test_the_predicted_memory_is_what_the_network_takes_to_a_factor_of_two() -> None:
+async def test_the_predicted_memory_is_what_the_model_takes_to_a_factor_of_two() -> None:
     command = [sys.executable, "-c", MEASURE, str(WEIGHTS / "RealESRGAN_x4plus.pth")]
     run = await asyncio.to_thread(subprocess.run, command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr

@@ -1,4 +1,4 @@
-"""The same request twice: what makes a result the same, and what is answered from disk, over a real socket."""
+"""The result cache and request coalescing: what makes a result the same, and what comes from disk, over a real socket."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import base64
 import json
 import os
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,26 +16,29 @@ import pytest
 
 from bench.server import free_port
 from core.config import Settings
-from imaging.decode import ImageHeader
 from imaging.picture import Picture
-from schemas.request import Order
-from storage.result_cache import ResultCache, key_of
-from tests.helpers import assert_error, b64, encode, fake_upscaler, files_in, ready, serving, until, with_settings
+from schemas.params import UpscaleParams
+from schemas.response import ImageSize, UpscaleMetadata
+from storage.result_cache import ResultCache, cache_key
+from storage.result_store import ResultStore
+from tests.helpers import assert_error, b64, encode, fake_models, files_in, ready, serving, until, with_settings
 from tests.serving.gated_service import gated_service, gray_of
-from utility import ResultStore
 
 PIXELS = np.arange(20 * 10 * 3, dtype=np.uint8).reshape(10, 20, 3)
-ORDER = Order(
-    image=b"",
-    header=ImageHeader(20, 10, False),
+METADATA = UpscaleMetadata(
+    original_size=ImageSize(width=20, height=10),
+    upscaled_size=ImageSize(width=80, height=40),
+    upscaling_strategy=(4,),
     target_resolution="2k",
-    enhance_faces=True,
-    output_format="png",
-    quality=95,
-    fit="passes",
     model="photo",
-    face_strength=1.0,
+    total_scale=4.0,
+    faces_detected=0,
+    faces_enhanced=False,
+    faces=(),
+    format="png",
+    warnings=(),
 )
+PARAMS = UpscaleParams(target_resolution="2k")
 PICTURE = Picture(PIXELS)
 
 
@@ -53,7 +55,6 @@ async def upscale(client: httpx.AsyncClient, image: bytes, **fields: Any) -> htt
 CHANGES: dict[str, Any] = {
     "target_resolution": "4k",
     "enhance_faces": False,
-    "output_format": "webp",
     "quality": 90,
     "fit": "exact",
     "model": "anime",
@@ -72,11 +73,13 @@ def test_whatever_changes_the_bytes_changes_the_key() -> None:
         Picture(PIXELS, alpha),
         Picture(PIXELS, icc_profile=b"profile"),
     ]
-    keys = [key_of(picture, ORDER, "networks") for picture in pictures]
-    keys += [key_of(PICTURE, replace(ORDER, **{name: value}), "networks") for name, value in CHANGES.items()]
-    keys += [key_of(PICTURE, ORDER, "other networks")]
-    assert len(set(keys)) == len(keys) == len(pictures) + len(CHANGES) + 1
-    assert keys[0] == key_of(Picture(PIXELS.copy()), replace(ORDER, image=b"another file", warnings=("Ignored.",)), "networks")
+    keys = [cache_key(picture, PARAMS, "png", "models") for picture in pictures]
+    changed = [PARAMS.model_copy(update={name: value}) for name, value in CHANGES.items()]
+    keys += [cache_key(PICTURE, params, "png", "models") for params in changed]
+    keys += [cache_key(PICTURE, PARAMS, "webp", "models"), cache_key(PICTURE, PARAMS, "png", "other models")]
+    assert len(set(keys)) == len(keys) == len(pictures) + len(CHANGES) + 2
+    with_webhook = PARAMS.model_copy(update={"webhook": "https://example.com", "output_format": "png"})
+    assert keys[0] == cache_key(Picture(PIXELS.copy()), with_webhook, "png", "models")
 
 
 # from disk
@@ -88,7 +91,7 @@ async def test_the_second_time_is_answered_from_disk_with_the_same_bytes(setting
         first = await h.post(10)
         passes = len(h.resolver.seen)
         again = await h.post(10)
-        assert len(h.resolver.seen) == passes, "the network ran again"
+        assert len(h.resolver.seen) == passes, "the model ran again"
         assert gray_of(await h.post(20)) == 20
     assert first.headers["etag"] == again.headers["etag"]
     own = {"processing_time", "request_id", "cached"}
@@ -168,7 +171,7 @@ async def test_what_is_asked_for_again_is_kept_as_long_as_what_is_new(settings: 
 async def test_a_repeat_is_served_by_the_next_process_too(settings: Settings) -> None:
     answers = []
     for port in (settings.port, free_port()):
-        async with serving(with_settings(settings, port=port), lambda _: fake_upscaler()) as (client, _):
+        async with serving(with_settings(settings, port=port), lambda _: fake_models()) as (client, _):
             await ready(client)
             answers.append((await upscale(client, encode(PIXELS))).json())
     assert [answer["cached"] for answer in answers] == [False, True]
@@ -187,8 +190,10 @@ async def test_the_etag_of_an_answer_is_that_of_its_file_and_saves_the_download(
 
 def test_a_record_is_swept_with_its_result(tmp_path: Path) -> None:
     store = ResultStore(tmp_path, retention_seconds=60, max_bytes=10**6)
-    path = ResultCache(store).keep("a" * 64, b"result", "png", {"format": "png"})
-    assert ResultCache(store).find("a" * 64) == (path, b"result", {"format": "png"})
+    path = ResultCache(store).save("a" * 64, b"result", "png", METADATA)
+    found = ResultCache(store).find("a" * 64)
+    assert found
+    assert (found.file_path, found.data, found.metadata) == (str(path), b"result", METADATA)
     assert path.stem not in ("a" * 32, "a" * 64)
     assert json.loads((tmp_path / ("a" * 64 + ".json")).read_bytes())["name"] == path.name
     assert store.sweep(path.stat().st_mtime + 61) == 2
@@ -203,8 +208,8 @@ async def test_the_same_requests_in_flight_share_one_job_and_each_gets_its_answe
         first = clients.create_task(h.post(10))
         await h.queue_is(running=1, waiting=0)
         others = [clients.create_task(h.post(10)) for _ in range(5)]
-        (making,) = h.service._dispatcher._makings.values()
-        await until(lambda: len(making.tickets) == 6)
+        (in_flight,) = h.service._dispatcher._in_flight.values()
+        await until(lambda: len(in_flight.waiters) == 6)
         assert_error(await h.post(20), 503, "queue_full")
         h.resolver.gate.set()
     answers = [first.result(), *(other.result() for other in others)]
@@ -220,12 +225,12 @@ async def test_a_shared_job_goes_on_until_the_last_has_gone(settings: Settings) 
         leaving = await h.send(10)
         await h.queue_is(running=1, waiting=0)
         staying = clients.create_task(h.post(10))
-        (making,) = h.service._dispatcher._makings.values()
-        await until(lambda: len(making.tickets) == 2)
+        (in_flight,) = h.service._dispatcher._in_flight.values()
+        await until(lambda: len(in_flight.waiters) == 2)
         assert_error(await h.post(10, **{"X-Request-Timeout": "0.2"}), 504, "deadline_exceeded")  # its own deadline
         leaving.close()
-        await until(lambda: len(making.tickets) == 1)
-        assert not making.result.cancelled()
+        await until(lambda: len(in_flight.waiters) == 1)
+        assert not in_flight.result.cancelled()
         h.resolver.gate.set()
     assert gray_of(staying.result()) == 10
 
@@ -235,7 +240,7 @@ async def test_a_job_that_all_have_left_is_not_joined(settings: Settings) -> Non
         leaving = await h.send(10)
         await h.queue_is(running=1, waiting=0)
         leaving.close()
-        await until(lambda: not h.service._dispatcher._makings)
+        await until(lambda: not h.service._dispatcher._in_flight)
         again = asyncio.create_task(h.post(10))
         await h.queue_is(running=1, waiting=1)
         h.resolver.gate.set()

@@ -1,102 +1,33 @@
-"""Faces: detection, alignment, restoration, paste-back.
+"""Faces restored: alignment, GFPGAN, the outline, paste-back.
 
-Arrays in and out: all images are uint8 RGB here, and are turned to BGR only at the door of the network that was trained on it.
-Like `model_utility`, this room imports torch, and only the device's own thread may call it.
+All images are uint8 RGB here, and become BGR only where a model that was trained on BGR takes them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import cast
 
-import numpy as np
-from numpy.typing import NDArray
-
-from models.super_resolution import Advance, Device  # first: it prepares the process for torch, and lets gfpgan be imported
-
-# isort: split
 import cv2
+import numpy as np
 import torch
-from facexlib.detection.retinaface import RetinaFace
 from facexlib.parsing.parsenet import ParseNet
 from gfpgan.archs.gfpganv1_clean_arch import GFPGANv1Clean
+from numpy.typing import NDArray
 from torch import Tensor
 
-Image = NDArray[np.uint8]
-Matrix = NDArray[np.float64]
+from core.progress import Progress
+from models.device import Device
+from models.face_detection import FACE_PX, Face, Image, Matrix
+
 Mask = NDArray[np.float32]
 
-MIN_SCORE = 0.97  # facexlib's FaceRestoreHelper
-MIN_EYE_DISTANCE_PX = 5.0  # GFPGANer: below it, a face is seen from the side or too small to restore
-MIN_SIDE_PX = 16  # the smallest anchor of RetinaFace; nothing smaller can hold a face that it finds
-DETECTION_LONG_SIDE_PX = 1280  # detection runs on a copy bounded to this: its time grows with the area, its finds hardly do
-# What the networks here cost, in FLOPs of a super-resolving pass, which a CPU does faster: it runs in bf16, they in fp32.
-DETECTION_FLOPS_PER_PX = {"mobile0.25": 55_000.0, "resnet50": 400_000.0}
+# In FLOPs of a super-resolving pass, which a CPU does faster: it runs in bf16, GFPGAN in fp32.
 RESTORATION_FLOPS = 1.2e12  # a face
-FACE_PX = 512  # GFPGAN's input and output
 BATCH_FACES = 4  # faces restored at once
 
-# Five landmarks (eyes, nose, corners of the mouth) of FFHQ at 512×512, as in facexlib.
-FACE_TEMPLATE = np.array(
-    [[192.98138, 239.94708], [318.90277, 240.1936], [256.63416, 314.01935], [201.26117, 371.41043], [313.08905, 371.15118]]
-)
 BORDER_GRAY_RGB = (132, 133, 135)  # facexlib fills what lies outside the photograph with this
 PARSED_AS_FACE = np.array([0, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 1, 0, 0, 0], np.float32)  # ParseNet's 19 classes
-
-
-@dataclass(frozen=True, eq=False)
-class Face:
-    """One detected face, in pixels of the input: box (left, top, right, bottom), landmarks `(5, 2)` as (x, y)."""
-
-    box: tuple[float, float, float, float]
-    landmarks: NDArray[np.float64]
-
-    alignment: Matrix  # the similarity (2, 3) that moves the landmarks onto the template
-
-
-class FaceDetector:
-    """RetinaFace, either backbone."""
-
-    def __init__(self, network: RetinaFace, flops_per_px: float = DETECTION_FLOPS_PER_PX["mobile0.25"]) -> None:
-        self._network = network
-        self._flops_per_px = flops_per_px
-
-    @classmethod
-    def load(cls, state_dict: dict[str, Tensor], backbone: str, device: Device) -> FaceDetector:
-        """`backbone` is `resnet50` or `mobile0.25`; the detector always runs in fp32, as facexlib's does."""
-        network = RetinaFace(backbone, device=device.torch_device)
-        network.load_state_dict(state_dict, strict=True)
-        return cls(network.to(device.torch_device).eval(), DETECTION_FLOPS_PER_PX[backbone])
-
-    def flops(self, height: int, width: int) -> float:
-        """Work of a search, in FLOPs of a super-resolving pass that takes as long."""
-        shrink = min(1.0, DETECTION_LONG_SIDE_PX / max(height, width))
-        return self._flops_per_px * height * width * shrink**2
-
-    @torch.inference_mode()
-    def detect(self, image: Image) -> list[Face]:
-        """Find faces in uint8 RGB `(h, w, 3)`; the best-scored first."""
-        height, width = image.shape[:2]
-        if min(height, width) < MIN_SIDE_PX:
-            return []
-        shrink = min(1.0, DETECTION_LONG_SIDE_PX / max(height, width))
-        if shrink < 1.0:
-            size = (max(round(width * shrink), 1), max(round(height * shrink), 1))
-            image = cast(Image, cv2.resize(image, size, interpolation=cv2.INTER_AREA))
-        found = self._network.detect_faces(np.ascontiguousarray(image[:, :, ::-1]), MIN_SCORE)
-        faces = (_to_face(row, width / image.shape[1], height / image.shape[0]) for row in found)
-        return [face for face in faces if face is not None]
-
-
-def _to_face(row: NDArray[np.float32], scale_x: float, scale_y: float) -> Face | None:
-    """One row of RetinaFace (box, score, landmarks) as a face, or None where there is too little of it to restore."""
-    left, top, right, bottom = (row[:4].astype(float) * (scale_x, scale_y, scale_x, scale_y)).tolist()
-    landmarks = row[5:15].reshape(5, 2).astype(float) * (scale_x, scale_y)
-    alignment = cv2.estimateAffinePartial2D(landmarks, FACE_TEMPLATE, method=cv2.LMEDS)[0]
-    if alignment is None or np.linalg.norm(landmarks[0] - landmarks[1]) < MIN_EYE_DISTANCE_PX:
-        return None
-    return Face((left, top, right, bottom), landmarks, cast(Matrix, alignment))
 
 
 class FaceRestorer:
@@ -112,7 +43,9 @@ class FaceRestorer:
         """Both state dicts are loaded strictly; without a parser the paste uses a square soft mask."""
         return cls(_build_gfpgan(gfpgan), _build_parser(parser) if parser is not None else None, device)
 
-    def restore_into(self, canvas: Image, original: Image, faces: Sequence[Face], strength: float, advance: Advance) -> Image:
+    def restore_into(
+        self, canvas: Image, original: Image, faces: Sequence[Face], strength: float, progress: Progress
+    ) -> Image:
         """Restore the faces of `original` and paste them into `canvas`, an enlargement of it.
 
         Args:
@@ -120,7 +53,7 @@ class FaceRestorer:
             original: uint8 RGB `(h, w, 3)`, on which the faces were detected.
             faces: at least one.
             strength: 0–1, the share of the restored face; 1 is the face alone.
-            advance: called after each batch of faces.
+            progress: told of each batch of faces.
 
         Returns:
             `canvas`. Outside the faces' own rectangles not a pixel has changed.
@@ -131,7 +64,7 @@ class FaceRestorer:
             restored = self.restore([align_face(original, face.alignment) for face in batch])
             for face, image, mask in zip(batch, restored, self.outline(restored), strict=True):
                 paste_face(canvas, image, mask, paste_matrix(face.alignment, scale), scale, strength)
-            advance(self.flops(len(batch)))
+            progress.advance(self.flops(len(batch)))
         return canvas
 
     def flops(self, count: int) -> float:
@@ -162,7 +95,7 @@ class FaceRestorer:
 
 def _build_gfpgan(state_dict: dict[str, Tensor]) -> GFPGANv1Clean:
     """The architecture of v1.3 and v1.4 ("clean"), with the arguments of `GFPGANer`."""
-    network = GFPGANv1Clean(
+    gfpgan = GFPGANv1Clean(
         out_size=FACE_PX,
         num_style_feat=512,
         channel_multiplier=2,
@@ -172,14 +105,14 @@ def _build_gfpgan(state_dict: dict[str, Tensor]) -> GFPGANv1Clean:
         different_w=True,
         sft_half=True,
     )
-    network.load_state_dict(state_dict, strict=True)
-    return network.requires_grad_(False)
+    gfpgan.load_state_dict(state_dict, strict=True)
+    return gfpgan.requires_grad_(False)
 
 
 def _build_parser(state_dict: dict[str, Tensor]) -> ParseNet:
-    network = ParseNet(in_size=512, out_size=512, parsing_ch=19)
-    network.load_state_dict(state_dict, strict=True)
-    return network.requires_grad_(False)
+    parser = ParseNet(in_size=512, out_size=512, parsing_ch=19)
+    parser.load_state_dict(state_dict, strict=True)
+    return parser.requires_grad_(False)
 
 
 def _to_batch(faces: Sequence[Image], device: torch.device) -> Tensor:

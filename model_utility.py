@@ -1,0 +1,163 @@
+"""Load the models whose weights are there and genuine, say of each what became of it, and warm them up.
+
+Torch is imported when `load_models` is called and not before: it takes seconds, in which the server answers /health.
+"""
+
+from __future__ import annotations
+
+import logging
+import pickle
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from core.config import Settings
+from core.errors import ModelUnavailable
+from core.progress import Progress
+from weights.manifest import WeightFile, read_manifest, sha256_of
+
+if TYPE_CHECKING:
+    from basicsr.archs.rrdbnet_arch import RRDBNet
+
+    from models.face_detection import FaceDetector
+    from models.face_restoration import FaceRestorer
+    from models.super_resolution import SuperResolver
+
+logger = logging.getLogger(__name__)
+
+_SUPER_RESOLUTION = (  # model, scale, name in /health, file
+    ("photo", 4, "upscale_x4", "RealESRGAN_x4plus.pth"),
+    ("photo", 2, "upscale_x2", "RealESRGAN_x2plus.pth"),
+    ("anime", 4, "upscale_x4_anime", "RealESRGAN_x4plus_anime_6B.pth"),
+)
+_FACE_DETECTION = (  # file, backbone: the first that is there
+    ("detection_Resnet50_Final.pth", "resnet50"),
+    ("detection_mobilenet0.25_Final.pth", "mobile0.25"),
+)
+
+
+class WeightsError(RuntimeError):
+    """The service cannot do its work with the weights that are there; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class ModelStatus:
+    """One model: the file that it was loaded from, or why it was not."""
+
+    file: str | None = None
+    sha256: str = ""
+    reason: str = ""  # for clients
+    fix: str = ""  # for the operator
+
+    @property
+    def loaded(self) -> bool:
+        return self.file is not None
+
+
+@dataclass(frozen=True)
+class Models:
+    """Everything that is loaded, and the status of everything that should be.
+
+    Only the worker that owns the device may call into a loaded model.
+    """
+
+    super_resolvers: Mapping[str, SuperResolver]  # by the `model` of a request
+    face_detector: FaceDetector | None = None
+    face_restorer: FaceRestorer | None = None
+    status: Mapping[str, ModelStatus] = field(default_factory=dict)  # by name in /health
+    device: str = "cpu"
+    precision: str = "fp32"
+    allocated_bytes: Callable[[], int | None] = lambda: None  # of the device's own memory, where it has one
+
+    @property
+    def identity(self) -> str:
+        """Of all that the same picture's result depends on here: the files of weights by their hashes, device, precision."""
+        weights = {name: status.sha256 for name, status in self.status.items()}
+        return f"{weights}, {self.device}, {self.precision}"
+
+    def super_resolver(self, model: str) -> SuperResolver:
+        """The super resolver of a request's `model`.
+
+        Raises:
+            ModelUnavailable: its weights are not on this server.
+        """
+        if model not in self.super_resolvers:
+            raise ModelUnavailable(
+                f"This server has no weights for the model {model!r}: {self.status[f'upscale_x4_{model}'].reason}. "
+                f"Ask for {' or '.join(self.super_resolvers)}.",
+                field="model",
+                allowed=list(self.super_resolvers),
+            )
+        return self.super_resolvers[model]
+
+    def warm_up(self, side_px: int, progress: Progress) -> None:
+        """One pass over a square, so that the first request is not the slow one and the device's rate is known."""
+        self.super_resolvers["photo"].super_resolve(np.zeros((side_px, side_px, 3), np.uint8), 4, progress)
+
+
+def load_models(settings: Settings) -> Models:
+    """Load every model whose weights are there and genuine.
+
+    Raises:
+        WeightsError: a required file is missing or not what the manifest says.
+        ConfigError: `DEVICE` is not there.
+    """
+    from models.device import select_device
+    from models.face_detection import FaceDetector
+    from models.face_restoration import FaceRestorer
+    from models.super_resolution import SuperResolver, build_rrdbnet
+
+    device = select_device(settings.device, settings.precision, settings.torch_threads)
+    if device.warning:
+        logger.warning("%s", device.warning)
+    weights = _Weights(settings.weights_dir)
+    by_model: dict[str, dict[int, RRDBNet]] = {}
+    for model, scale, name, file in _SUPER_RESOLUTION:
+        if (state_dict := weights.load(name, file)) is not None:
+            by_model.setdefault(model, {})[scale] = build_rrdbnet(state_dict, scale)
+    super_resolvers = {model: SuperResolver(by_scale, device) for model, by_scale in by_model.items()}
+    detector = None
+    for file, backbone in _FACE_DETECTION:
+        if detector is None and (state_dict := weights.load("face_detection", file)) is not None:
+            detector = FaceDetector.load(state_dict, backbone, device)
+    restorer = None
+    parser = weights.load("face_parsing", "parsing_parsenet.pth")
+    if (gfpgan := weights.load("face_restoration", "GFPGANv1.4.pth")) is not None:
+        restorer = FaceRestorer.load(gfpgan, parser, device)
+    return Models(super_resolvers, detector, restorer, weights.status, str(device), device.precision, device.allocated_bytes)
+
+
+class _Weights:
+    """Reads files of weights that are there and genuine, and remembers for the others why not."""
+
+    def __init__(self, folder: Path) -> None:
+        self.status: dict[str, ModelStatus] = {}
+        self._folder = folder
+        self._manifest = read_manifest()
+
+    def load(self, name: str, file: str) -> dict[str, Any] | None:
+        from models.checkpoint import load_state_dict
+
+        weight_file, path = self._manifest[file], self._folder / file
+        try:
+            sha256 = sha256_of(path) if path.is_file() else ""
+            if sha256 not in weight_file.genuine_sha256:
+                raise WeightsError("is missing" if not path.exists() else "is not the file of the manifest (wrong SHA-256)")
+            state_dict = load_state_dict(path)
+        except (WeightsError, OSError, RuntimeError, pickle.UnpicklingError) as exc:
+            self.status[name] = status = ModelStatus(reason=f"{file} {exc}", fix=_fix(path, weight_file))
+            if weight_file.required:
+                raise WeightsError(f"{status.reason}. {status.fix}") from exc
+            return None
+        self.status[name] = ModelStatus(file, sha256)
+        return state_dict
+
+
+def _fix(path: Path, weight_file: WeightFile) -> str:
+    return (
+        f"Without it, {weight_file.without}. "
+        f"To get it, run `python -m weights.fetch`, or put {weight_file.url} into {path.parent.resolve()}."
+    )
