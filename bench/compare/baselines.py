@@ -74,8 +74,12 @@ def build_realesrganer_half(side_px: int) -> Upscale:
 def build_openvino_bf16(side_px: int) -> Upscale:
     rrdbnet = _model()
     import openvino
+    import torch
 
-    model = openvino.convert_model(rrdbnet, example_input=_example(side_px))
+    trace: Any = torch.jit.trace
+    with torch.no_grad():
+        traced = trace(rrdbnet, _example(side_px), check_trace=False)  # the check takes most of the conversion's time
+    model = openvino.convert_model(traced)
     model.reshape([1, 3, side_px, side_px])
     options = {
         "PERFORMANCE_HINT": "LATENCY",

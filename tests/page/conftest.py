@@ -52,7 +52,7 @@ class Visit:
         self.page.on("request", self._see)
 
     def _hear(self, message: ConsoleMessage) -> None:
-        # The browser itself says of every answer from 400 on, even one that is expected, that it failed.
+        # The browser itself says of every response from 400 on, even one that is expected, that it failed.
         if message.type in ("error", "warning") and not message.text.startswith("Failed to load resource"):
             self.console.append(message.text)
 
@@ -78,7 +78,7 @@ def visit(browser: Browser, url: str, **options: object) -> Iterator[Page]:
 
 @contextmanager
 def served(settings: Settings, load: Callable[[Settings], Models]) -> Iterator[str]:
-    """The service with that network, in a thread: Playwright's calls block, and so would its event loop."""
+    """The service with those models, in a thread: Playwright's calls block, and so would its event loop."""
     started, stop = threading.Event(), threading.Event()
 
     async def serve() -> None:
@@ -99,14 +99,14 @@ def served(settings: Settings, load: Callable[[Settings], Models]) -> Iterator[s
 
 @pytest.fixture
 def resolver() -> Iterator[FakeResolver]:
-    """The fake network of `site`; clear its gate to hold what runs."""
+    """The fake model of `site`; clear its gate to hold what runs."""
     resolver = FakeResolver()
     yield resolver
 
 
 @pytest.fixture
 def site(settings: Settings, resolver: FakeResolver) -> Iterator[str]:
-    """The address of a service with a fake network."""
+    """The address of a service with a fake model."""
     with served(settings, lambda _: fake_models(resolver)) as url:
         yield url
         resolver.gate.set()
