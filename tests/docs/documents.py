@@ -8,7 +8,13 @@ from pathlib import Path
 from bench.server import ROOT
 
 README = ROOT / "README.md"
-PAGES = [README, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", ROOT / "THIRD_PARTY.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    README,
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "CHANGELOG.md",
+    ROOT / "THIRD_PARTY.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+]
 
 
 def page(name: str) -> str:

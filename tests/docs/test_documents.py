@@ -1,4 +1,4 @@
-"""What the documents say of fields, settings, errors, limits, weights and modules is what the code does; links lead somewhere."""
+"""What the documents say of fields, settings, errors, limits, weights and modules is true; every link leads somewhere."""
 
 from __future__ import annotations
 
