@@ -20,9 +20,10 @@ from answers import RESULT_HEADERS
 from bench.server import ROOT
 from config import GIB, MAX_BODY_BYTES, MAX_IMAGE_BYTES, MIB, Settings, settings_table
 from contract import FIELDS, fields_table
-from errors import JobCancelled, ServiceError, Unavailable
+from errors import ImageTooLarge, JobCancelled, ServiceError, Unavailable
 from openapi import build_document
 from tests.docs.documents import PAGES, README, anchors, code, first_cells, name_of, page, relative_links, section
+from upscale import Size, plan_upscale
 from weights.manifest import WeightFile, read_manifest
 
 MAX_README_LINES = 150
@@ -128,6 +129,19 @@ def test_the_limits_in_the_readme_are_those_of_the_table() -> None:
     limits = section(README.read_text(encoding="utf-8"), "Size rules and limits")
     for name in ("image file", "pixels of an image", "body of a request"):
         assert LIMITS[name] in limits
+
+
+def test_the_table_of_output_sizes_is_what_is_planned() -> None:
+    table = section(page("images"), "Output size")
+    rows = re.findall(r"^\| (\d+)×(\d+) \| (\wk) \| ([\d, ]*) ?\| (\S+) \|$", table, re.MULTILINE)
+    assert len(rows) > 5
+    for width, height, target, passes, output in rows:
+        try:
+            plan = plan_upscale(Size(int(width), int(height)), target)
+        except ImageTooLarge:
+            assert (passes, output) == ("", "refused")
+        else:
+            assert (", ".join(map(str, plan.passes)), str(plan.output)) == (passes.strip(), output)
 
 
 def test_every_module_is_in_the_page_of_the_architecture() -> None:
