@@ -61,7 +61,7 @@ class ServiceError(Exception):
 
 def internal_error() -> ServiceError:
     """What a client hears of an internal error; the log has the rest."""
-    return ServiceError("Something is wrong on our side. Please report the request_id.")
+    return ServiceError("Internal error. Please report the request_id.")
 
 
 class BadRequest(ServiceError):

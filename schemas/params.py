@@ -45,7 +45,7 @@ class UpscaleParams(BaseModel):
     )
     model: ModelName = Field(
         default="photo",
-        description="the model: `photo` for photographs, `anime` for drawings, with flat colours and clear lines",
+        description="`photo` for photographs, `anime` for drawings with flat colours and clear lines",
         examples=["anime"],
     )
     enhance_faces: bool = Field(default=True, description="restore faces where faces are found", examples=[True])
@@ -53,23 +53,23 @@ class UpscaleParams(BaseModel):
         default=1.0,
         ge=0,
         le=1,
-        description="how much of a restored face is blended in: 0 leaves the enlarged original, 1 is the restored face alone",
+        description="share of the restored face: 0 keeps the enlarged original, 1 uses the restored face alone",
         examples=[0.5],
     )
     output_format: Annotated[OutputFormat | SkipJsonSchema[None], BeforeValidator(_refuse_null)] = Field(
         default=None,
-        description="how the result is encoded; left out: `jpeg`, or `png` where the input has alpha",
+        description="format of the result; default: `jpeg`, or `png` if the input has alpha",
         examples=["webp"],
     )
-    quality: int = Field(default=95, ge=1, le=100, description="JPEG and WebP only", examples=[90])
+    quality: int = Field(default=95, ge=1, le=100, description="for JPEG and WebP", examples=[90])
     fit: Fit = Field(
         default="passes",
-        description="`exact`: go past the target and shrink the result to it",
+        description="`exact`: go past the target, then shrink the result to it",
         examples=["exact"],
     )
     webhook: Annotated[_WebhookURL | SkipJsonSchema[None], BeforeValidator(_refuse_null)] = Field(
         default=None,
-        description="an http or https URL, without a password, to which the object of a job is posted when it is done",
+        description="for jobs: an http or https URL, without a password, that receives the job object when the job is done",
         examples=["https://example.com/upscaled"],
     )
 

@@ -8,7 +8,7 @@ import io
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
@@ -141,7 +141,7 @@ def assert_error(answer: httpx.Response, status: int, code: str) -> dict[str, An
 
 def with_settings(settings: Settings, **changes: Any) -> Settings:
     """The same settings but for these."""
-    return replace(settings, **changes)
+    return settings.model_copy(update=changes)
 
 
 def files_in(settings: Settings) -> list[str]:

@@ -54,7 +54,7 @@ def test_every_field_is_in_the_request_and_but_the_image_in_the_query() -> None:
     assert {*properties} == {"image_b64", *query} == {*FIELDS}
     assert properties["quality"] == {
         "type": "integer",
-        "description": "JPEG and WebP only",
+        "description": "for JPEG and WebP",
         "examples": [90],
         "default": 95,
         "minimum": 1,

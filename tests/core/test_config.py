@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -72,7 +71,7 @@ def test_without_variables_everything_has_its_default() -> None:
     assert Settings.from_env(dict.fromkeys(RIGHT, " ")) == Settings()
 
 
-def test_a_path_that_no_answer_could_hold_is_refused() -> None:
+def test_a_path_that_no_response_could_hold_is_refused() -> None:
     with pytest.raises(ConfigError, match="OUTPUT_DIR must be a path in UTF-8"):
         Settings.from_env({"OUTPUT_DIR": os.fsdecode(b"/srv/\xe9t\xe9")})
 
@@ -84,7 +83,7 @@ def test_a_secret_that_is_refused_stays_one() -> None:
 
 def test_every_setting_is_read_from_its_variable() -> None:
     settings = Settings.from_env({name: text for name, (text, _) in RIGHT.items()})
-    assert {f.name.upper(): getattr(settings, f.name) for f in fields(settings)} == {
+    assert {name.upper(): value for name, value in settings.model_dump().items()} == {
         name: value for name, (_, value) in RIGHT.items()
     }
 
@@ -114,5 +113,5 @@ def test_secrets_are_in_no_repr() -> None:
 
 def test_the_table_has_a_row_for_every_variable() -> None:
     rows = settings_table().splitlines()[2:]
-    assert [row.split("`")[1] for row in rows] == [f.name.upper() for f in fields(Settings)]
+    assert [row.split("`")[1] for row in rows] == [name.upper() for name in Settings.model_fields]
     assert all(row.count("|") == 4 for row in rows)

@@ -55,7 +55,7 @@ async def test_an_upscale_is_counted_by_stage_pixels_and_outcome(client: httpx.A
     assert value(samples, "upscale_requests_total", **upscales, status="400", code="invalid_base64") == 1
     assert value(samples, "upscale_request_seconds_count", route="/upscale") == 3
     assert (value(samples, "process_resident_memory_bytes") or 0) > 10e6
-    assert value(samples, "upscale_build_info", version="0.1.0", device="cpu", precision="fp32") == 1
+    assert value(samples, "upscale_build_info", version="0.2.0", device="cpu", precision="fp32") == 1
 
 
 async def test_a_repeat_is_a_cache_hit_and_no_second_upscale(client: httpx.AsyncClient) -> None:
