@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from functools import cache
 from pathlib import Path
 
 import orjson
@@ -75,11 +76,9 @@ DOCS_CONTENT_SECURITY_POLICY = (
 
 def add_docs(app: Quart) -> None:
     """`GET /openapi.json`, and `GET /docs` with what that page loads; nothing comes from another host."""
-    document = orjson.dumps(build_document())
-
     @app.get("/openapi.json")
     async def openapi_json() -> Response:
-        return Response(document, content_type="application/json")
+        return Response(_document(), content_type="application/json")
 
     @app.get("/docs")
     async def docs() -> Response:
@@ -94,6 +93,11 @@ def add_docs(app: Quart) -> None:
         if name not in _DOCS_PARTS:
             raise FileNotFound(f"The page of documents has no part {name[:80]!r}.")
         return await send_file(_folder() / name, mimetype=_DOCS_PARTS[name])
+
+
+@cache
+def _document() -> bytes:
+    return orjson.dumps(build_document())
 
 
 def _folder() -> Path:

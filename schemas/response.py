@@ -30,7 +30,12 @@ _TotalScale = Annotated[float, Field(description="ratio of the long sides", exam
 
 
 class _Response(BaseModel):
-    model_config = ConfigDict(strict=True, frozen=True, json_schema_serialization_defaults_required=True)
+    model_config = ConfigDict(
+        strict=True,
+        frozen=True,
+        defer_build=True,  # of validators, until the first use: /health answers sooner after the start
+        json_schema_serialization_defaults_required=True,
+    )
 
 
 class ImageSize(_Response):
