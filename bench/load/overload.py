@@ -71,8 +71,9 @@ def _report(seconds: float, capacity: Phase, over: Phase, health: list[float], f
         f"`make overload SECONDS={seconds:.0f}` on {machine()}:",
         f"bodies of 3 MiB, a queue of {QUEUE_LIMIT}, the real weights.",
         f"Faults: {len(faults)}.",
-        *(f"\n- {fault}" for fault in faults[:MAX_LISTED_FAULTS]),
         "",
+        *(f"- {fault}" for fault in faults[:MAX_LISTED_FAULTS]),
+        *([""] if faults else []),
         *table(
             ("measurement", "limit", "measured"),
             ("results a second, at capacity", "", f"{capacity.throughput:.2f}"),
