@@ -23,6 +23,7 @@ test: ## and run the linters, the type checker and the tests (ARGS="-k name" goe
 	$(python) -m ruff check .
 	$(python) -m ruff format --check .
 	$(python) -m mypy
+	.venv/bin/lint-imports
 	$(python) -m pytest $(ARGS)
 
 test-page: ## and try the page at / in a real browser, which must be there (apt-get install chromium)
@@ -31,26 +32,26 @@ test-page: ## and try the page at / in a real browser, which must be there (apt-
 	@$(python) -m weights.fetch
 	$(python) -m pytest -m browser tests/page $(ARGS)
 
-screenshots: weights ## and take the documents' pictures of the page, with Chromium (apt-get install chromium fonts-inter)
+screenshots: weights ## and take the screenshots of the page, with Chromium (apt-get install chromium fonts-inter)
 	@$(setup) --dev
-	@$(python) -m bench.screenshots
+	@$(python) -m bench.images.screenshots
 
 audit: setup    ## and ask osv.dev whether a vulnerability is known in what is installed (says so where it cannot be reached)
 	@$(python) requirements/audit.py
 
 attack: weights ## and send what the OpenAPI document allows and forbids, by the hundred, to a server of its own (schemathesis)
-	@$(python) -m bench.attack
+	@$(python) -m bench.load.attack
 
-overload: weights ## and ask for four times what the server can do, for SECONDS=60, and write docs/overload.md
-	@$(python) -m bench.overload $(SECONDS)
+overload: weights ## and send four times what the server can do, for SECONDS=60, and report in docs/benchmarks.md
+	@$(python) -m bench.load.overload $(SECONDS)
 
 demo: weights   ## and show what it does to pictures
-	@$(python) -m bench.demo
+	@$(python) -m bench.images.demo
 
-bench:    ## measure the README's figures (QUICK=1: some minutes, small pictures; ARGS="pass128 start" names some sections)
+bench:    ## measure docs/benchmarks.md (QUICK=1: some minutes, small pictures; ARGS="pass128 start" names some sections)
 	@$(setup) --bench
 	@$(python) -m weights.fetch
 	@$(python) -m bench $(if $(QUICK),--quick) $(ARGS)
 
-soak: weights   ## and keep it under every kind of load for SECONDS=600, see that nothing grows, and write docs/soak.md
-	@$(python) -m bench.soak $(SECONDS)
+soak: weights   ## and keep it under every kind of load for SECONDS=600, see that nothing grows, and report in docs/benchmarks.md
+	@$(python) -m bench.load.soak $(SECONDS)

@@ -1,4 +1,4 @@
-"""The command line: `python upscale.py photo.jpg more/*.png -o out/ --target 4k`.
+"""The command line: `python cli.py photo.jpg more/*.png -o out/ --target 4k`.
 
 Options are the fields of a request, the pipeline is the service's, and so are the bytes that come out. Everything that can be
 known without decoding a pixel is said before anything runs; after that, a picture that fails does not stop the others.
@@ -14,7 +14,7 @@ import secrets
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -24,14 +24,21 @@ from typing import Any
 
 from tqdm import tqdm
 
-from config import EXTENSIONS, MAX_IMAGE_BYTES, ConfigError, Settings
-from contract import OPTIONS, Field, usual_format
-from errors import ServiceError
-from images import Picture, decode_image, encode_image, read_header
-from upscale import Plan, Size, Upscaler, WeightsError, load_upscaler, plan_upscale
-from utility import write_whole
+from core.config import EXTENSIONS, MAX_IMAGE_BYTES, ConfigError, OutputFormat, Settings
+from core.errors import ServiceError
+from core.progress import NullProgress
+from imaging.decode import decode_image
+from imaging.encode import encode_image
+from imaging.formats import open_image
+from imaging.picture import Picture
+from model_utility import Models, WeightsError, load_models
+from schemas.json_schema import Schema
+from schemas.params import PARAMS, UpscaleParams, parse_params, usual_format
+from schemas.plan import Plan, Size, plan_upscale
+from upscale import Upscaler
+from utility import write_atomically
 
-# By field; enhance_faces is --no-faces.
+# By parameter; enhance_faces is --no-faces.
 FLAGS = {
     "target_resolution": "--target",
     "model": "--model",
@@ -41,6 +48,7 @@ FLAGS = {
     "fit": "--fit",
 }
 _FORMATS = {f".{extension}": image_format for image_format, extension in EXTENSIONS.items()} | {".jpeg": "jpeg"}
+_KINDS: dict[str, Callable[[str], Any]] = {"string": str, "integer": int, "number": float}
 _BAR_STEPS = 10_000
 _BAR = "{desc} {bar} {percentage:3.0f} % {elapsed} < {remaining}"
 
@@ -51,12 +59,12 @@ class _Task:
 
     source: Path
     result: Path
-    output_format: str
+    output_format: OutputFormat
     plan: Plan
     has_alpha: bool
 
 
-def main(arguments: list[str] | None = None, load: Callable[[Settings], Upscaler] = load_upscaler) -> int:
+def main(arguments: list[str] | None = None, load: Callable[[Settings], Models] = load_models) -> int:
     """Exit status 0: every picture is there; 1: at least one failed; 2: the arguments are wrong; 130: stopped by Ctrl-C."""
     parser = _parser()
     options = parser.parse_args(arguments)
@@ -78,7 +86,7 @@ def main(arguments: list[str] | None = None, load: Callable[[Settings], Upscaler
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="upscale.py",
+        prog="cli.py",
         description="Make pictures larger, as the service does.",
         epilog="Results keep the names of their pictures. What is there already is skipped: delete it to have it made again. "
         "Exit status: 0 all done, 1 some failed, 2 wrong arguments, 130 stopped by Ctrl-C.",
@@ -87,29 +95,29 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "-o", "--output", required=True, help="a folder; for one picture also a file that ends in .jpg, .png or .webp"
     )
-    for field in OPTIONS:
-        if flag := FLAGS.get(field.name):
-            default = "" if field.default is None else f" (default: {field.default})"
-            parser.add_argument(
-                flag,
-                dest=field.name,
-                type=partial(_value, field),
-                default=field.default,
-                metavar="|".join(field.choices) or f"{field.minimum:g}–{field.maximum:g}",
-                help=field.description.replace("%", "%%") + default,
-            )
+    for name, flag in FLAGS.items():
+        schema = PARAMS[name]
+        default = f" (default: {schema['default']})" if "default" in schema else ""
+        parser.add_argument(
+            flag,
+            dest=name,
+            type=partial(_value, name, schema),
+            default=schema.get("default"),
+            metavar="|".join(schema["enum"]) if "enum" in schema else f"{schema['minimum']:g}–{schema['maximum']:g}",
+            help=schema["description"].replace("%", "%%") + default,
+        )
     parser.add_argument("--no-faces", dest="enhance_faces", action="store_false", help="leave faces as they are")
     parser.add_argument("--device", metavar="auto|cpu|cuda|cuda:N", help="instead of the variable DEVICE")
     return parser
 
 
-def _value(field: Field, text: str) -> Any:
+def _value(name: str, schema: Schema, text: str) -> Any:
     try:
-        value = field.kind(text)
+        value = _KINDS[schema["type"]](text)
     except ValueError:
-        value = text  # whose field says what it should be
+        value = text  # whose parameter says what it should be
     try:
-        return field.take_from({field.name: value})
+        return getattr(parse_params({name: value}), name)
     except ServiceError as exc:
         raise argparse.ArgumentTypeError(exc.message) from exc
 
@@ -163,7 +171,7 @@ def _identity(path: Path) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
-def _file_format(options: argparse.Namespace, parser: argparse.ArgumentParser) -> str | None:
+def _file_format(options: argparse.Namespace, parser: argparse.ArgumentParser) -> OutputFormat | None:
     """The format of the one file that -o names; None where it names a folder, which is made here."""
     if not options.output:
         parser.error("-o is empty: give a folder, such as . for this one")
@@ -187,15 +195,15 @@ def _file_format(options: argparse.Namespace, parser: argparse.ArgumentParser) -
     return image_format
 
 
-def _task(source: Path, options: argparse.Namespace, file_format: str | None) -> _Task:
-    header = read_header(_read(source))
-    plan = plan_upscale(Size(header.width, header.height), options.target_resolution, options.fit, options.model)
-    output_format = file_format or options.output_format or usual_format(header)
+def _task(source: Path, options: argparse.Namespace, file_format: OutputFormat | None) -> _Task:
+    image = open_image(_read(source))
+    plan = plan_upscale(Size(image.width, image.height), options.target_resolution, options.fit, options.model)
+    output_format = file_format or options.output_format or usual_format(image.has_alpha)
     output = Path(options.output)
     result = output if file_format else output / f"{source.stem}.{EXTENSIONS[output_format]}"
     if result.is_dir():
         raise IsADirectoryError(errno.EISDIR, f"{result}, where the result belongs, is a folder")
-    return _Task(source, result, output_format, plan, header.has_alpha)
+    return _Task(source, result, output_format, plan, image.has_alpha)
 
 
 def _read(source: Path) -> bytes:
@@ -213,17 +221,18 @@ def _is_there(task: _Task) -> bool:
 # doing it
 
 
-def _run(tasks: list[_Task], options: argparse.Namespace, settings: Settings, load: Callable[[Settings], Upscaler]) -> int:
+def _run(tasks: list[_Task], options: argparse.Namespace, settings: Settings, load: Callable[[Settings], Models]) -> int:
     """Make every picture, and return how many failed. Loads nothing where nothing is to be done."""
     if not tasks:
         return 0
-    upscaler, failed = load(settings), 0
+    upscaler, failed = Upscaler(load(settings)), 0
+    params = UpscaleParams(enhance_faces=options.enhance_faces, face_strength=options.face_strength, quality=options.quality)
     works = [upscaler.work(task.plan, task.has_alpha, options.enhance_faces) for task in tasks]
     with _Bar(f"{len(tasks)} pictures", sum(works), position=1, hidden=len(tasks) == 1) as overall:
         for (task, decoded), work in zip(_decoded_ahead(tasks), works, strict=True):
             with _Bar(f"{task.source.name} {task.plan.original} → {task.plan.output}", work) as bar:
                 try:
-                    _make(task, decoded, options, upscaler, (bar, overall))
+                    _make(task, decoded, params, upscaler, _Bars(bar, overall))
                 except (ServiceError, OSError, MemoryError, RuntimeError) as exc:  # the last is torch's of no memory
                     _say_failure(task.source, exc)
                     failed += 1
@@ -244,34 +253,26 @@ def _decoded_ahead(tasks: list[_Task]) -> Iterator[tuple[_Task, Future[tuple[Pic
 
 
 def _decode(source: Path) -> tuple[Picture, list[str]]:
-    return decode_image(_read(source))
+    return decode_image(open_image(_read(source)))
 
 
 def _make(
     task: _Task,
     decoded: Future[tuple[Picture, list[str]]],
-    options: argparse.Namespace,
+    params: UpscaleParams,
     upscaler: Upscaler,
-    bars: Sequence[_Bar],
+    bars: _Bars,
 ) -> None:
-    def advance(work: float) -> None:
-        for bar in bars:
-            bar.advance(work)
-
-    def expect(work: float) -> None:
-        for bar in bars:
-            bar.expect(work)
-
     start = time.monotonic()
     picture, warnings = decoded.result()
-    upscaled = upscaler.upscale(picture, task.plan, options.enhance_faces, advance, options.face_strength, expect)
-    data, encode_warnings = encode_image(upscaled.picture, task.output_format, options.quality)
+    output = upscaler.run(picture, task.plan, params, bars)
+    data, encode_warnings = encode_image(output.picture, task.output_format, params.quality)
     try:
-        write_whole(task.result, data, task.result.with_name(f".{secrets.token_hex(8)}.part"))
+        write_atomically(task.result, data, task.result.with_name(f".{secrets.token_hex(8)}.part"))
     except OSError as exc:
         raise OSError(exc.errno, f"{task.result} cannot be written: {exc.strerror}") from exc
     _say(f"{task.source}: {task.plan.original} → {task.plan.output}, {task.result}, {time.monotonic() - start:.1f} s")
-    for warning in (*warnings, *upscaled.warnings, *encode_warnings):
+    for warning in (*warnings, *output.warnings, *encode_warnings):
         _say(f"{task.source}: {warning}")
 
 
@@ -279,7 +280,7 @@ def _make(
 
 
 class _Bar(tqdm):  # type: ignore[misc]
-    """On a terminal, how much of some work is done, of which there may turn out to be more."""
+    """On a terminal, how much of some work is done."""
 
     def __init__(self, description: str, work: float, position: int = 0, hidden: bool = False) -> None:
         super().__init__(
@@ -295,9 +296,26 @@ class _Bar(tqdm):  # type: ignore[misc]
             self.update(round(self._at) - self.n)
         self.left = max(self.left - work, 0)
 
-    def expect(self, work: float) -> None:
+    def add_work(self, work: float) -> None:
         """There is more to do than was known."""
         self.left += work
+
+
+class _Bars(NullProgress):
+    """The progress of one picture, on its own bar and on that of all."""
+
+    def __init__(self, *bars: _Bar) -> None:
+        self._bars = bars
+
+    def advance(self, work: float) -> None:
+        """That work has been done."""
+        for bar in self._bars:
+            bar.advance(work)
+
+    def add_work(self, work: float) -> None:
+        """There is more to do than was known."""
+        for bar in self._bars:
+            bar.add_work(work)
 
 
 def _say(line: str) -> None:

@@ -1,7 +1,7 @@
-"""`python -m bench [--quick] [SECTION …]`: measure the figures, all of them or some sections, and report.
+"""`python -m bench [--quick] [SECTION …]`: measure all benchmarks, or some sections of them, and report.
 
-Results go to `docs/bench/`, and into the README's table; with `--quick`, to `docs/bench/quick/` alone. This module is imported
-again in every peer's process, so it loads nothing heavy itself.
+Results go to `docs/bench/` and into docs/benchmarks.md; with `--quick`, to `docs/bench/quick/` alone. This module is imported
+again in every engine's process, so it loads nothing heavy itself.
 """
 
 from __future__ import annotations
@@ -13,14 +13,17 @@ import traceback
 from pathlib import Path
 from typing import Any, TextIO
 
-from bench.results import FOLDER, Section, describe_context, measure_section, read_records
+from bench.compare.runner import Section, measure_section
+from bench.context import describe_context
+from bench.results import FOLDER, read_records
 
 QUICK_FOLDER = FOLDER / "quick"
 
 
 def main() -> int:
-    from bench import plot, report
-    from bench.sections import device_name, sections
+    from bench.compare.sections import device_name, sections
+    from bench.report.plot import draw
+    from bench.report.summary import stored_summary, summary, write_summary
 
     options = _options(list(sections(quick=False)))
     kind, device = device_name()
@@ -29,20 +32,21 @@ def main() -> int:
     chosen = sections(quick=options.quick)
     failed = _measure([section for name, section in chosen.items() if name in (options.sections or chosen)], path, device)
     records = read_records(path)
-    _say(report.readme_section(*((records, {}) if kind == "cpu" else ({}, records))))
     if options.quick:
-        _say("\nQUICK: small pictures and two rounds. This shows that everything runs; the goals are for the full sizes.")
-        plot.draw(records, folder / "figures.png")
+        _say(summary(*((records, {}) if kind == "cpu" else ({}, records))))
+        _say("\nQUICK: small pictures and two rounds. This shows that everything runs; the targets are for the full sizes.")
+        draw(records, folder / "benchmarks.png")
     else:
-        report.main()
-    _say(f"In {folder}: {path.name} and figures.png.")
+        _say(stored_summary())
+        write_summary()
+    _say(f"In {folder}: {path.name} and benchmarks.png.")
     if failed:
-        _say(f"FAILED: {', '.join(failed)}. What the table says of them is older, or partial.", sys.stderr)
+        _say(f"Failed: {', '.join(failed)}. Their rows in the table are older, or partial.", sys.stderr)
     return 1 if failed else 0
 
 
 def _measure(sections: list[Section], path: Path, device: dict[str, Any]) -> list[str]:
-    """The names of those that failed, each of which has said why; the others are worth having all the same."""
+    """The names of the sections that failed; a failure is printed and does not stop the others."""
     failed = []
     for section in sections:
         _say(f"measuring {section.name} …", sys.stderr)
@@ -57,9 +61,9 @@ def _measure(sections: list[Section], path: Path, device: dict[str, Any]) -> lis
 
 
 def _options(known: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m bench", description="Measure the figures of the README.")
+    parser = argparse.ArgumentParser(prog="python -m bench", description="Measure the benchmarks of docs/benchmarks.md.")
     parser.add_argument("sections", nargs="*", metavar="SECTION", help=f"some of {', '.join(known)}; all, if none is named")
-    parser.add_argument("--quick", action="store_true", help="small pictures and two rounds: does it run, not how fast")
+    parser.add_argument("--quick", action="store_true", help="small pictures and two rounds: whether it runs, not how fast")
     options = parser.parse_args()
     if unknown := set(options.sections) - set(known):
         parser.error(f"there is no section {', '.join(sorted(unknown))}")

@@ -1,4 +1,4 @@
-"""Debian's Chromium, driven by Playwright: for the tests of the page, and for its pictures in the documents."""
+"""Debian's Chromium, driven by Playwright: for the tests of the page and for its screenshots."""
 
 from __future__ import annotations
 

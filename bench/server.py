@@ -1,4 +1,4 @@
-"""A real server process, started as an operator starts it: for the figures, the demonstration and the end-to-end tests."""
+"""A real server process, started as an operator starts it: for measurements, the demonstration and the end-to-end tests."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Server:
     log: list[str] = field(default_factory=list)
     seconds_to_health: float = 0.0
     seconds_to_ready: float = 0.0
-    seconds_of_health: list[float] = field(default_factory=list)  # each answer of /health while the networks loaded
+    seconds_of_health: list[float] = field(default_factory=list)  # each response of /health while the models loaded
 
     def post(self, image: bytes, **fields: Any) -> httpx.Response:
         """POST /upscale to 2k, unless `fields` say otherwise."""
@@ -42,33 +42,35 @@ class Server:
         return httpx.post(f"{self.url}/upscale", json=body, timeout=600)
 
     def upscale(self, image: bytes, **fields: Any) -> dict[str, Any]:
-        """The answer's fields, which must be a success."""
-        answer = self.post(image, **fields)
-        if answer.status_code != 200:
-            raise RuntimeError(f"{answer.status_code}: {answer.text}")
-        parsed: dict[str, Any] = answer.json()
+        """The response's fields; raises RuntimeError where it is not a success."""
+        response = self.post(image, **fields)
+        if response.status_code != 200:
+            raise RuntimeError(f"{response.status_code}: {response.text}")
+        parsed: dict[str, Any] = response.json()
         return parsed
 
     def exchange(self, path: str, body: bytes, **headers: str) -> tuple[HTTPResponse, bytes]:
-        """POST over a connection of its own; the answer's head, and its body as it came. `content_type=` is a header."""
+        """POST over a connection of its own; the response's head, and its body as it came. `content_type=` is a header."""
         connection = HTTPConnection(self.url.removeprefix("http://"), timeout=600)
         with closing(connection):
             connection.request("POST", path, body, {name.replace("_", "-"): value for name, value in headers.items()})
-            answer = connection.getresponse()
-            return answer, answer.read()
+            response = connection.getresponse()
+            return response, response.read()
 
     def memory_bytes(self, field: str) -> int:
         """`VmRSS`, what the process has in memory now, or `VmHWM`, the most that it had."""
-        if self.process is None:
-            raise ValueError("only a server that was started here can be looked into")
-        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        status = (self._proc / "status").read_text()
         return int(status.split(f"{field}:")[1].split()[0]) * 1024
 
     def forget_peak_memory(self) -> None:
         """Let `VmHWM` begin again at `VmRSS` (proc(5), clear_refs)."""
+        (self._proc / "clear_refs").write_text("5")
+
+    @property
+    def _proc(self) -> Path:
         if self.process is None:
-            raise ValueError("only a server that was started here can be looked into")
-        Path(f"/proc/{self.process.pid}/clear_refs").write_text("5")
+            raise ValueError("only the process of a server that was started here can be inspected")
+        return Path(f"/proc/{self.process.pid}")
 
     def health(self) -> dict[str, Any]:
         """The body of GET /health."""

@@ -9,14 +9,8 @@ import httpx
 import pytest
 
 from bench.server import free_port
-from config import Settings
-from tests.helpers import WEIGHTS as WEIGHTS
-from tests.helpers import FakeResolver as FakeResolver  # tests/page, test_bench and test_soak import these from here as yet
-from tests.helpers import encode as encode
-from tests.helpers import fake_upscaler as fake_upscaler
-from tests.helpers import ready as ready
-from tests.helpers import sample_crop as sample_crop
-from tests.helpers import serving as serving
+from core.config import Settings
+from tests.helpers import WEIGHTS, fake_models, ready, serving
 
 
 @pytest.fixture
@@ -28,7 +22,7 @@ def settings(tmp_path: Path) -> Settings:
 @pytest.fixture
 async def client(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
     """Of a service that is ready, with a fake network."""
-    async with serving(settings, lambda _: fake_upscaler()) as (client, _):
+    async with serving(settings, lambda _: fake_models()) as (client, _):
         await ready(client)
         yield client
 

@@ -10,8 +10,8 @@ from typing import Any
 import httpx
 from jsonschema import Draft202012Validator
 
-from answers import RESULT_HEADERS
-from openapi import build_document
+from api.openapi import build_document
+from api.responses import RESULT_HEADERS
 
 DOCUMENT = build_document()
 
@@ -35,7 +35,9 @@ def check_answer(response: httpx.Response, body: bytes | None) -> None:
     operation = find_operation("get" if request.method == "HEAD" else request.method.lower(), request.url.path)
     if operation is None:
         assert response.status_code in (401, 404, 405), f"{where}: the document does not have this operation"
-        documented: dict[str, Any] = {"content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}}
+        documented: dict[str, Any] = {
+            "content": {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorResponse"}}}
+        }
     else:
         assert str(response.status_code) in operation["responses"], f"{where}: the document does not have this status"
         documented = operation["responses"][str(response.status_code)]

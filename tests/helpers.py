@@ -1,4 +1,4 @@
-"""What several test modules share: a fake network, the service on a real socket, pictures and comparisons."""
+"""What several test modules share: a fake model, the service on a real socket, pictures and comparisons."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
@@ -21,12 +21,18 @@ from hypercorn.config import Config
 from numpy.typing import NDArray
 from PIL import Image
 
-from app import CLOSE_SECONDS, KEEP_ALIVE_SECONDS, STALL_SECONDS, _listen, create_app
+from api.server import CLOSE_SECONDS, KEEP_ALIVE_SECONDS, STALL_SECONDS, listen
+from app import create_app
 from bench.server import ROOT, SAMPLE
-from config import Settings
-from service import Service, State
+from core.config import Settings
+from core.progress import Progress
+from imaging.decode import decode_image
+from imaging.formats import open_image
+from imaging.picture import Picture
+from model_utility import Models
+from schemas.response import ServiceState
+from serving.lifecycle import Service
 from tests.documented import DocumentedClient
-from upscale import Upscaler
 
 WEIGHTS = ROOT / "weights"
 # Of a server that only runs small pictures: threads of one pass wait for each other at every layer, and beside busy
@@ -54,29 +60,27 @@ class FakeResolver:
     def memory_bytes(self, height: int, width: int, scale: int) -> int:
         return height * width * scale**2 * 3
 
-    def super_resolve(self, image: NDArray[np.uint8], scale: int, advance: Callable[[float], None]) -> NDArray[np.uint8]:
+    def super_resolve(self, image: NDArray[np.uint8], scale: int, progress: Progress) -> NDArray[np.uint8]:
         self.entered.set()
         assert self.gate.wait(HANG_SECONDS), "the test never opened the gate"
         if self.error:
             raise self.error
-        advance(self.flops(image.shape[0], image.shape[1], scale))
+        progress.advance(self.flops(image.shape[0], image.shape[1], scale))
         return image.repeat(scale, axis=0).repeat(scale, axis=1)
 
 
-def fake_upscaler(resolver: FakeResolver | None = None) -> Upscaler:
-    """The real pipeline around a fake network, without faces' networks that could be missed."""
+def fake_models(resolver: FakeResolver | None = None) -> Models:
+    """Models that repeat pixels and find no faces; nothing is missing."""
     resolver = resolver or FakeResolver()
-    upscaler = Upscaler({"photo": resolver, "anime": resolver})  # type: ignore[dict-item]
     nothing = {"detect": staticmethod(lambda _image: []), "flops": staticmethod(lambda _height, _width: 0.0)}
-    upscaler.detector = type("NoFaces", (), nothing)()
-    upscaler.restorer = type("NoRestorer", (), {})()
-    return upscaler
+    detector, restorer = type("NoFaces", (), nothing)(), type("NoRestorer", (), {})()
+    return Models({"photo": resolver, "anime": resolver}, detector, restorer)  # type: ignore[dict-item]
 
 
 @asynccontextmanager
 async def serving(
     settings: Settings,
-    load: Callable[[Settings], Upscaler],
+    load: Callable[[Settings], Models],
     stall_seconds: float = STALL_SECONDS,
     keep_alive_seconds: float = KEEP_ALIVE_SECONDS,
     close_seconds: float = CLOSE_SECONDS,
@@ -84,7 +88,7 @@ async def serving(
     """The application behind a real hypercorn on a free port of loopback, which is open when this begins."""
     app = create_app(settings, load=load)
     service: Service = app.extensions["service"]
-    config = _listen(settings, stall_seconds, keep_alive_seconds)
+    config = listen(settings, stall_seconds, keep_alive_seconds)
     config.graceful_timeout = close_seconds
     _open_port(config)
     server = asyncio.create_task(serve(app, config, shutdown_trigger=service.drained))
@@ -113,7 +117,7 @@ def advance_clock(seconds: float) -> None:
 
 async def ready(client: httpx.AsyncClient) -> None:
     """Wait until the models are loaded."""
-    while (await client.get("/health")).json()["status"] == State.STARTING:  # noqa: ASYNC110 - the real server has no event for us
+    while (await client.get("/health")).json()["status"] == ServiceState.STARTING:  # noqa: ASYNC110 - the real server has no event for us
         await asyncio.sleep(0.01)
 
 
@@ -159,7 +163,7 @@ def assert_error(answer: httpx.Response, status: int, code: str) -> dict[str, An
 
 def with_settings(settings: Settings, **changes: Any) -> Settings:
     """The same settings but for these."""
-    return replace(settings, **changes)
+    return settings.model_copy(update=changes)
 
 
 def files_in(settings: Settings) -> list[str]:
@@ -175,6 +179,11 @@ def encode(pixels: NDArray[np.uint8] | Image.Image, image_format: str = "PNG", *
     image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
     image.save(buffer, image_format, **options)
     return buffer.getvalue()
+
+
+def decode(data: bytes) -> tuple[Picture, list[str]]:
+    """The picture in an image file, and the warnings."""
+    return decode_image(open_image(data))
 
 
 def b64(data: bytes) -> str:

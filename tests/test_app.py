@@ -8,6 +8,7 @@ import io
 import json
 import re
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -15,14 +16,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from config import Settings
+from core.config import Settings
+from model_utility import Models, ModelStatus
 from tests.helpers import (
     HANG_SECONDS,
     FakeResolver,
     assert_error,
     b64,
     encode,
-    fake_upscaler,
+    fake_models,
     files_in,
     ready,
     sample_crop,
@@ -30,7 +32,6 @@ from tests.helpers import (
     serving,
     with_settings,
 )
-from upscale import ModelStatus, Upscaler
 
 PICTURE = sample_crop(60, 40, left=200, top=100)
 IMAGE = b64(encode(PICTURE))
@@ -211,9 +212,9 @@ async def test_health_has_every_field_of_the_contract(client: httpx.AsyncClient)
 async def test_while_models_load_health_and_requests_get_503(settings: Settings) -> None:
     loaded = threading.Event()
 
-    def load(_: Settings) -> Upscaler:
+    def load(_: Settings) -> Models:
         assert loaded.wait(HANG_SECONDS)
-        return fake_upscaler()
+        return fake_models()
 
     async with serving(settings, load) as (client, _):
         health = await client.get("/health")
@@ -227,13 +228,12 @@ async def test_while_models_load_health_and_requests_get_503(settings: Settings)
 
 
 async def test_a_missing_model_degrades_health_and_is_named(settings: Settings) -> None:
-    upscaler = fake_upscaler()
-    upscaler.models = {
+    status = {
         "upscale_x4": ModelStatus("x4.pth"),
-        "face_restoration": ModelStatus(reason="GFPGANv1.4.pth is missing", remedy="Run it."),
+        "face_restoration": ModelStatus(reason="GFPGANv1.4.pth is missing", fix="Run it."),
     }
-    upscaler.restorer = None
-    async with serving(settings, lambda _: upscaler) as (client, _):
+    models = replace(fake_models(), face_restorer=None, status=status)
+    async with serving(settings, lambda _: models) as (client, _):
         await ready(client)
         health = await client.get("/health")
         answer = await client.post("/upscale", json={"image_b64": IMAGE})
@@ -247,10 +247,9 @@ async def test_a_missing_model_degrades_health_and_is_named(settings: Settings) 
 
 
 async def test_a_model_that_is_not_there_is_refused_and_photographs_are_served(settings: Settings) -> None:
-    upscaler = fake_upscaler()
-    del upscaler.resolvers["anime"]
-    upscaler.models = {"upscale_x4_anime": ModelStatus(reason="anime.pth is missing", remedy="Run it.")}
-    async with serving(settings, lambda _: upscaler) as (client, _):
+    status = {"upscale_x4_anime": ModelStatus(reason="anime.pth is missing", fix="Run it.")}
+    models = replace(fake_models(), super_resolvers={"photo": FakeResolver()}, status=status)  # type: ignore[dict-item]
+    async with serving(settings, lambda _: models) as (client, _):
         await ready(client)
         refused = await client.post("/upscale", json={"image_b64": IMAGE, "model": "anime"})
         assert (await client.post("/upscale", json={"image_b64": IMAGE})).json()["model"] == "photo"
@@ -263,7 +262,7 @@ async def test_a_defect_is_logged_with_its_request_id_and_not_told(
     settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
     resolver = FakeResolver()
-    async with serving(settings, lambda _: fake_upscaler(resolver)) as (client, _):
+    async with serving(settings, lambda _: fake_models(resolver)) as (client, _):
         await ready(client)
         resolver.error = RuntimeError("the secret of the house")
         answer = await client.post("/upscale", json={"image_b64": IMAGE})
@@ -281,7 +280,7 @@ async def test_a_defect_is_logged_with_its_request_id_and_not_told(
 async def test_a_folder_that_cannot_be_written_costs_the_file_and_not_the_answer(settings: Settings, tmp_path: Path) -> None:
     blocked = tmp_path / "blocked"
     blocked.write_bytes(b"a file, not a folder")
-    async with serving(with_settings(settings, output_dir=blocked), lambda _: fake_upscaler()) as (client, _):
+    async with serving(with_settings(settings, output_dir=blocked), lambda _: fake_models()) as (client, _):
         await ready(client)
         answer = await client.post("/upscale", json={"image_b64": IMAGE})
     fields = answer.json()

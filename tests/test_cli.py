@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,10 @@ import pytest
 from PIL import Image
 
 import cli
-from config import ConfigError, Settings
-from contract import OPTIONS
-from tests.helpers import HANG_SECONDS, FakeResolver, encode, fake_upscaler, sample_crop
-from upscale import Upscaler, WeightsError
+from core.config import ConfigError, Settings
+from model_utility import Models, WeightsError
+from schemas.params import PARAMS
+from tests.helpers import HANG_SECONDS, FakeResolver, encode, fake_models, sample_crop
 
 SMALL = encode(sample_crop(60, 40))
 
@@ -34,12 +35,12 @@ def room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 class Run:
     """One call of the command line, and what it left."""
 
-    def __init__(self, *arguments: str, upscaler: Upscaler | None = None) -> None:
+    def __init__(self, *arguments: str, models: Models | None = None) -> None:
         self.loaded: list[Settings] = []
 
-        def load(settings: Settings) -> Upscaler:
+        def load(settings: Settings) -> Models:
             self.loaded.append(settings)
-            return upscaler or fake_upscaler()
+            return models or fake_models()
 
         self.status = cli.main(list(arguments), load)
 
@@ -69,11 +70,9 @@ def test_one_picture_may_be_given_a_file(room: Path) -> None:
 
 
 def test_options_reach_the_pipeline(room: Path) -> None:
-    anime, upscaler = FakeResolver(), fake_upscaler()
-    upscaler.resolvers["anime"] = anime  # type: ignore[assignment]
-    run = Run(
-        "a.png", "-o", "out", "--target", "2k", "--format", "webp", "--model", "anime", "--device", "cpu", upscaler=upscaler
-    )
+    anime = FakeResolver()
+    models = replace(fake_models(), super_resolvers={"anime": anime})  # type: ignore[dict-item]
+    run = Run("a.png", "-o", "out", "--target", "2k", "--format", "webp", "--model", "anime", "--device", "cpu", models=models)
     assert (run.status, run.loaded[0].device, files()) == (0, "cpu", ["a.webp"])
     assert anime.entered.is_set()
 
@@ -92,7 +91,7 @@ def test_a_bar_goes_to_its_end_and_no_further_when_faces_are_found_on_the_way(mo
         for step, more in ((10, 400), (100, 0), (200, 0), (150, 0), (50, 0)):
             bar.advance(step)
             seen.append(round(100 * bar.n / bar.total))
-            bar.expect(more)
+            bar.add_work(more)
         assert (bar.n, bar.left) == (bar.total, 0)
     assert seen == sorted(seen)
     assert (seen[0], seen[-1]) == (10, 100)
@@ -141,7 +140,7 @@ def test_the_longest_name_that_a_file_may_have_is_no_problem(room: Path) -> None
 
 
 def test_every_field_of_a_request_is_an_option() -> None:
-    options = {field.name: field.default for field in OPTIONS if field.name != "webhook"}  # which is of jobs
+    options = {name: schema.get("default") for name, schema in PARAMS.items() if name != "webhook"}  # which is of jobs
     assert set(cli.FLAGS) | {"enhance_faces"} == set(options)
     defaults = vars(cli._parser().parse_args(["a.png", "-o", "out"]))
     assert {name: defaults[name] for name in options} == options
@@ -217,7 +216,7 @@ def test_a_device_that_is_none_ends_with_2_and_missing_weights_with_1(room: Path
     assert "DEVICE must be" in capsys.readouterr().err
 
     def load(error: Exception) -> int:
-        def fail(_: Settings) -> Upscaler:
+        def fail(_: Settings) -> Models:
             raise error
 
         return cli.main(["a.png", "-o", "out"], fail)
@@ -246,7 +245,7 @@ def test_the_next_picture_is_decoded_while_one_runs(room: Path) -> None:
     second = cli._Task(Path("fifo"), Path("out/second.jpg"), "jpeg", first.plan, has_alpha=False)
     feeder = threading.Thread(target=feed)
     feeder.start()
-    assert cli._run([first, second], parsed, Settings(), lambda _: fake_upscaler(Waiting())) == 0
+    assert cli._run([first, second], parsed, Settings(), lambda _: fake_models(Waiting())) == 0
     feeder.join()
     assert files() == ["a.jpg", "second.jpg"]
 
@@ -260,7 +259,7 @@ def test_ctrl_c_ends_with_130_keeps_what_is_done_and_leaves_no_half_file(
                 raise KeyboardInterrupt
             return super().super_resolve(image, *rest)  # type: ignore[arg-type]
 
-    run = Run("a.png", "b.jpg", "-o", "out", "--target", "2k", upscaler=fake_upscaler(Interrupted()))
+    run = Run("a.png", "b.jpg", "-o", "out", "--target", "2k", models=fake_models(Interrupted()))
     assert (run.status, files()) == (130, ["a.jpg"])
     assert "Stopped" in capsys.readouterr().err
 
@@ -271,7 +270,7 @@ def test_a_folder_that_refuses_is_one_line_and_leaves_no_half_file(room: Path, c
             Path("out/a.jpg").mkdir(exist_ok=True)
             return super().super_resolve(*arguments)  # type: ignore[arg-type]
 
-    run = Run("a.png", "-o", "out", "--target", "2k", upscaler=fake_upscaler(InTheWay()))
+    run = Run("a.png", "-o", "out", "--target", "2k", models=fake_models(InTheWay()))
     assert (run.status, files()) == (1, ["a.jpg"])
     assert "a.png: out/a.jpg cannot be written: Is a directory" in capsys.readouterr().err
 

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
+from typing import Literal
 
 import numpy as np
 import pytest
 
 from bench.server import SAMPLE
-from errors import ImageTooLarge, JobCancelled
-from images import Picture, decode_image
-from tests.helpers import FakeResolver, fake_upscaler, sample_crop
-from upscale import ModelStatus, Plan, Size, Upscaler, max_input_px, plan_upscale
+from core.config import Fit, TargetResolution
+from core.errors import ImageTooLarge, JobCancelled
+from core.progress import NullProgress
+from imaging.picture import Picture
+from model_utility import Models, ModelStatus
+from schemas.params import UpscaleParams
+from schemas.plan import Plan, Size, max_input_px, plan_upscale
+from serving.workers import DeviceTask
+from tests.helpers import FakeResolver, decode, fake_models, sample_crop
+from upscale import PipelineOutput, Upscaler
+
+WITHOUT_FACES = UpscaleParams(enhance_faces=False)
 
 
-def ignore(_work: float) -> None:
-    """An `advance` that nobody watches."""
+def run(models: Models, picture: Picture, plan: Plan, params: UpscaleParams = UpscaleParams()) -> PipelineOutput:  # noqa: B008 - frozen
+    return Upscaler(models).run(picture, plan, params, NullProgress())
 
 
 @pytest.mark.parametrize(
@@ -37,7 +47,7 @@ def ignore(_work: float) -> None:
     ],
 )
 def test_passes_stay_within_the_target(
-    size: tuple[int, int], target: str, passes: tuple[int, ...], output: tuple[int, int]
+    size: tuple[int, int], target: TargetResolution, passes: tuple[Literal[2, 4], ...], output: tuple[int, int]
 ) -> None:
     plan = plan_upscale(Size(*size), target)
     assert plan == Plan(Size(*size), target, passes, Size(*output))
@@ -45,7 +55,7 @@ def test_passes_stay_within_the_target(
 
 
 @pytest.mark.parametrize(("target", "limit"), [("2k", 1024), ("4k", 1920), ("8k", 3840)])
-def test_a_long_side_over_the_limit_is_refused_with_both_figures(target: str, limit: int) -> None:
+def test_a_long_side_over_the_limit_is_refused_with_both_figures(target: TargetResolution, limit: int) -> None:
     assert max_input_px(target) == limit
     assert plan_upscale(Size(limit, 10), target).passes == (2,)
     with pytest.raises(ImageTooLarge, match=rf"{limit + 1} px .* {limit} px"):
@@ -67,7 +77,7 @@ def test_a_long_side_over_the_limit_is_refused_with_both_figures(target: str, li
     ],
 )
 def test_exact_fit_ends_on_the_target(
-    size: tuple[int, int], target: str, passes: tuple[int, ...], output: tuple[int, int]
+    size: tuple[int, int], target: TargetResolution, passes: tuple[Literal[2, 4], ...], output: tuple[int, int]
 ) -> None:
     plan = plan_upscale(Size(*size), target, "exact")
     assert (plan.passes, plan.output, plan.warnings) == (passes, Size(*output), ())
@@ -89,7 +99,7 @@ def test_exact_fit_refuses_what_is_already_there() -> None:
 def test_pixels_alpha_and_profile_go_through_every_pass() -> None:
     pixels, alpha = sample_crop(20, 10), np.arange(200, dtype=np.uint8).reshape(10, 20)
     picture = Picture(pixels, alpha, b"profile")
-    upscaled = fake_upscaler().upscale(picture, plan_upscale(Size(20, 10), "2k"), enhance_faces=True, advance=ignore)
+    upscaled = run(fake_models(), picture, plan_upscale(Size(20, 10), "2k"))
     assert np.array_equal(upscaled.picture.pixels, pixels.repeat(64, 0).repeat(64, 1))
     assert upscaled.picture.alpha is not None
     assert np.array_equal(upscaled.picture.alpha, alpha.repeat(64, 0).repeat(64, 1))
@@ -99,7 +109,7 @@ def test_pixels_alpha_and_profile_go_through_every_pass() -> None:
 def test_exact_fit_shrinks_pixels_and_alpha_alike() -> None:
     plan = plan_upscale(Size(1500, 1000), "2k", "exact")
     picture = Picture(np.full((1000, 1500), 7, np.uint8), np.full((1000, 1500), 9, np.uint8))
-    upscaled = fake_upscaler().upscale(picture, plan, enhance_faces=False, advance=ignore).picture
+    upscaled = run(fake_models(), picture, plan, WITHOUT_FACES).picture
     assert upscaled.alpha is not None
     assert upscaled.pixels.shape == upscaled.alpha.shape == (1365, 2048)
     assert (upscaled.pixels == 7).all()
@@ -107,59 +117,56 @@ def test_exact_fit_shrinks_pixels_and_alpha_alike() -> None:
 
 
 def test_work_adds_up_to_what_was_announced() -> None:
-    upscaler = fake_upscaler()
-    done: list[float] = []
+    upscaler, task = Upscaler(fake_models()), DeviceTask(0)
     plan = plan_upscale(Size(20, 10), "2k")
-    upscaler.upscale(Picture(sample_crop(20, 10), np.zeros((10, 20), np.uint8)), plan, True, done.append)
-    assert sum(done) == upscaler.work(plan, has_alpha=True, enhance_faces=True) == 2 * 200 * (1 + 16 + 256)
+    upscaler.run(Picture(sample_crop(20, 10), np.zeros((10, 20), np.uint8)), plan, UpscaleParams(), task)
+    assert task.done == upscaler.work(plan, has_alpha=True, enhance_faces=True) == 2 * 200 * (1 + 16 + 256)
 
 
 def test_boxes_of_faces_are_whole_pixels_within_the_picture() -> None:
-    upscaler = fake_upscaler()
     found = [SimpleNamespace(box=(-3.2, 1.6, 22.4, 9.4)), SimpleNamespace(box=(2.5, -0.4, 7.51, 31.0))]
-    upscaler.detector = SimpleNamespace(detect=lambda _image: found, flops=lambda _height, _width: 0.0)  # type: ignore[assignment]
-    upscaler.restorer = None
-    upscaler.models = {"face_restoration": ModelStatus(reason="b.pth is missing")}
-    upscaled = upscaler.upscale(Picture(sample_crop(20, 10)), plan_upscale(Size(20, 10), "2k"), True, ignore)
+    detector = SimpleNamespace(detect=lambda _image: found, flops=lambda _height, _width: 0.0)
+    status = {"face_restoration": ModelStatus(reason="b.pth is missing")}
+    models = replace(fake_models(), face_detector=detector, face_restorer=None, status=status)  # type: ignore[arg-type]
+    upscaled = run(models, Picture(sample_crop(20, 10)), plan_upscale(Size(20, 10), "2k"))
     assert upscaled.faces == ((0, 2, 20, 9), (2, 0, 8, 10))
 
 
-def test_every_pass_of_pixels_and_alpha_runs_the_network_of_the_model() -> None:
+def test_every_pass_of_pixels_and_alpha_runs_the_model_that_was_asked_for() -> None:
     photo, anime = FakeResolver(), FakeResolver()
-    upscaler = fake_upscaler()
-    upscaler.resolvers = {"photo": photo, "anime": anime}  # type: ignore[dict-item]
+    models = replace(fake_models(), super_resolvers={"photo": photo, "anime": anime})  # type: ignore[dict-item]
     picture = Picture(sample_crop(20, 10), np.zeros((10, 20), np.uint8))
-    for fit in ("passes", "exact"):
+    fits: tuple[Fit, ...] = ("passes", "exact")
+    for fit in fits:
         plan = plan_upscale(Size(20, 10), "2k", fit, "anime")
-        assert upscaler.upscale(picture, plan, True, ignore).picture.width == plan.output.width
+        assert run(models, picture, plan).picture.width == plan.output.width
     assert (photo.entered.is_set(), anime.entered.is_set()) == (False, True)
 
 
 def test_missing_face_models_are_never_silent() -> None:
-    models = {
+    status = {
         "face_detection": ModelStatus(reason="a.pth is missing"),
         "face_restoration": ModelStatus(reason="b.pth is missing"),
     }
-    upscaler = Upscaler({"photo": FakeResolver()}, models=models)  # type: ignore[dict-item]
-    upscaled = upscaler.upscale(Picture(sample_crop(20, 10)), plan_upscale(Size(20, 10), "2k"), True, ignore)
+    models = Models({"photo": FakeResolver()}, status=status)  # type: ignore[dict-item]
+    upscaled = run(models, Picture(sample_crop(20, 10)), plan_upscale(Size(20, 10), "2k"))
     assert (upscaled.faces, upscaled.faces_enhanced) == ((), False)
     assert upscaled.warnings == (
         "Faces were not searched for: a.pth is missing.",
         "Faces were not restored: b.pth is missing.",
     )
-    assert upscaler.upscale(Picture(sample_crop(20, 10)), plan_upscale(Size(20, 10), "2k"), False, ignore).warnings == ()
+    assert run(models, Picture(sample_crop(20, 10)), plan_upscale(Size(20, 10), "2k"), WITHOUT_FACES).warnings == ()
 
 
-def test_a_cancelled_job_ends_at_the_next_step() -> None:
-    def cancelled(_work: float) -> None:
-        raise JobCancelled("gone")
-
-    resolver = FakeResolver()
+def test_a_cancelled_task_ends_at_the_next_step() -> None:
+    resolver, task = FakeResolver(), DeviceTask(1)
+    task.cancel()
+    upscaler = Upscaler(fake_models(resolver))
     with pytest.raises(JobCancelled):
-        fake_upscaler(resolver).upscale(Picture(sample_crop(20, 10)), plan_upscale(Size(20, 10), "2k"), True, cancelled)
+        upscaler.run(Picture(sample_crop(20, 10)), plan_upscale(Size(20, 10), "2k"), UpscaleParams(), task)
     assert not resolver.entered.is_set()
 
 
 def test_the_sample_is_a_photograph_that_two_k_takes_in_one_pass() -> None:
-    picture, warnings = decode_image(SAMPLE.read_bytes())
+    picture, warnings = decode(SAMPLE.read_bytes())
     assert (plan_upscale(Size(picture.width, picture.height), "2k").passes, warnings) == ((4,), [])

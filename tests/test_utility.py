@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from config import MAX_IMAGE_BYTES
-from errors import FileNotFound, FileTooLarge, InvalidBase64
-from utility import ResultStore, decode_base64
+from core.config import MAX_IMAGE_BYTES
+from core.errors import FileNotFound, FileTooLarge, InvalidBase64
+from storage.result_store import ResultStore
+from utility import decode_base64
 
 HOUR = 60 * 60.0
 NOW = 1_000_000_000.0

@@ -12,7 +12,7 @@ export class Problem extends Error {
   }
 }
 
-// For answers that are not the service's own, such as a proxy's; its own bring their sentence with them.
+// For responses that are not the service's own, such as a proxy's; its own bring their sentence with them.
 const SENTENCES = {
   401: "The server wants a key, and did not get one that it knows. Reload the page to give it.",
   403: "The server, or something in front of it, does not allow this.",
@@ -23,7 +23,7 @@ const SENTENCES = {
   504: "The server took too long.",
 };
 
-/** A request; resolves to the JSON answer, or rejects with a `Problem`. `onSent` hears the share of the body that has gone out. */
+/** A request; resolves to the JSON response, or rejects with a `Problem`. `onSent` hears the share of the body that has gone out. */
 export function call(method, path, { file = null, headers = {}, onSent = null, signal = null } = {}) {
   return new Promise((resolve, reject) => {
     const request = new XMLHttpRequest(); // fetch does not tell how much of a body has been sent
@@ -53,7 +53,7 @@ function problemOf(request) {
   });
 }
 
-/** GET /health, whose answer is worth having while it is 503, too. */
+/** GET /health, whose body tells the state while the status is 503, too. */
 export async function health() {
   const response = await fetch("/health");
   return response.json();

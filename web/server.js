@@ -5,7 +5,7 @@ import { $, setText } from "./panel.js";
 
 const STARTING_MS = 2000;
 
-/** The last answer of /health; null while there is none. */
+/** The last response of /health; null while there is none. */
 export let server = null;
 
 /** Ask how the server is, again and again until it is well. */
@@ -17,7 +17,7 @@ export async function showServer() {
   }
   const state = server?.status ?? "unreachable";
   $("server").dataset.state = state;
-  setText($("server"), { starting: "Loading the networks…", draining: "Shutting down", unreachable: "Cannot be reached" }[state]
+  setText($("server"), { starting: "Loading the models…", draining: "Shutting down", unreachable: "Cannot be reached" }[state]
     ?? `Ready, on a ${/^cuda/.test(server.device) ? "GPU" : "CPU"}`);
   if (server) showLimits();
   if (state !== "healthy" && state !== "degraded") setTimeout(showServer, STARTING_MS);

@@ -25,7 +25,7 @@ from pathlib import Path
 import httpx
 from tqdm import tqdm
 
-from config import ConfigError, Settings
+from core.config import ConfigError, Settings
 from weights.download import Downloader, Patience, SourceError
 from weights.manifest import WeightFile, Wheel, is_genuine, read_manifest, sha256_of
 

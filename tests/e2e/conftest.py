@@ -14,26 +14,30 @@ from typing import Any
 import pytest
 
 from bench.server import Server, running_server
-from config import Settings
-from images import decode_image, encode_image
+from core.config import Settings
+from core.progress import NullProgress
+from imaging.encode import encode_image
+from model_utility import Models, load_models
+from schemas.params import UpscaleParams
+from schemas.plan import Size, plan_upscale
 from tests.e2e.faults import Check, Registry, mounts, new_picture
-from tests.helpers import SMALL_SERVER, WEIGHTS
-from upscale import Size, Upscaler, load_upscaler, plan_upscale
+from tests.helpers import SMALL_SERVER, WEIGHTS, decode
+from upscale import Upscaler
 
 
 @pytest.fixture(scope="package")
-def upscaler() -> Upscaler:
-    return load_upscaler(Settings(weights_dir=WEIGHTS, torch_threads=1))
+def models() -> Models:
+    return load_models(Settings(weights_dir=WEIGHTS, torch_threads=1))
 
 
 @pytest.fixture(scope="package")
-def golden(upscaler: Upscaler) -> Callable[[bytes], bytes]:
+def golden(models: Models) -> Callable[[bytes], bytes]:
     """The right response's bytes, by the pipeline itself, in this process."""
 
     def compute(image: bytes) -> bytes:
-        picture, _ = decode_image(image)
+        picture, _ = decode(image)
         plan = plan_upscale(Size(picture.width, picture.height), "2k")
-        return encode_image(upscaler.upscale(picture, plan, True, lambda _work: None).picture, "jpeg", 95)[0]
+        return encode_image(Upscaler(models).run(picture, plan, UpscaleParams(), NullProgress()).picture, "jpeg", 95)[0]
 
     return compute
 

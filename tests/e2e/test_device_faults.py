@@ -17,19 +17,21 @@ import pytest
 import torch
 from PIL import Image
 
-from config import Settings
-from images import decode_image, encode_image
-from model_utility import SuperResolver, build_rrdbnet, load_state_dict
+from core.config import Settings
+from core.progress import Progress
+from imaging.encode import encode_image
+from model_utility import Models
+from models.checkpoint import load_state_dict
+from models.super_resolution import SuperResolver, build_rrdbnet
 from tests.e2e.faults import new_picture
-from tests.helpers import WEIGHTS, FakeResolver, assert_error, b64, fake_upscaler, psnr, ready, serving
-from upscale import Upscaler
+from tests.helpers import WEIGHTS, FakeResolver, assert_error, b64, decode, fake_models, psnr, ready, serving
 
 # the network, in this process
 
 
 @asynccontextmanager
-async def faulty(settings: Settings, upscaler: Upscaler, faults: list[Exception]) -> AsyncIterator[httpx.AsyncClient]:
-    """The service with the real network, one of whose blocks raises the `faults`, one a call, until there are none left."""
+async def faulty(settings: Settings, models: Models, faults: list[Exception]) -> AsyncIterator[httpx.AsyncClient]:
+    """The service with the real model, one of whose blocks raises the `faults`, one a call, until there are none left."""
     network = build_rrdbnet(load_state_dict(WEIGHTS / "RealESRGAN_x4plus.pth"), 4)
 
     def fail(*_: object) -> None:
@@ -37,10 +39,14 @@ async def faulty(settings: Settings, upscaler: Upscaler, faults: list[Exception]
             raise faults.pop()
 
     network.conv_body.register_forward_pre_hook(fail)
-    resolver = SuperResolver({4: network}, upscaler.resolvers["photo"].device)
-    faulty_upscaler = replace(upscaler, resolvers={"photo": resolver})
-    faulty_upscaler.warm_up = lambda side_px, advance: None  # type: ignore[method-assign]
-    async with serving(settings, lambda _: faulty_upscaler) as (client, _):
+    resolver = SuperResolver({4: network}, models.super_resolvers["photo"].device)
+
+    class ColdModels(Models):
+        def warm_up(self, side_px: int, progress: Progress) -> None:
+            """Nothing: the faults are for requests."""
+
+    faulty_models = ColdModels(**{**vars(models), "super_resolvers": {"photo": resolver}})
+    async with serving(settings, lambda _: faulty_models) as (client, _):
         await ready(client)
         yield client
 
@@ -55,18 +61,18 @@ def bytes_of(response: httpx.Response) -> bytes:
 
 
 async def test_an_exception_in_the_network_is_a_500_and_the_next_answer_is_right(
-    settings: Settings, upscaler: Upscaler, golden: Callable[[bytes], bytes]
+    settings: Settings, models: Models, golden: Callable[[bytes], bytes]
 ) -> None:
-    async with faulty(settings, upscaler, [ValueError("in block 17")]) as client:
+    async with faulty(settings, models, [ValueError("in block 17")]) as client:
         assert_error(await ask(client, new_picture()), 500, "internal_error")
         image = new_picture()
         assert bytes_of(await ask(client, image)) == golden(image)
 
 
 async def test_a_lack_of_memory_in_the_network_costs_tiles_and_not_the_answer(
-    settings: Settings, upscaler: Upscaler, golden: Callable[[bytes], bytes]
+    settings: Settings, models: Models, golden: Callable[[bytes], bytes]
 ) -> None:
-    async with faulty(settings, upscaler, [torch.OutOfMemoryError("CUDA out of memory")]) as client:
+    async with faulty(settings, models, [torch.OutOfMemoryError("CUDA out of memory")]) as client:
         image = new_picture()
         response = await ask(client, image)
         tiled, whole = (Image.open(io.BytesIO(data)) for data in (bytes_of(response), golden(image)))
@@ -77,10 +83,10 @@ async def test_a_lack_of_memory_in_the_network_costs_tiles_and_not_the_answer(
 
 
 async def test_a_lack_of_memory_for_good_is_an_error_and_the_next_answer_is_right(
-    settings: Settings, upscaler: Upscaler, golden: Callable[[bytes], bytes]
+    settings: Settings, models: Models, golden: Callable[[bytes], bytes]
 ) -> None:
     faults: list[Exception] = [torch.OutOfMemoryError("CUDA out of memory")] * 100
-    async with faulty(settings, upscaler, faults) as client:
+    async with faulty(settings, models, faults) as client:
         assert (await ask(client, new_picture())).status_code == 500
         faults.clear()
         image = new_picture()
@@ -98,7 +104,7 @@ def kill_device_thread() -> None:
 
 @pytest.mark.parametrize("times", [1, 3])
 async def test_an_idle_device_thread_that_is_killed_is_replaced(settings: Settings, times: int) -> None:
-    async with serving(settings, lambda _: fake_upscaler()) as (client, _):
+    async with serving(settings, lambda _: fake_models()) as (client, _):
         await ready(client)
         for _ in range(times):
             kill_device_thread()
@@ -108,7 +114,7 @@ async def test_an_idle_device_thread_that_is_killed_is_replaced(settings: Settin
 
 async def test_a_busy_device_thread_that_is_killed_costs_its_job_and_no_other(settings: Settings) -> None:
     resolver = FakeResolver()
-    async with serving(settings, lambda _: fake_upscaler(resolver)) as (client, service):
+    async with serving(settings, lambda _: fake_models(resolver)) as (client, service):
         await ready(client)
         resolver.gate.clear()
         resolver.entered.clear()
@@ -124,6 +130,6 @@ async def test_a_busy_device_thread_that_is_killed_costs_its_job_and_no_other(se
 
 
 def assert_repeats_pixels(response: httpx.Response, image: bytes) -> None:
-    picture, _ = decode_image(image)
+    picture, _ = decode(image)
     repeated = replace(picture, pixels=picture.pixels.repeat(2, axis=0).repeat(2, axis=1))
     assert bytes_of(response) == encode_image(repeated, "jpeg", 95)[0]

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from bench.server import running_server
-from config import HOURS
+from core.config import HOURS
 from tests.e2e.faults import Check, assert_kept, new_picture
 from tests.helpers import HANG_SECONDS, SMALL_SERVER, wait_until
 

@@ -15,9 +15,9 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngImageFile
 
-import images
-from errors import BadRequest, BrokenImage
-from images import decode_image, read_header
+from core.errors import BadRequest, BrokenImage
+from imaging.formats import open_image
+from tests.helpers import decode
 from tests.imaging.pictures import (
     ALPHA,
     EXACT,
@@ -59,7 +59,7 @@ def test_lossless_files_give_their_very_pixels(image_format: str, mode: str, pix
         image.putalpha(Image.fromarray(alpha))
     assert image.mode == mode
     data = bmp_with_alpha(image) if (image_format, mode) == ("BMP", "RGBA") else saved(image, image_format, **EXACT)
-    picture, warnings_ = decode_image(data)
+    picture, warnings_ = decode(data)
     assert warnings_ == []
     np.testing.assert_array_equal(picture.pixels, pixels)
     if alpha is None:
@@ -72,16 +72,16 @@ def test_lossless_files_give_their_very_pixels(image_format: str, mode: str, pix
 @pytest.mark.parametrize("progressive", [False, True])
 def test_lossy_files_give_nearly_their_pixels_in_rgb_order(image_format: str, progressive: bool) -> None:
     data = saved(in_mode("RGB"), image_format, quality=95, subsampling=0, progressive=progressive)
-    assert close(decode_image(data)[0].pixels, RGB)
+    assert close(decode(data)[0].pixels, RGB)
 
 
 def test_gray_jpeg_stays_gray() -> None:
-    picture, _ = decode_image(saved(Image.fromarray(GRAY), "JPEG", quality=95))
+    picture, _ = decode(saved(Image.fromarray(GRAY), "JPEG", quality=95))
     assert close(picture.pixels, GRAY)
 
 
 def test_decoded_arrays_can_be_written_to() -> None:
-    picture, _ = decode_image(saved(in_mode("RGBA"), "PNG"))
+    picture, _ = decode(saved(in_mode("RGBA"), "PNG"))
     assert picture.alpha is not None
     assert picture.pixels.flags.writeable and picture.pixels.flags.c_contiguous
     assert picture.alpha.flags.writeable and picture.alpha.flags.c_contiguous
@@ -90,7 +90,7 @@ def test_decoded_arrays_can_be_written_to() -> None:
 @pytest.mark.parametrize("image_format", ["PNG", "BMP"])
 def test_one_bit_becomes_black_and_white_gray(image_format: str) -> None:
     bits = RGB[..., 0] > 127
-    picture, _ = decode_image(saved(Image.fromarray(bits), image_format))
+    picture, _ = decode(saved(Image.fromarray(bits), image_format))
     np.testing.assert_array_equal(picture.pixels, np.where(bits, 255, 0))
 
 
@@ -99,7 +99,7 @@ def test_palettes_of_every_depth_become_rgb(depth: int) -> None:
     colors = RGB.reshape(-1, 3)[:: max(1, H * W // 2**depth)][: 2**depth]
     indices = (np.arange(H * W).reshape(H, W) % len(colors)).astype(np.uint8)
     bits = np.unpackbits(indices[..., None], axis=2)[..., -depth:].reshape(H, -1)
-    picture, _ = decode_image(png(depth, 3, unfiltered(np.packbits(bits, axis=1)), (b"PLTE", colors.tobytes())))
+    picture, _ = decode(png(depth, 3, unfiltered(np.packbits(bits, axis=1)), (b"PLTE", colors.tobytes())))
     np.testing.assert_array_equal(picture.pixels, colors[indices])
 
 
@@ -108,7 +108,7 @@ def test_transparency_of_a_palette_becomes_alpha(transparent: bytes) -> None:
     indices = (np.arange(H * W).reshape(H, W) % 4).astype(np.uint8)
     colors = RGB.reshape(-1, 3)[40:44]
     data = png(8, 3, unfiltered(indices), (b"PLTE", colors.tobytes()), (b"tRNS", transparent))
-    picture, _ = decode_image(data)
+    picture, _ = decode(data)
     opacities = np.frombuffer(transparent.ljust(4, b"\xff"), np.uint8)
     np.testing.assert_array_equal(picture.pixels, colors[indices])
     np.testing.assert_array_equal(picture.alpha, opacities[indices])
@@ -118,21 +118,21 @@ def test_transparency_of_a_palette_becomes_alpha(transparent: bytes) -> None:
 def test_transparent_gray_level_of_a_png_becomes_alpha(depth: int) -> None:
     levels = (np.arange(H * W).reshape(H, W) % 2**depth).astype(np.uint8)
     bits = np.unpackbits(levels[..., None], axis=2)[..., -depth:].reshape(H, -1)
-    picture, _ = decode_image(png(depth, 0, unfiltered(np.packbits(bits, axis=1)), (b"tRNS", struct.pack(">H", 1))))
+    picture, _ = decode(png(depth, 0, unfiltered(np.packbits(bits, axis=1)), (b"tRNS", struct.pack(">H", 1))))
     np.testing.assert_array_equal(picture.pixels, levels.astype(int) * 255 // (2**depth - 1))
     np.testing.assert_array_equal(picture.alpha, np.where(levels == 1, 0, 255))
 
 
 def test_transparent_color_of_a_png_becomes_alpha() -> None:
     key = RGB[3, 5]
-    picture, _ = decode_image(png(8, 2, unfiltered(RGB), (b"tRNS", struct.pack(">3H", *key))))
+    picture, _ = decode(png(8, 2, unfiltered(RGB), (b"tRNS", struct.pack(">3H", *key))))
     np.testing.assert_array_equal(picture.pixels, RGB)
     np.testing.assert_array_equal(picture.alpha, np.where((key == RGB).all(axis=2), 0, 255))
 
 
 def test_sixteen_bit_gray_is_scaled_and_rounded() -> None:
     values = np.linspace(0, 65535, H * W).astype(np.uint16).reshape(H, W)
-    picture, _ = decode_image(png(16, 0, unfiltered(values), (b"tRNS", struct.pack(">H", values[1, 1]))))
+    picture, _ = decode(png(16, 0, unfiltered(values), (b"tRNS", struct.pack(">H", values[1, 1]))))
     np.testing.assert_array_equal(picture.pixels, np.round(values / 257))
     np.testing.assert_array_equal(picture.alpha, np.where(values == values[1, 1], 0, 255))
 
@@ -140,7 +140,7 @@ def test_sixteen_bit_gray_is_scaled_and_rounded() -> None:
 @pytest.mark.parametrize(("color_type", "channels"), [(2, 3), (4, 2), (6, 4)], ids=["RGB", "LA", "RGBA"])
 def test_sixteen_bit_color_and_alpha_become_eight(color_type: int, channels: int) -> None:
     eight = np.dstack([RGB, ALPHA])[..., -channels:] if channels != 3 else RGB
-    picture, _ = decode_image(png(16, color_type, unfiltered(eight.astype(np.uint16) * 257)))
+    picture, _ = decode(png(16, color_type, unfiltered(eight.astype(np.uint16) * 257)))
     expected = eight[..., 0] if color_type == 4 else eight[..., :3]
     np.testing.assert_array_equal(picture.pixels, expected)
     if color_type in (4, 6):
@@ -151,19 +151,19 @@ def test_opaque_alpha_is_still_alpha() -> None:
     image = in_mode("RGB")
     image.putalpha(255)
     for data in (saved(image, "PNG"), bmp_with_alpha(image)):
-        assert read_header(data).has_alpha
-        np.testing.assert_array_equal(decode_image(data)[0].alpha, 255)
+        assert open_image(data).has_alpha
+        np.testing.assert_array_equal(decode(data)[0].alpha, 255)
 
 
 def test_image_of_one_pixel_is_valid() -> None:
     for image_format in ("PNG", "JPEG", "WEBP", "BMP"):
-        picture, _ = decode_image(saved(Image.new("RGB", (1, 1), (255, 255, 255)), image_format))
+        picture, _ = decode(saved(Image.new("RGB", (1, 1), (255, 255, 255)), image_format))
         assert close(picture.pixels, np.full((1, 1, 3), 255, np.uint8), 2)
 
 
 def test_stripes_join_without_a_seam(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(images, "STRIPE_PX", 5 * W)
-    picture, _ = decode_image(saved(in_mode("RGBA"), "PNG"))
+    monkeypatch.setattr("imaging.picture.STRIPE_PX", 5 * W)
+    picture, _ = decode(saved(in_mode("RGBA"), "PNG"))
     np.testing.assert_array_equal(picture.pixels, RGB)
     np.testing.assert_array_equal(picture.alpha, ALPHA)
 
@@ -172,13 +172,13 @@ def test_multi_picture_jpeg_gives_its_first_frame() -> None:
     data = saved(in_mode("RGB"), "MPO", save_all=True, append_images=[flat((1, 2, 3), "RGB")], quality=95, subsampling=0)
     opened = Image.open(io.BytesIO(data))
     assert opened.format == "MPO" and getattr(opened, "n_frames") == 2  # noqa: B009 - of MPO alone
-    picture, warnings_ = decode_image(data)
+    picture, warnings_ = decode(data)
     assert close(picture.pixels, RGB) and warnings_ == []
 
 
 def test_bytes_after_the_image_do_no_harm() -> None:
     for image_format in ("PNG", "JPEG", "WEBP", "BMP"):
-        assert read_header(saved(in_mode("RGB"), image_format) + b"\xff\xda\xff\xd8video" * 99).width == W
+        assert open_image(saved(in_mode("RGB"), image_format) + b"\xff\xda\xff\xd8video" * 99).width == W
 
 
 @pytest.mark.parametrize("image_format", ["PNG", "JPEG", "WEBP", "BMP"])
@@ -186,7 +186,7 @@ def test_bytes_after_the_image_do_no_harm() -> None:
 def test_truncated_file_is_broken(image_format: str, share: float) -> None:
     data = saved(in_mode("RGB"), image_format)
     with pytest.raises(BrokenImage, match=image_format.replace("WEBP", "WebP")) as caught:
-        decode_image(data[: int(len(data) * share)])
+        decode(data[: int(len(data) * share)])
     assert caught.value.__cause__ is not None
 
 
@@ -200,7 +200,7 @@ def test_every_foreign_exception_becomes_one_of_ours(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(PngImageFile, "load", fail)
     with pytest.raises(BrokenImage) as caught:
-        decode_image(saved(in_mode("RGB"), "PNG"))
+        decode(saved(in_mode("RGB"), "PNG"))
     assert isinstance(caught.value.__cause__, foreign)
     assert "deep inside" not in caught.value.message
 
@@ -239,7 +239,7 @@ def test_damaged_files_give_a_picture_or_a_refusal_and_nothing_else() -> None:
         data = mutated_file(files[turn % len(files)], rng)
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            header, decoded = outcome(read_header, data), outcome(decode_image, data)
+            header, decoded = outcome(open_image, data), outcome(decode, data)
         if decoded is not None:
             picture = decoded[0]
             assert (header.width, header.height) == (picture.width, picture.height)
@@ -248,5 +248,5 @@ def test_damaged_files_give_a_picture_or_a_refusal_and_nothing_else() -> None:
 
 def test_header_agrees_with_the_picture() -> None:
     for data in seeds():
-        header, (picture, _) = read_header(data), decode_image(data)
-        assert header == images.ImageHeader(picture.width, picture.height, picture.alpha is not None)
+        opened, (picture, _) = open_image(data), decode(data)
+        assert (opened.width, opened.height, opened.has_alpha) == (picture.width, picture.height, picture.alpha is not None)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-import images
-from images import Picture, decode_image, encode_image
+from imaging.colour import flatten_on_white
+from imaging.encode import encode_image
+from imaging.picture import Picture
+from tests.helpers import decode
 from tests.imaging.pictures import ALPHA, GRAY, RGB, SRGB, Array, close
 
 
@@ -15,7 +17,7 @@ from tests.imaging.pictures import ALPHA, GRAY, RGB, SRGB, Array, close
 @pytest.mark.parametrize("image_format", ["png", "jpeg", "webp"])
 def test_what_is_written_reads_back(image_format: str, pixels: Array, alpha: Array | None) -> None:
     data, warnings_ = encode_image(Picture(pixels, alpha), image_format, 95)
-    picture, _ = decode_image(data)
+    picture, _ = decode(data)
     expected = pixels
     if image_format == "jpeg" and alpha is not None:
         weight = alpha[..., None] / 255 if pixels.ndim == 3 else alpha / 255
@@ -38,7 +40,7 @@ def test_what_is_written_reads_back(image_format: str, pixels: Array, alpha: Arr
 def test_flattening_rounds_to_the_nearest_for_every_value_and_alpha() -> None:
     values, alpha = (plane.astype(np.uint8) for plane in np.mgrid[0:256, 0:256])
     exact = np.round((values.astype(float) * alpha + 255.0 * (255.0 - alpha)) / 255)
-    np.testing.assert_array_equal(images._flatten_on_white(values, alpha), exact)
+    np.testing.assert_array_equal(flatten_on_white(values, alpha), exact)
 
 
 @pytest.mark.parametrize(("quality", "sampling"), [(100, (1, 1)), (90, (1, 1)), (89, (2, 2)), (1, (2, 2))])

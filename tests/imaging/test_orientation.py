@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from images import decode_image, encode_image, read_header
+from imaging.encode import encode_image
+from imaging.formats import open_image
+from tests.helpers import decode
 from tests.imaging.pictures import RGB, H, W, close, exif, in_mode, with_exif
 
 
@@ -20,24 +22,24 @@ def test_orientation_is_applied(image_format: str, orientation: int) -> None:
     image = in_mode("RGBA" if image_format != "JPEG" else "RGB")
     expected = np.asarray(image if method is None else image.transpose(method))
     data = with_exif(image, image_format, exif(orientation))
-    picture, warnings_ = decode_image(data)
+    picture, warnings_ = decode(data)
     assert warnings_ == []
     assert close(picture.pixels, expected[..., :3])
     if image_format != "JPEG":
         np.testing.assert_array_equal(picture.alpha, expected[..., 3])
-    header = read_header(data)
+    header = open_image(data)
     assert (header.width, header.height) == (picture.width, picture.height) == ((W, H) if orientation < 5 else (H, W))
     assert "exif" not in Image.open(io.BytesIO(encode_image(picture, "jpeg", 90)[0])).info
 
 
 @pytest.mark.parametrize(("order", "kind"), [("<", 1), (">", 3), ("<", 4), (">", 4)])
 def test_orientation_is_found_in_either_byte_order_and_any_width(order: str, kind: int) -> None:
-    header = read_header(with_exif(in_mode("RGB"), "JPEG", exif(6, order, kind)))
+    header = open_image(with_exif(in_mode("RGB"), "JPEG", exif(6, order, kind)))
     assert (header.width, header.height) == (H, W)
 
 
 def test_orientation_zero_means_that_the_camera_did_not_know() -> None:
-    picture, warnings_ = decode_image(with_exif(in_mode("RGB"), "JPEG", exif(0)))
+    picture, warnings_ = decode(with_exif(in_mode("RGB"), "JPEG", exif(0)))
     assert close(picture.pixels, RGB) and warnings_ == []
 
 
@@ -54,7 +56,7 @@ BROKEN_EXIF = [
 @pytest.mark.parametrize("image_format", ["JPEG", "WEBP"])
 def test_broken_exif_is_a_warning_and_no_error(image_format: str, body: bytes) -> None:
     data = with_exif(in_mode("RGB"), image_format, body)
-    picture, warnings_ = decode_image(data)
+    picture, warnings_ = decode(data)
     assert close(picture.pixels, RGB)
     assert warnings_ == ["The EXIF data is damaged: the image was not rotated."]
-    assert read_header(data).width == W
+    assert open_image(data).width == W

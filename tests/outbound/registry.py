@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from config import VERSION, Settings
-from heartbeat import Heartbeat
+from core.config import VERSION, Settings
+from outbound.heartbeat import Heartbeat
 from tests.helpers import HANG_SECONDS, with_settings
 
 TOKEN = "s3cret-token"
@@ -106,10 +106,9 @@ class Registry:
 
 def heartbeat(url: str, *, timeout_seconds: float = HANG_SECONDS, **settings: object) -> Heartbeat:
     """A heartbeat in a hurry: it beats and retries after some 10 ms."""
-    chosen: dict[str, object] = {"public_url": PUBLIC_URL, "heartbeat_seconds": 0.01, **settings}
-    base = Settings(registry_url=url)
+    chosen: dict[str, object] = {"registry_url": url, "public_url": PUBLIC_URL, "heartbeat_seconds": 0.01, **settings}
     return Heartbeat(
-        with_settings(base, **chosen),
+        with_settings(Settings(), **chosen),
         lambda: dict(DESCRIPTION),
         timeout_seconds=timeout_seconds,
         rng=lambda: 0.001,
@@ -135,4 +134,4 @@ def logged(caplog: pytest.LogCaptureFixture) -> str:
 
 
 def own_warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [r.getMessage() for r in caplog.records if r.name == "heartbeat" and r.levelno >= logging.WARNING]
+    return [r.getMessage() for r in caplog.records if r.name == "outbound.heartbeat" and r.levelno >= logging.WARNING]

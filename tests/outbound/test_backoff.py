@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from heartbeat import retry_delay
+from outbound.backoff import retry_delay
 
 
 def test_retry_delay_doubles_up_to_a_ceiling() -> None:

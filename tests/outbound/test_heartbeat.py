@@ -8,8 +8,8 @@ import logging
 import httpx
 import pytest
 
-from config import Settings
-from heartbeat import Heartbeat
+from core.config import Settings
+from outbound.heartbeat import Heartbeat
 from tests.helpers import HANG_SECONDS, advance_clock
 from tests.outbound.registry import DESCRIPTION, PUBLIC_URL, Registry, heartbeat, own_warnings, running, silence, status
 
@@ -115,7 +115,7 @@ async def test_registry_that_went_away_gets_beats_again_when_it_is_back(
         return 0.001
 
     failures: list[int] = []
-    caplog.set_level(logging.DEBUG, logger="heartbeat")
+    caplog.set_level(logging.DEBUG, logger="outbound.heartbeat")
     settings = Settings(registry_url=registry.url, public_url=PUBLIC_URL, heartbeat_seconds=0.01)
     beating = Heartbeat(settings, lambda: dict(DESCRIPTION), rng=retry_soon)
     async with running(beating) as task:
@@ -146,7 +146,7 @@ async def test_service_that_cannot_describe_itself_is_logged_and_still_announced
     async with running(Heartbeat(settings, describe)):
         assert (await registry.next_beat()).content == {"url": PUBLIC_URL, "type": "upscale"}
         await registry.next_beat()
-    assert any(record.exc_info for record in caplog.records if record.name == "heartbeat")
+    assert any(record.exc_info for record in caplog.records if record.name == "outbound.heartbeat")
 
 
 async def test_transport_can_be_handed_in() -> None:

@@ -6,8 +6,8 @@ import socket
 
 import pytest
 
-from config import Settings
-from heartbeat import public_url
+from core.config import Settings
+from outbound.heartbeat import public_url
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,9 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request, expect, sync_playwright
 
 from bench.browser import launch
-from config import Settings
-from tests.conftest import FakeResolver, fake_upscaler, ready, serving
-from upscale import Upscaler
+from core.config import Settings
+from model_utility import Models
+from tests.helpers import FakeResolver, fake_models, ready, serving
 
 WAIT_MS = 20_000  # the longest that a test waits for anything: the machine may be busy
 
@@ -52,7 +52,7 @@ class Visit:
         self.page.on("request", self._see)
 
     def _hear(self, message: ConsoleMessage) -> None:
-        # The browser itself says of every answer from 400 on, even one that is expected, that it failed.
+        # The browser itself says of every response from 400 on, even one that is expected, that it failed.
         if message.type in ("error", "warning") and not message.text.startswith("Failed to load resource"):
             self.console.append(message.text)
 
@@ -77,8 +77,8 @@ def visit(browser: Browser, url: str, **options: object) -> Iterator[Page]:
 
 
 @contextmanager
-def served(settings: Settings, load: Callable[[Settings], Upscaler]) -> Iterator[str]:
-    """The service with that network, in a thread: Playwright's calls block, and so would its event loop."""
+def served(settings: Settings, load: Callable[[Settings], Models]) -> Iterator[str]:
+    """The service with those models, in a thread: Playwright's calls block, and so would its event loop."""
     started, stop = threading.Event(), threading.Event()
 
     async def serve() -> None:
@@ -99,15 +99,15 @@ def served(settings: Settings, load: Callable[[Settings], Upscaler]) -> Iterator
 
 @pytest.fixture
 def resolver() -> Iterator[FakeResolver]:
-    """The fake network of `site`; clear its gate to hold what runs."""
+    """The fake model of `site`; clear its gate to hold what runs."""
     resolver = FakeResolver()
     yield resolver
 
 
 @pytest.fixture
 def site(settings: Settings, resolver: FakeResolver) -> Iterator[str]:
-    """The address of a service with a fake network."""
-    with served(settings, lambda _: fake_upscaler(resolver)) as url:
+    """The address of a service with a fake model."""
+    with served(settings, lambda _: fake_models(resolver)) as url:
         yield url
         resolver.gate.set()
 

@@ -1,14 +1,16 @@
-"""axe-core's rules, in every state that the page has, in light and dark."""
+"""For everybody: axe-core's rules in every state, the keyboard, announcements, telephones, light and dark."""
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Locator, Page, expect
 
-from tests.conftest import FakeResolver
+from tests.helpers import FakeResolver
+from tests.page.actions import WIDE, button, file, pick, size_row, start, tiles
 from tests.page.conftest import visit
-from tests.page.test_page import WIDE, button, file, pick, start
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -36,3 +38,79 @@ def violations(page: Page) -> list[str]:
     """Which rule, and where."""
     found = Axe().run(page).response["violations"]
     return [f"{rule['id']}: {node['html']}" for rule in found for node in rule["nodes"]]
+
+
+def test_everything_can_be_done_with_the_keyboard(page: Page) -> None:
+    def tab_to(locator: Locator) -> None:
+        for _ in range(30):
+            page.keyboard.press("Tab")
+            if locator.evaluate("element => element === document.activeElement"):
+                return
+        raise AssertionError(f"the keyboard does not reach {locator}")
+
+    page.on("filechooser", lambda _: None)  # from now on the browser hands choosers over, which it takes a while to hear of
+    tab_to(page.locator("#pick"))
+    with page.expect_file_chooser() as chooser:
+        page.keyboard.press("Space")
+    chooser.value.set_files([file()])
+    expect(button(page, "Upscale")).to_be_enabled()
+    tab_to(size_row(page, "4k").locator("input"))
+    page.keyboard.press("ArrowUp")
+    expect(size_row(page, "2k").locator("input")).to_be_checked()
+    tab_to(page.get_by_label("Restore faces"))
+    page.keyboard.press("Space")
+    tab_to(button(page, "Upscale"))
+    assert button(page, "Upscale").evaluate("element => getComputedStyle(element).outlineStyle") == "solid"
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("link", name="Download")).to_be_visible()
+    assert page.evaluate("document.activeElement.textContent") == "portrait.jpg"  # not thrown back to the top
+    tab_to(page.get_by_role("link", name="Download"))
+    with page.expect_download() as download:
+        page.keyboard.press("Enter")
+    assert download.value.suggested_filename == "portrait-1920x1200.jpg"
+
+
+def test_changes_of_state_are_told_to_those_who_listen(page: Page, resolver: FakeResolver) -> None:
+    resolver.gate.clear()
+    pick(page)
+    start(page)
+    expect(page.get_by_role("status")).to_have_text("Making it larger")
+    resolver.gate.set()
+    expect(page.get_by_role("status")).to_have_text("portrait.jpg is done")
+
+
+def test_on_a_telephone_nothing_scrolls_sideways(browser: Browser, site: str, resolver: FakeResolver) -> None:
+    with visit(browser, site, viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True) as page:
+
+        def fits() -> bool:
+            return bool(page.evaluate("document.documentElement.scrollWidth <= 390 && visualViewport.scale === 1"))
+
+        assert fits()
+        pick(page, file(name="a very long name of a photograph, as telephones and cameras and people give them.jpg"))
+        expect(button(page, "Upscale")).to_be_in_viewport()
+        assert fits()
+        resolver.gate.clear()
+        start(page)
+        expect(button(page, "Cancel")).to_be_in_viewport()
+        assert fits()
+        resolver.gate.set()
+        expect(page.get_by_role("link", name="Download")).to_be_in_viewport()
+        assert fits()
+        pick(page, file(WIDE, "wide.png", "image/png"), file(b"none", "broken.jpg"), *[file()] * 6)
+        expect(tiles(page)).to_have_count(9)
+        assert fits()
+        tiles(page).nth(2).click()
+        expect(page.locator("#problem")).to_be_visible()
+        assert fits()
+
+
+def test_dark_and_light_follow_the_system(browser: Browser, site: str) -> None:
+    light, dark = (brightness(browser, site, scheme) for scheme in ("light", "dark"))
+    assert light > 200
+    assert dark < 50
+
+
+def brightness(browser: Browser, site: str, scheme: str) -> int:
+    with visit(browser, site, color_scheme=scheme) as page:
+        color: str = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    return int(re.findall(r"\d+", color)[0])

@@ -16,7 +16,7 @@ def test_what_the_documents_offer_to_try_works_as_it_stands(browser: Browser, si
         block = page.locator(f"#operations-pictures-{operation}")
         block.get_by_role("button").first.click()
         block.get_by_role("button", name="Try it out").click()
-        with page.expect_response(lambda answer: answer.request.method == "POST") as heard:
+        with page.expect_response(lambda response: response.request.method == "POST") as heard:
             block.get_by_role("button", name="Execute").click()
         assert heard.value.status == 200, heard.value.text()
         assert "?" not in heard.value.url

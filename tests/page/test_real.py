@@ -1,4 +1,4 @@
-"""The whole way with the real network, in a process of its own: upload → progress → compare → download."""
+"""The whole way with the real models, in a process of its own: upload → progress → compare → download."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import httpx
 from playwright.sync_api import Browser, Page, expect
 
 from bench.server import running_server
-from tests.conftest import WEIGHTS, encode, sample_crop
+from tests.helpers import WEIGHTS, encode, sample_crop
+from tests.page.actions import file, pick, start
 from tests.page.conftest import visit
-from tests.page.test_page import file, pick, start
 
 
 def test_from_a_photograph_to_a_larger_one(browser: Browser, tmp_path: Path) -> None:

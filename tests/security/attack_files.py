@@ -8,7 +8,7 @@ import zlib
 import numpy as np
 from PIL import Image
 
-from config import MIB
+from core.config import MIB
 from tests.helpers import encode, sample_crop
 from tests.mutations import PNG_SIGNATURE
 

@@ -12,9 +12,9 @@ import httpx
 import numpy as np
 import pytest
 
-import edge
-from config import MAX_BODY_BYTES, MIB, Settings
-from tests.helpers import HANG_SECONDS, assert_error, encode, fake_upscaler, post, ready, send_raw, serving, with_settings
+from api import middleware
+from core.config import MAX_BODY_BYTES, MIB, Settings
+from tests.helpers import HANG_SECONDS, assert_error, encode, fake_models, post, ready, send_raw, serving, with_settings
 
 JSON = {"Content-Type": "application/json"}
 OVERSIZED = 20 * MIB
@@ -67,7 +67,7 @@ async def test_curl_shows_the_413(client: httpx.AsyncClient, settings: Settings,
 @pytest.fixture
 def short_linger(monkeypatch: pytest.MonkeyPatch) -> None:
     """A client that was answered early is soon taken to have stopped sending."""
-    monkeypatch.setattr(edge, "LINGER_SILENCE_SECONDS", 0.05)
+    monkeypatch.setattr(middleware, "LINGER_SILENCE_SECONDS", 0.05)
 
 
 @pytest.mark.usefixtures("short_linger")
@@ -90,7 +90,7 @@ async def test_a_body_without_end_is_cut_off(client: httpx.AsyncClient, settings
 
 @pytest.mark.usefixtures("short_linger")
 async def test_a_body_that_stops_coming_gets_408_and_the_connection_is_closed(settings: Settings) -> None:
-    async with serving(with_settings(settings, body_timeout_seconds=0.2), lambda _: fake_upscaler()) as (client, _):
+    async with serving(with_settings(settings, body_timeout_seconds=0.2), lambda _: fake_models()) as (client, _):
         await ready(client)
         reader, writer = await send_raw(settings.port, post(b"{" * 100).removesuffix(b"{" * 99))
         response = await asyncio.wait_for(reader.read(), HANG_SECONDS)
@@ -105,7 +105,7 @@ async def test_of_bodies_that_outgrow_the_room_together_one_is_refused_and_the_o
     body = b"{" + b" " * (12 * MIB) + b"}"
     request = post(body)
     sent_bytes = len(request) - 3 * MIB
-    async with serving(with_settings(settings, bodies_max_bytes=16 * MIB), lambda _: fake_upscaler()) as (client, _):
+    async with serving(with_settings(settings, bodies_max_bytes=16 * MIB), lambda _: fake_models()) as (client, _):
         await ready(client)
         connections = [await send_raw(settings.port, request[:sent_bytes]) for _ in range(2)]  # neither is whole yet
         responses = [asyncio.create_task(reader.readuntil(b"}")) for reader, _ in connections]
@@ -122,7 +122,7 @@ async def test_a_slow_reader_of_an_answer_keeps_no_room_of_others_bodies(setting
     image = encode(np.random.default_rng(0).integers(0, 256, (1400, 1400, 3), dtype=np.uint8))  # some 6 MB
     query = "target_resolution=4k&output_format=png"  # and an response that no socket's buffer holds
     head = f"POST /upscale?{query} HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: {len(image)}\r\n\r\n"
-    async with serving(with_settings(settings, bodies_max_bytes=16 * MIB), lambda _: fake_upscaler()) as (client, _):
+    async with serving(with_settings(settings, bodies_max_bytes=16 * MIB), lambda _: fake_models()) as (client, _):
         await ready(client)
         writers = []
         for quality in (80, 81):  # so that they are two results

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from bench.server import Server
-from config import MAX_IMAGE_BYTES, MIB
+from core.config import MAX_IMAGE_BYTES, MIB
 from tests.mutations import SRGB, with_right_checksums
 from tests.security.attack_files import icc_segments, jpeg, looping_exif, png, segment, webp, zeros
 from tests.security.attacked_server import assert_unharmed, processor_seconds

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from config import MAX_BODY_BYTES, MAX_IMAGE_BYTES, MIB, Settings
+from core.config import MAX_BODY_BYTES, MAX_IMAGE_BYTES, MIB, Settings
 from tests.helpers import assert_error, b64, encode, files_in, sample_crop
 
 PICTURE = sample_crop(48, 32)

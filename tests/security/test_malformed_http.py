@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from config import Settings
+from core.config import Settings
 from tests.helpers import HANG_SECONDS, post, send_raw, until
 
 GARBAGE = {

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from bench.server import Server
-from config import MIB
+from core.config import MIB
 from tests.helpers import HANG_SECONDS, b64, encode, wait_until
 from tests.mutations import corpus, mutated_file, mutated_request
 from tests.security.attack_files import STRIP

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,9 +16,10 @@ import orjson
 from numpy.typing import NDArray
 from PIL import Image
 
-from config import Settings
-from service import Service
-from tests.helpers import HANG_SECONDS, FakeResolver, b64, encode, fake_upscaler, post, ready, send_raw, serving
+from core.config import Settings
+from core.progress import Progress
+from serving.lifecycle import Service
+from tests.helpers import HANG_SECONDS, FakeResolver, b64, encode, fake_models, post, ready, send_raw, serving
 
 ASYNC = {"Prefer": "respond-async"}
 
@@ -29,9 +30,9 @@ class Witness(FakeResolver):
 
     seen: list[tuple[int, int]] = field(default_factory=list)
 
-    def super_resolve(self, image: NDArray[np.uint8], scale: int, advance: Callable[[float], None]) -> NDArray[np.uint8]:
+    def super_resolve(self, image: NDArray[np.uint8], scale: int, progress: Progress) -> NDArray[np.uint8]:
         self.seen.append((int(image.flat[0]), image.shape[0]))
-        return super().super_resolve(image, scale, advance)
+        return super().super_resolve(image, scale, progress)
 
 
 def request_fields(gray: int = 10, **fields: Any) -> dict[str, Any]:
@@ -112,10 +113,10 @@ class GatedService:
 @asynccontextmanager
 async def gated_service(settings: Settings) -> AsyncIterator[GatedService]:
     resolver = Witness()
-    async with serving(settings, lambda _: fake_upscaler(resolver)) as (client, service):
+    async with serving(settings, lambda _: fake_models(resolver)) as (client, service):
         await ready(client)
         resolver.seen.clear()  # of the warm-up
-        service._queue._measured_seconds = 0.0  # a busy machine would measure a rate, and predict that requests are late
+        service._admission._measured_seconds = 0.0  # a busy machine would measure a rate, and predict that requests are late
         resolver.gate.clear()
         try:
             yield GatedService(client, service, resolver, settings.port)

@@ -6,11 +6,11 @@ import asyncio
 import threading
 from pathlib import Path
 
-from cache import ResultCache
-from config import MIB, Settings
+from core.config import MIB, Settings
+from storage.result_cache import ResultCache
+from storage.result_store import ResultStore
 from tests.helpers import HANG_SECONDS, assert_error, files_in, post, send_raw, until, with_settings
 from tests.serving.gated_service import gated_service, gray_of, png_request
-from utility import ResultStore
 
 
 async def test_a_full_queue_answers_503_with_retry_after(settings: Settings) -> None:

@@ -8,12 +8,12 @@ import contextlib
 import httpx
 import pytest
 
-from config import Settings
+from core.config import Settings
 from tests.helpers import (
     HANG_SECONDS,
     advance_clock,
     assert_error,
-    fake_upscaler,
+    fake_models,
     files_in,
     post,
     send_raw,
@@ -77,14 +77,14 @@ async def test_a_timeout_that_is_no_positive_number_gets_400(client: httpx.Async
 
 @pytest.mark.parametrize("beginning", [b"", b"GET /health HTTP/1.1\r\nHo", b"GET /health HTTP/1.1\r\nHost: test\r\n\r\n"])
 async def test_a_connection_that_stays_silent_is_cut(settings: Settings, beginning: bytes) -> None:
-    async with serving(settings, lambda _: fake_upscaler(), keep_alive_seconds=0.3), asyncio.timeout(HANG_SECONDS):
+    async with serving(settings, lambda _: fake_models(), keep_alive_seconds=0.3), asyncio.timeout(HANG_SECONDS):
         reader, writer = await send_raw(settings.port, beginning)
         assert (await reader.read()).startswith(b"HTTP/1.1 " if beginning.endswith(b"\r\n") else b"")
         writer.close()
 
 
 async def test_a_head_that_comes_byte_by_byte_is_cut(settings: Settings) -> None:
-    async with serving(settings, lambda _: fake_upscaler(), keep_alive_seconds=0.3), asyncio.timeout(HANG_SECONDS):
+    async with serving(settings, lambda _: fake_models(), keep_alive_seconds=0.3), asyncio.timeout(HANG_SECONDS):
         reader, writer = await send_raw(settings.port, b"GET /health HTTP/1.1\r\nX: ")
         cut = asyncio.create_task(reader.read())
         while not cut.done():

@@ -7,8 +7,8 @@ import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
 
-from config import Settings
-from service import Service
+from core.config import Settings
+from serving.lifecycle import Service
 from tests.helpers import assert_error, until, with_settings
 from tests.serving.gated_service import ASYNC, gated_service, request_fields
 from utility import IO_THREADS

@@ -7,7 +7,7 @@ import asyncio
 import httpx
 import pytest
 
-from config import Settings
+from core.config import Settings
 from tests.helpers import advance_clock, assert_error, until
 from tests.serving.gated_service import ASYNC, gated_service, request_fields
 

@@ -12,10 +12,10 @@ import orjson
 import pytest
 
 from bench.server import free_port
-from config import Settings
-from contract import Submission
-from deadline import Deadline
-from jobs import Jobs
+from core.config import Settings
+from schemas.request import IncomingRequest
+from serving.deadline import Deadline
+from serving.jobs import Jobs
 from tests.helpers import HANG_SECONDS, assert_error, until, with_settings
 from tests.serving.gated_service import ASYNC, gated_service, request_fields
 
@@ -52,13 +52,13 @@ async def test_finished_jobs_beyond_the_memory_are_found_on_disk(settings: Setti
     async with gated_service(settings) as h:
         jobs = Jobs(h.service, finished_in_memory=1)
         ids = [
-            (await jobs.create(Submission(orjson.dumps(request_fields(gray))), "r", Deadline.after(60)))["id"]
+            (await jobs.create(IncomingRequest(orjson.dumps(request_fields(gray))), "r", Deadline.after(60))).id
             for gray in (10, 20, 30)
         ]
         h.resolver.gate.set()
         for job_id in ids:
             await jobs.wait(job_id)
-        assert [(await jobs.get(job_id))["status"] for job_id in ids] == ["succeeded"] * 3
+        assert [(await jobs.get(job_id)).status for job_id in ids] == ["succeeded"] * 3
         assert len(jobs._finished) == 1
         await jobs.close()
 

@@ -11,10 +11,10 @@ import httpx
 import orjson
 import pytest
 
-from config import Settings
-from contract import Submission
-from deadline import Deadline
-from jobs import MAX_LIVE, Jobs
+from core.config import Settings
+from schemas.request import IncomingRequest
+from serving.deadline import Deadline
+from serving.jobs import MAX_LIVE, Jobs
 from tests.helpers import HANG_SECONDS, advance_clock, assert_error, b64, files_in, send_raw, until, with_settings
 from tests.serving.gated_service import ASYNC, gated_service, request_fields
 
@@ -75,8 +75,8 @@ async def test_waiting_jobs_know_their_place_and_count_in_admission(settings: Se
         jobs = [await h.submit(gray) for gray in (10, 20, 30)]
         await h.job_is(jobs[0]["id"], "processing")
         assert [(await h.job(job["id"]))["position"] for job in jobs] == [0, 1, 2]
-        queue = h.service._queue
-        queue._measured_work, queue._measured_seconds = 1000.0, 1.0  # a rate: the fake network is too fast to have one
+        admission = h.service._admission
+        admission._measured_work, admission._measured_seconds = 1000.0, 1.0  # a rate: the fake model is too fast to have one
         first, second, third = [(await h.job(job["id"]))["eta_seconds"] for job in jobs]
         assert first < second < third
         refused = await h.client.post("/upscale", json=request_fields(40), headers=ASYNC)
@@ -186,10 +186,10 @@ async def test_events_tell_every_change_of_state_and_end(settings: Settings) -> 
 async def test_silence_is_broken_now_and_then_so_that_the_line_is_kept(settings: Settings) -> None:
     async with gated_service(settings) as h:
         jobs = Jobs(h.service, keep_alive_seconds=0.4)
-        job = await jobs.create(Submission(orjson.dumps(request_fields())), "request", Deadline.after(60))
-        events = [event async for event in _until_silent(jobs.events(job["id"]), h.resolver.gate.set)]
+        job = await jobs.create(IncomingRequest(orjson.dumps(request_fields())), "request", Deadline.after(60))
+        events = [event async for event in _until_silent(jobs.events(job.id), h.resolver.gate.set)]
         assert None in events[1:-1]
-        assert events[-1]["status"] == "succeeded"
+        assert events[-1].status == "succeeded"
         await jobs.close()
 
 

@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 
 from bench.server import ROOT
-from config import MIB, Settings
-from service import Service
-from tests.helpers import HANG_SECONDS, assert_error, fake_upscaler, files_in, send_raw, serving, with_settings
+from core.config import MIB, Settings
+from model_utility import Models
+from serving.lifecycle import Service
+from tests.helpers import HANG_SECONDS, assert_error, fake_models, files_in, send_raw, serving, with_settings
 from tests.serving.gated_service import gated_service, gray_of
-from upscale import Upscaler
 
 
 async def test_stop_lets_running_and_waiting_requests_finish_and_refuses_new_ones(settings: Settings) -> None:
@@ -49,7 +49,7 @@ async def test_past_the_drain_time_waiting_and_running_requests_get_503(settings
 
 
 async def test_the_drain_waits_for_what_began_before_it_and_for_nothing_else(settings: Settings) -> None:
-    service = Service(settings, lambda _: fake_upscaler())
+    service = Service(settings, lambda _: fake_models())
     with service.in_flight():
         drained = asyncio.create_task(service.drained())
         service.stop()
@@ -65,7 +65,7 @@ async def test_the_drain_waits_for_what_began_before_it_and_for_nothing_else(set
 
 async def test_an_idle_connection_does_not_hold_up_the_end(settings: Settings) -> None:
     async with asyncio.timeout(HANG_SECONDS):
-        async with serving(settings, lambda _: fake_upscaler(), close_seconds=3600) as (_, service):
+        async with serving(settings, lambda _: fake_models(), close_seconds=3600) as (_, service):
             reader, writer = await send_raw(settings.port, b"GET /health HTTP/1.1\r\nHost: test\r\n\r\n")
             await reader.readuntil(b"}}")
         assert service.state == "draining"
@@ -81,13 +81,13 @@ async def test_a_client_that_never_reads_its_answer_does_not_hold_up_the_end(set
     with (settings.output_dir / name).open("wb") as file:
         file.truncate(50 * MIB)
     async with asyncio.timeout(HANG_SECONDS):
-        async with serving(settings, lambda _: fake_upscaler(), stall_seconds=0.5, close_seconds=3600):
+        async with serving(settings, lambda _: fake_models(), stall_seconds=0.5, close_seconds=3600):
             _, writer = await send_raw(settings.port, f"GET /files/{name} HTTP/1.1\r\nHost: test\r\n\r\n".encode())
     writer.close()
 
 
 async def test_models_that_cannot_be_loaded_end_the_server_with_the_reason(settings: Settings) -> None:
-    def load(_: Settings) -> Upscaler:
+    def load(_: Settings) -> Models:
         raise OSError("the weights have gone")
 
     async with asyncio.timeout(HANG_SECONDS):

@@ -9,14 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic_core import PydanticSerializationError
 
-from config import MIB
-from job_store import JobRecord, JobStore
-from utility import ResultStore
+from core.config import MIB
+from schemas.plan import Size, plan_upscale
+from schemas.response import PlanSummary
+from storage.job_store import JobRecord, JobStore
+from storage.result_store import ResultStore
+
+WRONG_TYPE = b'{"id":"job-of-mine","request_id":"r","fingerprint":"f","plan":{},"created_at":"a text"}'
+PLAN = PlanSummary.of(plan_upscale(Size(20, 10), "2k"))
+NO_JSON = {"progress": object()}
 
 
 def a_record(job_id: str, **fields: Any) -> JobRecord:
-    return JobRecord(job_id, "request", "fingerprint", {}, created_at=1.0, **fields)
+    return JobRecord(id=job_id, request_id="request", fingerprint="fingerprint", plan=PLAN, created_at=1.0, **fields)
 
 
 def test_a_job_of_a_process_that_died_is_interrupted_and_one_of_a_process_that_lives_is_not(tmp_path: Path) -> None:
@@ -26,19 +33,19 @@ def test_a_job_of_a_process_that_died_is_interrupted_and_one_of_a_process_that_l
     dying.close()  # as the kernel does it
     record = other.load("job-of-mine")
     assert record
-    assert (record.status, record.error["code"] if record.error else "") == ("failed", "interrupted")
+    assert (record.status, record.error.code if record.error else "") == ("failed", "interrupted")
     assert JobStore(tmp_path).load("job-of-mine") == record
 
 
 def test_a_record_that_cannot_be_written_leaves_the_last_one(tmp_path: Path) -> None:
     store = JobStore(tmp_path)
     store.save(a_record("job-of-mine"))
-    with pytest.raises(TypeError):
-        store.save(a_record("job-of-mine", result={"no JSON": object()}))
+    with pytest.raises(PydanticSerializationError):
+        store.save(a_record("job-of-mine").model_copy(update=NO_JSON))
     assert [path.suffix for path in tmp_path.iterdir()] == [".json"]
     assert store.load("job-of-mine") == a_record("job-of-mine"), "it is not done, and nobody takes it for interrupted"
-    with pytest.raises(TypeError):
-        store.save(a_record("job-of-mine", completed_at=2.0, result={"no JSON": object()}))
+    with pytest.raises(PydanticSerializationError):
+        store.save(a_record("job-of-mine", completed_at=2.0).model_copy(update=NO_JSON))
     assert store._held == {}
     record = store.load("job-of-mine")
     assert record
@@ -66,7 +73,7 @@ def test_all_who_ask_at_once_for_a_job_that_died_hear_the_same(tmp_path: Path) -
         assert len({record.completed_at for record in records if record}) == 1
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b'{"id": "job-of-mine"}', b'{"status": "new"}'])
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b'{"id": "job-of-mine"}', b'{"status": "new"}', WRONG_TYPE])
 def test_a_record_of_another_version_is_no_record(tmp_path: Path, content: bytes) -> None:
     store = JobStore(tmp_path)
     store.save(a_record("job-of-mine", completed_at=2.0))

@@ -37,7 +37,6 @@ def test_wheels_of_the_package_index_give_the_files_of_the_manifest(from_wheels:
 def test_converted_networks_load_strictly(from_wheels: Run) -> None:
     import torch  # noqa: I001 - the order matters
 
-    import model_utility  # noqa: F401 - makes basicsr importable
     from basicsr.archs.rrdbnet_arch import RRDBNet
     from facexlib.detection.retinaface import RetinaFace
 

@@ -1,0 +1,1 @@
+"""HTTP lives here alone: routes, bodies, responses, access, the connections themselves."""

@@ -1,0 +1,234 @@
+"""ASGI middleware, for what neither framework nor server does: a request's id, its line in the log, clients that misbehave.
+
+It knows nothing of what a request is about.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import re
+import time
+import uuid
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, cast
+
+from hypercorn.typing import (
+    ASGIFramework,
+    ASGIReceiveCallable,
+    ASGIReceiveEvent,
+    ASGISendCallable,
+    ASGISendEvent,
+    HTTPRequestEvent,
+    HTTPScope,
+    Scope,
+)
+
+from core.logs import RequestNotes, Values, begin_request
+
+logger = logging.getLogger(__name__)
+
+LINGER_SECONDS = 30.0  # in which a client that was answered early may go on sending
+LINGER_SILENCE_SECONDS = 2.0  # after which it is taken to have stopped
+LOGGED_PATH_CHARACTERS = 80
+OVERLOADED = "upscale.overloaded"  # in a scope: its body had no room
+CLIENT_GONE = 499  # nobody gets to see it; nginx, too, logs this for a client that did not wait for its answer
+INTERNAL_ERROR = 500  # what the server answers where the framework does not
+
+Count = Callable[[str, str, int, str, float], None]  # of a request: method, route, status, code, seconds
+
+
+class RequestMiddleware:
+    """The outermost layer of the application.
+
+    `in_flight` holds a request for the drain to wait for; `bodies_max_bytes` may be held of all bodies at one time.
+    """
+
+    def __init__(
+        self, app: ASGIFramework, in_flight: Callable[[], AbstractContextManager[None]], bodies_max_bytes: int, count: Count
+    ) -> None:
+        self._app = app
+        self._in_flight = in_flight
+        self._count = count
+        self._bodies = BodyBudget(bodies_max_bytes)
+
+    async def __call__(self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+        if scope["type"] == "websocket":  # the framework's answer to one without a route is a 500
+            await send({"type": "websocket.close", "code": 1000, "reason": None})  # which becomes a 403
+        elif scope["type"] == "http":
+            await self._serve(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+    async def _serve(self, scope: HTTPScope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+        notes = begin_request(_request_id_of(scope))
+        scope["path"] = _path_of(scope["path"])
+        # Nothing here depends on the host, and the framework answers 500 to one that is no domain name.
+        scope["headers"] = [(name, b"localhost" if name == b"host" else value) for name, value in scope["headers"]]
+        cycle = RequestCycle(scope, notes.request_id, receive, send, self._bodies)
+        try:
+            with self._in_flight():
+                await self._app(scope, cycle.receive, cycle.send)
+        except Exception:
+            cycle.failed = True
+            raise
+        finally:
+            cycle.let_go()
+            self._note(scope, notes, cycle)
+
+    def _note(self, scope: HTTPScope, notes: RequestNotes, cycle: RequestCycle) -> None:
+        seconds, code = cycle.seconds, cycle.outcome or notes.code
+        self._count(scope["method"], notes.route, cycle.status, code, seconds)
+        line = Values(
+            message="request",
+            method=scope["method"][:LOGGED_PATH_CHARACTERS],
+            path=notes.route or scope["path"][:LOGGED_PATH_CHARACTERS],  # a route holds no name of a result
+            status=cycle.status,
+            code=code,
+            seconds=round(seconds, 3),
+            bytes_in=cycle.bytes_in,
+            bytes_out=cycle.bytes_out,
+            **notes.values,
+        )
+        logger.info(line)
+
+
+def _request_id_of(scope: HTTPScope) -> str:
+    """The client's own, where it cannot be mistaken for anything else in a log or a header; else a new one."""
+    given = dict(scope["headers"]).get(b"x-request-id", b"").decode("latin-1")
+    return given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}", re.ASCII)
+
+
+def _path_of(target: str) -> str:
+    """The path of a request target, which a client may also send whole (`http://host/path`), or without a slash.
+
+    The framework answers 500 to `?x` and to `http://[x/`.
+    """
+    return target if target.startswith("/") else "/" + re.sub(r"^https?://[^/]*/?", "", target)
+
+
+@dataclass
+class BodyBudget:
+    """Bytes of request bodies that are in memory, and how many may be."""
+
+    limit_bytes: int
+    held_bytes: int = 0
+
+    def take(self, size_bytes: int) -> bool:
+        """Count them in, unless they would be too many."""
+        if self.held_bytes + size_bytes > self.limit_bytes:
+            return False
+        self.held_bytes += size_bytes
+        return True
+
+
+class RequestCycle:
+    """One request and its response, which may come before all of the request has.
+
+    A server that closes the connection then, with something unread in it, makes the kernel send a reset, and that may
+    overtake the answer on its way to the client (RFC 9112, section 9.6). So it says that it will close, and reads on a while.
+    """
+
+    def __init__(
+        self,
+        scope: HTTPScope,
+        request_id: str,
+        receive: ASGIReceiveCallable,
+        send: ASGISendCallable,
+        bodies: BodyBudget,
+    ) -> None:
+        self.bytes_in = 0
+        self.held_bytes = 0
+        self.bytes_out = 0
+        self.failed = False
+        self._scope = scope
+        self._bodies = bodies
+        self._request_id = request_id
+        self._receive = receive
+        self._send = send
+        self._can_close = scope["http_version"].startswith("1")  # HTTP/2 has streams, which need none of this
+        self._has_body = scope["method"] != "HEAD"
+        self._start = time.perf_counter()
+        self._status: int | None = None
+        self._answered = False
+        self._arrived = asyncio.Event()
+        self._ended = False
+
+    @property
+    def seconds(self) -> float:
+        """Since the request's headers were there."""
+        return time.perf_counter() - self._start
+
+    @property
+    def status(self) -> int:
+        """Of the answer, if it was begun."""
+        return self._status or (INTERNAL_ERROR if self.failed else CLIENT_GONE)
+
+    @property
+    def outcome(self) -> str:
+        """What kept the answer from being given; empty where nothing did."""
+        if self._answered:
+            return ""
+        return "internal_error" if self.failed else "client_gone"
+
+    async def receive(self) -> ASGIReceiveEvent:
+        message = await self._receive()
+        if message["type"] == "http.request":
+            self.bytes_in += len(message["body"])
+        self._ended = message["type"] != "http.request" or not message["more_body"]
+        self._arrived.set()
+        if message["type"] == "http.request":
+            self._hold(message)
+        return message
+
+    def _hold(self, message: HTTPRequestEvent) -> None:
+        """Count a piece of the body in, or throw it away: what is answered already, or has no room."""
+        size_bytes = len(message["body"])
+        if self._status is None and OVERLOADED not in self._scope and self._bodies.take(size_bytes):
+            self.held_bytes += size_bytes
+            return
+        message["body"] = b""
+        if self._status is None:
+            message["more_body"] = False  # for the framework: its answer need not wait
+            cast(dict[str, Any], self._scope)[OVERLOADED] = True
+            self.let_go()  # now: while this client goes on sending, the bodies of others may have the room
+
+    def let_go(self) -> None:
+        """Of the body, nothing is in memory any more."""
+        self._bodies.held_bytes -= self.held_bytes
+        self.held_bytes = 0
+
+    async def send(self, message: ASGISendEvent) -> None:
+        if message["type"] == "http.response.start":
+            self._status = message["status"]
+            self.let_go()  # whoever reads an answer slowly keeps no room of others' bodies
+            message["headers"] = [*message["headers"], *self._headers()]
+        elif message["type"] == "http.response.body":
+            self.bytes_out += len(message["body"]) if self._has_body else 0
+            if self._closes and not message["more_body"]:
+                await self._read_on()
+        await self._send(message)
+        if message["type"] == "http.response.body":
+            self._answered = not message["more_body"]
+
+    @property
+    def _closes(self) -> bool:
+        return self._can_close and not self._ended
+
+    def _headers(self) -> list[tuple[bytes, bytes]]:
+        headers = [(b"x-request-id", self._request_id.encode()), (b"x-process-time", f"{self.seconds:.6f}".encode())]
+        return [*headers, (b"connection", b"close")] if self._closes else headers
+
+    async def _read_on(self) -> None:
+        """Wait while the framework takes in, and throws away, what the client still sends."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LINGER_SECONDS):
+                while not self._ended:
+                    self._arrived.clear()
+                    await asyncio.wait_for(self._arrived.wait(), LINGER_SILENCE_SECONDS)

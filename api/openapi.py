@@ -1,0 +1,295 @@
+"""The OpenAPI 3.1 document: each operation with its parameters, and every status and code that it may answer.
+
+Made from the models of bodies, the tree of errors and the list of headers that the service itself uses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from api.responses import RESULT_HEADERS
+from core.config import EXTENSIONS, VERSION
+from core.errors import (
+    BadRequest,
+    BodyTimeout,
+    BodyTooLarge,
+    DeadlineExceeded,
+    FileNotFound,
+    Interrupted,
+    JobConflict,
+    JobNotFound,
+    NotAcceptable,
+    ServiceError,
+    Unauthorized,
+    Unavailable,
+)
+from schemas.json_schema import PlainJsonSchema, Schema
+from schemas.params import PARAMS
+from schemas.request import IMAGE, IMAGE_FIELD, UpscaleBody
+from schemas.response import ErrorResponse, HealthResponse, JobResponse, PlanResponse, UpscaleResponse
+
+Fields = dict[str, Any]
+
+JSON = "application/json"
+
+
+def build_document() -> Fields:
+    """The document as JSON will have it."""
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Upscale",
+            "version": VERSION,
+            "description": "Makes photographs larger and better, with Real-ESRGAN and GFPGAN.",
+            "license": {"name": "MIT", "identifier": "MIT"},
+        },
+        "servers": [{"url": "/"}],
+        "tags": [{"name": name} for name in ("pictures", "jobs", "service")],
+        "paths": _paths(),
+        "components": {"schemas": _schemas(), "headers": _HEADERS, "securitySchemes": _KEYS},
+        "security": [{}, *({name: []} for name in _KEYS)],
+    }
+
+
+def _schemas() -> dict[str, Schema]:
+    """Of every body, and of what is in them, by the names of the models."""
+    responses: list[type[BaseModel]] = [UpscaleResponse, PlanResponse, JobResponse, HealthResponse, ErrorResponse]
+    models = [(UpscaleBody, "validation"), *((response, "serialization") for response in responses)]
+    _, document = models_json_schema(models, ref_template=_REF, schema_generator=PlainJsonSchema)  # type: ignore[arg-type]
+    schemas: dict[str, Schema] = document["$defs"]
+    return schemas
+
+
+_REF = "#/components/schemas/{model}"
+
+
+def _ref(model: type[BaseModel]) -> Schema:
+    return {"$ref": _REF.format(model=model.__name__)}
+
+
+# Required where the service has API keys.
+_KEYS = {
+    "bearer": {"type": "http", "scheme": "bearer", "description": "Authorization: Bearer KEY"},
+    "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+    "basic": {"type": "http", "scheme": "basic", "description": "the key as the password, for browsers"},
+}
+_HEADERS = {
+    "RequestId": {"description": "on every line of this request in the log", "schema": {"type": "string"}, "required": True},
+    "ProcessTime": {"description": "seconds since its headers came", "schema": {"type": "number"}, "required": True},
+    "RetryAfter": {"description": "seconds", "schema": {"type": "integer", "minimum": 1}, "required": True},
+}
+
+
+def _leaves(kind: type[ServiceError]) -> list[type[ServiceError]]:
+    children = kind.__subclasses__()
+    return [leaf for child in children for leaf in _leaves(child)] if children else [kind]
+
+
+_OVERLOADED = [error for error in _leaves(Unavailable) if error is not Interrupted]
+_TO_UPSCALE = [*_leaves(BadRequest), NotAcceptable, BodyTimeout, BodyTooLarge, *_OVERLOADED, DeadlineExceeded]
+
+
+def _paths() -> Fields:
+    return {
+        "/upscale": {"post": _upscale()},
+        "/plan": {"post": _plan()},
+        "/jobs/{id}": {"parameters": [_JOB_ID], "put": _put_job(), "get": _get_job()},
+        "/jobs/{id}/cancel": {"parameters": [_JOB_ID], "post": _cancel_job()},
+        "/jobs/{id}/events": {"parameters": [_JOB_ID], "get": _follow_job()},
+        "/files/{name}": {"get": _get_file()},
+        "/health": {"get": _get_health()},
+        "/metrics": {"get": _plain("getMetrics", "Figures for Prometheus", "text/plain", {"type": "string"})},
+        "/": {"get": _page("getPage", "The page for people", "text/html")},
+        "/web/{name}": {
+            "parameters": [_path_parameter("name", "a part of that page", "page.css")],
+            "get": _page("getPagePart", "A part of the page", "*/*"),
+        },
+        "/openapi.json": {"get": _plain("getOpenapi", "This document", JSON, {"type": "object"})},
+        "/docs": {"get": _plain("getDocs", "This document, for people", "text/html", {"type": "string"})},
+        "/docs/{name}": {
+            "parameters": [_path_parameter("name", "a part of that page", "swagger-ui.css")],
+            "get": _plain("getDocsPart", "A part of the page of documents", "*/*", {}, [FileNotFound]),
+        },
+    }
+
+
+def _operation(name: str, tag: str, summary: str, description: str, responses: Fields, **more: Any) -> Fields:
+    return {"operationId": name, "tags": [tag], "summary": summary, "description": description, **more, "responses": responses}
+
+
+def _plain(name: str, summary: str, media_type: str, schema: Schema, failures: Iterable[type[ServiceError]] = ()) -> Fields:
+    ok = _response(f"{summary}.", {media_type: {"schema": schema}})
+    return _operation(name, "service", summary, f"{summary}.", {"200": ok, **_failures(failures)})
+
+
+def _page(name: str, summary: str, media_type: str) -> Fields:
+    operation = _plain(name, summary, media_type, {}, [FileNotFound])
+    operation["responses"]["304"] = _response("It is still the same.")
+    return operation
+
+
+def _plan() -> Fields:
+    return _operation(
+        "plan",
+        "pictures",
+        "See what a request would give",
+        "Takes what `POST /upscale` takes, and answers with the plan, or with the error that the request itself would get.",
+        {"200": _response("The plan.", {JSON: {"schema": _ref(PlanResponse)}}), **_failures(_TO_UPSCALE)},
+        parameters=[*_QUERY, _TIMEOUT],
+        requestBody=_BODY,
+    )
+
+
+def _upscale() -> Fields:
+    return _operation(
+        "upscale",
+        "pictures",
+        "Make a picture larger",
+        "The picture comes as base64 within JSON, or as it is; the other fields within JSON or the query string. The result "
+        "goes out in JSON, or as it is if `Accept` likes an image better. With `Prefer: respond-async` a job is started.",
+        {"200": _result(), "202": _accepted(), **_failures(_TO_UPSCALE)},
+        parameters=[*_QUERY, _PREFER, _TIMEOUT],
+        requestBody=_BODY,
+    )
+
+
+def _put_job() -> Fields:
+    return _operation(
+        "putJob",
+        "jobs",
+        "Start a job under an id of your own",
+        "The body is that of `POST /upscale`. It may be sent again: the same request is the same job. Without "
+        "`Prefer: respond-async` it answers when the job is done, or with 504 when its time is over.",
+        {"200": _job("The job is done."), "202": _accepted(), **_failures([*_TO_UPSCALE, JobConflict])},
+        parameters=[*_QUERY, _PREFER, _TIMEOUT],
+        requestBody=_BODY,
+    )
+
+
+def _get_job() -> Fields:
+    responses = {"200": _job("What is known of it now."), **_failures([JobNotFound])}
+    return _operation("getJob", "jobs", "Look at a job", "Its state, its progress, and its result when it is done.", responses)
+
+
+def _cancel_job() -> Fields:
+    done = _job("The job, which ends at its next step, if it was not done.")
+    responses = {"200": done, **_failures([JobNotFound, JobConflict])}
+    return _operation("cancelJob", "jobs", "Cancel a job", "A job that is done stays as it is.", responses)
+
+
+def _follow_job() -> Fields:
+    events = _response(
+        "Events of the kind `event: <status>`, each with the job object as `data`.",
+        {"text/event-stream": {}},
+    )
+    gone = _response("The last event was received before.")
+    responses = {"200": events, "204": gone, **_failures([JobNotFound])}
+    description = "Server-sent events, at every change of state and a few times a second, until the job is done."
+    return _operation("followJob", "jobs", "Follow a job", description, responses)
+
+
+def _get_file() -> Fields:
+    content: Fields = {f"image/{name}": {} for name in EXTENSIONS}
+    name = _path_parameter("name", "the last part of `file_path`", "5b1c0e7d9f2a4c6e8b0d1f3a5c7e9b2d.jpg")
+    responses = {
+        "200": _response("The file.", content),
+        "304": _response("It is still the same."),
+        **_failures([FileNotFound]),
+    }
+    description = "Results are removed after a while."
+    return _operation("getFile", "pictures", "Fetch a result", description, responses, parameters=[name])
+
+
+def _get_health() -> Fields:
+    content = {JSON: {"schema": _ref(HealthResponse)}}
+    responses = {
+        "200": _response("Requests are accepted.", content),
+        "503": _response("The models load, or the server drains.", content),
+    }
+    description = "Answers at once, whatever else runs, and asks for no key."
+    return _operation("getHealth", "service", "How the service is", description, responses, security=[])
+
+
+def _path_parameter(name: str, description: str, example: str) -> Fields:
+    schema = {"type": "string"}
+    return {"name": name, "in": "path", "required": True, "description": description, "schema": schema, "example": example}
+
+
+_JOB_ID = _path_parameter("id", "the job's id", "0d9f2c5a7be84c0f9a6b1e3d5c7f8a90")
+_SENT_UNASKED = ("default", "examples")  # by the page of documents, beside the same fields in the body
+_QUERY = [
+    {
+        "name": name,
+        "in": "query",
+        "description": "instead of a field in the body",
+        "schema": {key: value for key, value in schema.items() if key not in _SENT_UNASKED},
+    }
+    for name, schema in PARAMS.items()
+]
+_PREFER = {
+    "name": "Prefer",
+    "in": "header",
+    "description": "`respond-async`: do not wait, start a job",
+    "schema": {"type": "string"},
+}
+_TIMEOUT = {
+    "name": "X-Request-Timeout",
+    "in": "header",
+    "description": "seconds that the answer may take; less than the service allows, if given",
+    "schema": {"type": "number", "exclusiveMinimum": 0},
+}
+_FILE: Fields = {"schema": {"description": "the image file: PNG, JPEG, WebP or BMP, whatever the type says"}}
+_EXAMPLE = {IMAGE_FIELD: IMAGE["examples"][0], "target_resolution": "2k"}
+_BODY = {
+    "required": True,
+    "content": {
+        JSON: {"schema": _ref(UpscaleBody), "example": _EXAMPLE},
+        "image/*": _FILE,
+        "application/octet-stream": _FILE,
+    },
+}
+
+
+def _response(description: str, content: Fields | None = None, headers: Fields | None = None) -> Fields:
+    common = {"X-Request-ID": "RequestId", "X-Process-Time": "ProcessTime"}
+    named = {name: {"$ref": f"#/components/headers/{header}"} for name, header in common.items()} | (headers or {})
+    return {"description": description, "headers": named, **({"content": content} if content else {})}
+
+
+def _result() -> Fields:
+    """Both kinds of result in one response: the headers are those of an image."""
+    headers: Fields = {
+        f"X-Upscale-{header}": {"description": f"`{field}`, if the body is the image itself", "schema": {"type": "string"}}
+        for header, field in RESULT_HEADERS.items()
+    }
+    headers["ETag"] = {"description": "of the result, if the server keeps it", "schema": {"type": "string"}}
+    content: Fields = {JSON: {"schema": _ref(UpscaleResponse)}, **{f"image/{name}": {} for name in EXTENSIONS}}
+    return _response("The result.", content, headers)
+
+
+def _job(description: str, headers: Fields | None = None) -> Fields:
+    return _response(description, {JSON: {"schema": _ref(JobResponse)}}, headers)
+
+
+def _accepted() -> Fields:
+    text = {"schema": {"type": "string"}, "required": True}
+    return _job("A job has been started.", {"Location": text, "Preference-Applied": text})
+
+
+def _failures(kinds: Iterable[type[ServiceError]]) -> Fields:
+    """A response for each status that these errors have, and for defects of ours, with the codes that come with it."""
+    codes: dict[int, list[str]] = {}
+    every: list[type[ServiceError]] = [*kinds, Unauthorized, ServiceError]
+    for error in every:
+        codes.setdefault(error.status, []).append(error.code)
+    return {str(status): _failure(status, codes[status]) for status in sorted(codes)}
+
+
+def _failure(status: int, codes: list[str]) -> Fields:
+    schema = {"allOf": [_ref(ErrorResponse), {"properties": {"code": {"enum": codes}}}]}
+    headers = {"Retry-After": {"$ref": "#/components/headers/RetryAfter"}} if status == 503 else None
+    return _response(", ".join(f"`{code}`" for code in codes), {JSON: {"schema": schema}}, headers)

@@ -1,0 +1,107 @@
+"""Pages for people: the one at `/`, made of the files of `web/`, and `/docs`, the OpenAPI document in Swagger UI."""
+
+from __future__ import annotations
+
+import importlib.util
+from functools import cache
+from pathlib import Path
+
+import orjson
+from quart import Quart, Response, send_file
+
+from api.openapi import build_document
+from core.config import PROJECT
+from core.errors import FileNotFound
+
+WEB = PROJECT / "web"
+# By ending, and not as the machine's own table has it, which differs from system to system; no other file is given out.
+TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+# Nothing from another host, and no script or style inside the page; blob: is a picture before it is sent.
+CONTENT_SECURITY_POLICY = (
+    "default-src 'self'; img-src 'self' blob:; object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'self'"
+)
+
+
+def add_page(app: Quart) -> None:
+    """`GET /`, and what the page there loads from `/web/`."""
+
+    @app.get("/")
+    async def page() -> Response:
+        return await _send("index.html")
+
+    @app.get("/web/<name>")
+    async def web(name: str) -> Response:
+        return await _send(name)
+
+
+async def _send(name: str) -> Response:
+    if name not in {path.name for path in WEB.iterdir() if path.suffix in TYPES}:
+        raise FileNotFound(f"The page has no file {name[:80]!r}.")
+    response = await send_file(WEB / name, mimetype=TYPES[Path(name).suffix], cache_timeout=0, conditional=True)
+    response.headers["Cache-Control"] = "no-cache"  # to be kept, and asked after each time: 304 while it is the same
+    response.headers["Content-Security-Policy"] = CONTENT_SECURITY_POLICY
+    return response
+
+
+_PACKAGE = "drf_spectacular_sidecar"  # which carries Swagger UI's files; its own code, for Django, is never imported
+_DOCS_PARTS = {
+    "swagger-ui.css": "text/css",
+    "swagger-ui-bundle.js": "text/javascript",
+    "favicon-32x32.png": "image/png",
+}
+_DOCS_PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Upscale: the API</title>
+<link rel="icon" href="/docs/favicon-32x32.png">
+<link rel="stylesheet" href="/docs/swagger-ui.css">
+</head>
+<body>
+<div id="swagger-ui"></div>
+<script src="/docs/swagger-ui-bundle.js"></script>
+<script src="/docs/start.js"></script>
+</body>
+</html>
+"""
+_DOCS_START = """SwaggerUIBundle({ url: "/openapi.json", dom_id: "#swagger-ui", deepLinking: true, validatorUrl: null });
+"""
+# Swagger UI draws its icons from data: URLs and puts style elements into the page; scripts come from here alone.
+DOCS_CONTENT_SECURITY_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+
+
+def add_docs(app: Quart) -> None:
+    """`GET /openapi.json`, and `GET /docs` with what that page loads; nothing comes from another host."""
+    @app.get("/openapi.json")
+    async def openapi_json() -> Response:
+        return Response(_document(), content_type="application/json")
+
+    @app.get("/docs")
+    async def docs() -> Response:
+        response = Response(_DOCS_PAGE, content_type="text/html; charset=utf-8")
+        response.headers["Content-Security-Policy"] = DOCS_CONTENT_SECURITY_POLICY
+        return response
+
+    @app.get("/docs/<name>")
+    async def docs_part(name: str) -> Response:
+        if name == "start.js":
+            return Response(_DOCS_START, content_type="text/javascript")
+        if name not in _DOCS_PARTS:
+            raise FileNotFound(f"The page of documents has no part {name[:80]!r}.")
+        return await send_file(_folder() / name, mimetype=_DOCS_PARTS[name])
+
+
+@cache
+def _document() -> bytes:
+    return orjson.dumps(build_document())
+
+
+def _folder() -> Path:
+    spec = importlib.util.find_spec(_PACKAGE)
+    if spec is None or spec.origin is None:
+        raise FileNotFound(f"{_PACKAGE} is not installed: it carries the page of documents.")
+    return Path(spec.origin).parent / "static" / _PACKAGE / "swagger-ui-dist"

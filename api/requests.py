@@ -1,0 +1,85 @@
+"""What comes in over HTTP: a body of either kind, within its limits, and what the client would take as a response."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, cast
+
+from quart import Request, request
+from werkzeug.datastructures import MIMEAccept
+from werkzeug.exceptions import RequestEntityTooLarge, RequestTimeout
+from werkzeug.http import parse_list_header
+
+from api.middleware import OVERLOADED
+from core.config import EXTENSIONS, MAX_BODY_BYTES, MAX_IMAGE_BYTES, MIB, OutputFormat
+from core.errors import BodyTimeout, BodyTooLarge, InvalidContentType, QueueFull
+from schemas.request import IncomingRequest
+from serving.deadline import TIMEOUT_HEADER, Deadline, parse_timeout
+
+JSON = "application/json"
+RETRY_SECONDS = 5
+
+
+class BodyRequest(Request):
+    """A request whose body may be as large as its kind allows; whatever is beyond that is not kept."""
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self.is_raw = self.mimetype.startswith("image/") or self.mimetype == "application/octet-stream"
+        self.limit_bytes = MAX_IMAGE_BYTES if self.is_raw else MAX_BODY_BYTES
+        self.body = self.body_class(self.content_length, self.limit_bytes)
+
+
+async def read_request() -> IncomingRequest:
+    """The current request's body and what belongs to it; nothing of it is validated but its size and kind.
+
+    Raises:
+        InvalidContentType, BodyTooLarge, BodyTimeout: as they say.
+        QueueFull: together with the others under way it would be too large.
+    """
+    current = cast(BodyRequest, request)
+    if not current.is_raw and current.mimetype != JSON:
+        sent = current.mimetype[:80] or "missing"
+        raise InvalidContentType(f"Content-Type must be {JSON}, or image/* for the image file itself, not {sent}.")
+    if (encoding := current.headers.get("Content-Encoding") or "identity").lower() != "identity":
+        raise InvalidContentType(f"Content-Encoding {encoding[:40]!r} is not understood here: send the body as it is.")
+    try:
+        body = await current.get_data(False, False, False)  # not cached, bytes, no form
+    except RequestEntityTooLarge as exc:
+        raise _too_large(current) from exc
+    except RequestTimeout as exc:
+        raise BodyTimeout("The body did not arrive in time: the connection is too slow, or Content-Length too large.") from exc
+    if OVERLOADED in current.scope:
+        current.body.clear()  # its room is given to others already
+        raise QueueFull("Too many large requests are under way. Try again soon.", retry_after_seconds=RETRY_SECONDS)
+    return IncomingRequest(
+        body, current.is_raw, current.query_string.decode("utf-8", "replace"), _accepted(current.accept_mimetypes)
+    )
+
+
+def _too_large(current: BodyRequest) -> BodyTooLarge:
+    within = "" if current.is_raw else f" The image in it may have up to {MAX_IMAGE_BYTES // MIB} MB."
+    return BodyTooLarge(f"The body is over {current.limit_bytes // MIB} MB.{within}", limit_bytes=current.limit_bytes)
+
+
+def _accepted(accept: MIMEAccept) -> dict[OutputFormat, float]:
+    """The weight of each output format, where the client would rather have an image than JSON; else nothing."""
+    liking_for_images = max((weight for name, weight in accept if name.lower().startswith("image/")), default=0.0)
+    if liking_for_images <= accept.quality(JSON):
+        return {}
+    return {name: accept.quality(f"image/{name}") for name in EXTENSIONS}
+
+
+def prefers_async() -> bool:
+    """Whether the client has sent `Prefer: respond-async` (RFC 7240), among other preferences perhaps."""
+    preferences = parse_list_header(", ".join(request.headers.getlist("Prefer")))
+    return any(re.split("[;=]", preference, maxsplit=1)[0].strip().lower() == "respond-async" for preference in preferences)
+
+
+def request_deadline(longest_seconds: float) -> Deadline:
+    """Of the current request, from now on: as long as its client allows, and no longer than the server does.
+
+    Raises:
+        OutOfRange: the client's header is no positive number.
+    """
+    return Deadline.after(parse_timeout(request.headers.get(TIMEOUT_HEADER), longest_seconds))

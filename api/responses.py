@@ -1,0 +1,162 @@
+"""What goes out over HTTP: results in pieces, everything else as JSON."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections.abc import AsyncIterator
+from typing import BinaryIO
+from urllib.parse import quote
+
+import orjson
+import pybase64
+from pydantic import BaseModel
+from quart import Quart, Response, g, request
+from quart.wrappers.response import FileBody
+from werkzeug.exceptions import HTTPException
+
+from core.config import EXTENSIONS
+from core.errors import ServiceError, Unavailable, internal_error
+from core.logs import current_request
+from schemas.response import ErrorResponse, ImageSize, UpscaleResult
+
+logger = logging.getLogger(__name__)
+
+BASE64_CHUNK_BYTES = 48 * 1024  # a multiple of 3, so that the pieces join without padding
+FILE_CHUNK_BYTES = 256 * 1024
+MAX_HEADER_ITEMS = 6  # of a list, in a header: proxies give up on an answer with some 4 KB of headers
+MAX_HEADER_ITEM_CHARACTERS = 300
+RESULT_HEADERS = {  # X-Upscale-<name>: the field of a result, where the body is the image itself
+    "Original-Size": "original_size",
+    "Size": "upscaled_size",
+    "Target-Resolution": "target_resolution",
+    "Model": "model",
+    "Passes": "upscaling_strategy",
+    "Total-Scale": "total_scale",
+    "Faces-Detected": "faces_detected",
+    "Faces-Enhanced": "faces_enhanced",
+    "File-Path": "file_path",
+    "Cached": "cached",
+    "Processing-Time": "processing_time",
+    "Warnings": "warnings",
+}
+
+
+class LocalFile(FileBody):
+    """A file, or a range of it, in pieces worth a thread's while.
+
+    It is opened and closed without a thread: the framework waits for one to close it, and where the client is gone meanwhile,
+    that wait is cancelled, and the file stays open.
+    """
+
+    buffer_size = FILE_CHUNK_BYTES
+    _file: BinaryIO
+
+    async def __aenter__(self) -> LocalFile:
+        self._file = self.file_path.open("rb")
+        self._file.seek(self.begin)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._file.close()
+
+    async def __anext__(self) -> bytes:
+        size_bytes = min(self.buffer_size, self.end - self._file.tell())
+        if data := await asyncio.to_thread(self._file.read, size_bytes):
+            return data
+        raise StopAsyncIteration
+
+
+class FileResponse(Response):
+    """What the framework's `send_file` builds here."""
+
+    file_body_class = LocalFile
+
+
+def result_json(result: UpscaleResult) -> Response:
+    """JSON in pieces: 40 MB from one call would hold the event loop, and with it /health, for a quarter of a second."""
+    head = result.summary().model_dump_json().encode()[:-1] + b',"base64":"'
+    tail = b'"}'
+
+    async def chunks() -> AsyncIterator[bytes]:
+        yield head
+        async for chunk in _in_chunks(result.data, BASE64_CHUNK_BYTES):
+            yield pybase64.b64encode(chunk)
+        yield tail
+
+    response = Response(chunks(), content_type="application/json")
+    response.content_length = len(head) + 4 * math.ceil(len(result.data) / 3) + len(tail)
+    return response
+
+
+def result_image(result: UpscaleResult) -> Response:
+    """The encoded file itself; what JSON says beside it is in headers, texts percent-encoded."""
+    summary, image_format = result.summary(), result.metadata.format
+    headers = {f"X-Upscale-{name}": _header_text(getattr(summary, field)) for name, field in RESULT_HEADERS.items()}
+    file_name = f"upscaled-{summary.upscaled_size}.{EXTENSIONS[image_format]}"
+    headers["Content-Disposition"] = f'inline; filename="{file_name}"'
+    response = Response(_in_chunks(result.data, FILE_CHUNK_BYTES), headers=headers, content_type=f"image/{image_format}")
+    response.content_length = len(result.data)
+    return response
+
+
+async def _in_chunks(data: bytes, size_bytes: int) -> AsyncIterator[bytes]:
+    for start in range(0, len(data), size_bytes):
+        yield data[start : start + size_bytes]
+        await asyncio.sleep(0)  # whoever else waits for the loop comes first
+
+
+def _header_text(value: object) -> str:
+    """In ASCII: a size as 480x300, a list with commas, of a long one the beginning, and a text as in a URL."""
+    if isinstance(value, tuple):
+        kept = value if len(value) <= MAX_HEADER_ITEMS else (*value[: MAX_HEADER_ITEMS - 1], "…")
+        return ", ".join(_header_text(item[:MAX_HEADER_ITEM_CHARACTERS] if isinstance(item, str) else item) for item in kept)
+    if isinstance(value, str | ImageSize):
+        return quote(str(value), safe=" /:;.()'=")
+    return orjson.dumps(value).decode()
+
+
+_PLACES = "GET / (a page for people), POST /upscale, POST /plan, GET /jobs/<id>, GET /health and GET /files/<name>"
+
+
+def add_error_handlers(app: Quart) -> None:
+    """Whatever goes wrong is answered with JSON."""
+
+    @app.errorhandler(ServiceError)
+    async def service_error(error: ServiceError) -> Response:
+        response = _error_response(ErrorResponse.of(error, g.request_id), error.status)
+        if isinstance(error, Unavailable):
+            response.headers["Retry-After"] = str(error.retry_after_seconds)
+        return response
+
+    @app.errorhandler(HTTPException)
+    async def http_error(error: HTTPException) -> Response:
+        status, name = error.code or 500, error.name
+        allowed = dict(error.get_headers()).get("Allow")
+        message = error.description or name
+        if status == 404:
+            message = f"There is nothing at {request.path[:80]!r}, only {_PLACES}."
+        elif allowed:
+            message = f"{request.path[:80]} takes {allowed}, not {request.method[:80]}."
+        code = name.lower().replace(" ", "_")
+        response = _error_response(ErrorResponse(error=message, code=code, request_id=g.request_id), status)
+        if allowed:
+            response.headers["Allow"] = allowed
+        return response
+
+    @app.errorhandler(Exception)
+    async def unexpected_error(error: Exception) -> Response:
+        logger.error("internal error", exc_info=error)
+        return _error_response(ErrorResponse.of(internal_error(), g.request_id), 500)
+
+
+def _error_response(body: ErrorResponse, status: int) -> Response:
+    notes = current_request()
+    notes.code, notes.values["error"] = body.code, body.error
+    return json_response(body, status)
+
+
+def json_response(body: BaseModel, status: int = 200) -> Response:
+    """Any other body."""
+    return Response(body.model_dump_json(), status=status, content_type="application/json")

@@ -1,0 +1,1 @@
+"""Measuring: our engine and its baselines in turns, section by section."""

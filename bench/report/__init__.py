@@ -1,0 +1,1 @@
+"""Reporting: the stored samples as Markdown tables and as a plot."""

@@ -1,0 +1,194 @@
+"""Settings: every environment variable, its default and its unit, read once at start.
+
+The name of a variable is the name of its field in upper case. The documents' table of variables is `settings_table()`;
+a test holds the two together.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+
+VERSION = "0.2.0"
+PROJECT = Path(__file__).resolve().parent.parent
+
+MIB = 1024 * 1024
+GIB = 1024 * MIB
+HOURS = 60 * 60
+MAX_PORT = 65535
+
+# Fixed by the contract, so not settings.
+MAX_IMAGE_BYTES = 7 * MIB
+MAX_BODY_BYTES = 16 * MIB
+TargetResolution = Literal["2k", "4k", "8k"]
+ModelName = Literal["photo", "anime"]
+OutputFormat = Literal["jpeg", "png", "webp"]
+Fit = Literal["passes", "exact"]
+TARGET_PX: dict[TargetResolution, int] = {"2k": 2048, "4k": 3840, "8k": 7680}
+EXTENSIONS: dict[OutputFormat, str] = {"jpeg": "jpg", "png": "png", "webp": "webp"}
+
+
+class ConfigError(ValueError):
+    """An environment variable has a value that cannot be used; the message names it and says what would be right."""
+
+
+def _setting(default: object, description: str, *, secret: bool = False, **limits: Any) -> Any:
+    return Field(default=default, description=description, repr=not secret, **limits)
+
+
+_URL = r"(?i)^(https?://[^\s/].*)?$"
+
+
+class Settings(BaseModel):
+    """What an operator can choose. Build it with `Settings.from_env()`, or by hand in a test."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True)
+
+    host: str = _setting(
+        "0.0.0.0",  # noqa: S104 - a container must be reachable from outside
+        "address to listen on",
+        pattern=r"^([A-Za-z0-9._-]+|[0-9A-Fa-f:.]+(%[A-Za-z0-9_]+)?)$",
+    )
+    port: int = _setting(10005, "TCP port to listen on", ge=1, le=MAX_PORT)
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = _setting("INFO", "`DEBUG`, `INFO`, `WARNING` or `ERROR`")
+    log_format: Literal["text", "json"] = _setting("text", "`text` (key=value) or `json`: how each line of the log is written")
+
+    device: str = _setting(
+        "auto", "`auto` (the first GPU, else the CPU), `cpu`, `cuda` or `cuda:N`", pattern=r"^(auto|cpu|cuda(:[0-9]+)?)$"
+    )
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = _setting(
+        "auto", "`auto` (the fastest that the device does natively), `fp32`, `bf16` or `fp16`"
+    )
+    torch_threads: int = _setting(0, "CPU threads of the models; 0: torch chooses", ge=0)
+    weights_dir: Path = _setting(PROJECT / "weights", "folder of the weights; by default, beside `app.py`")
+    weights_mirror: str = _setting("", "base URL of your own mirror of the weights, asked first for `/<file>`", pattern=_URL)
+
+    output_dir: Path = _setting(PROJECT / "outputs", "folder of the results; by default, beside `app.py`")
+    retention_seconds: float = _setting(
+        24.0 * HOURS,
+        "seconds after which a result is removed, counted from when it was made or last requested",
+        ge=0,
+    )
+    output_max_bytes: int = _setting(10 * GIB, "size of the folder above which the oldest results are removed", ge=0)
+
+    queue_limit: int = _setting(8, "requests that may wait; the next one gets 503", ge=0)
+    bodies_max_bytes: int = _setting(
+        256 * MIB,
+        "bytes of all request bodies in memory; beyond that 503",
+        ge=MAX_BODY_BYTES,
+    )
+    request_timeout_seconds: float = _setting(
+        1800.0, "seconds from a request's arrival to its response, waiting included; then 504", ge=0.1
+    )
+    body_timeout_seconds: float = _setting(60.0, "time in which a request's body must have arrived, in seconds", ge=0.1)
+    drain_seconds: float = _setting(120.0, "time that running requests get to finish after SIGTERM, in seconds", ge=0)
+
+    webhook_secret: str = _setting("", "base64 of the 24 to 64 bytes that sign webhooks; empty: unsigned", secret=True)
+    webhook_allow_private: bool = _setting(False, "`True`: webhooks may go to your own network, and to this machine")
+
+    api_key: str = _setting("", "comma-separated keys; every request except `/health` must carry one", secret=True)
+    api_key_file: str = _setting("", "file with such keys, one a line, read once at the start")
+    cors_origins: str = _setting("", "comma-separated origins whose pages may use the service, or `*`")
+
+    registry_url: str = _setting("", "URL to which heartbeats are posted; empty: none are sent", secret=True, pattern=_URL)
+    registry_token: str = _setting("", "bearer token of the heartbeats", secret=True)
+    heartbeat_seconds: float = _setting(30.0, "time between two heartbeats, in seconds", ge=0.01)
+    service_type: str = _setting("upscale", "`type` in the heartbeat")
+    public_url: str = _setting("", "`url` in the heartbeat; empty: built from the next two", pattern=_URL)
+    public_ip: str = _setting("", "host in that URL; empty: the address of the outbound interface")
+    public_port: int = _setting(0, "port in that URL; 0: `PORT`", ge=0, le=MAX_PORT)
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] = os.environ) -> Settings:
+        """Read every variable that is set and not empty.
+
+        Raises:
+            ConfigError: a value is not of its type, out of range or not one of those allowed.
+        """
+        texts = {name: environ.get(name.upper(), "").strip() for name in cls.model_fields}
+        given = {name: text for name, text in texts.items() if text}
+        for name, text in given.items():
+            _check_unicode(name, text)
+        try:
+            return cls.model_validate_strings(given)
+        except ValidationError as exc:
+            error = exc.errors(include_url=False, include_input=False)[0]
+            name = str(error["loc"][0])
+            raise _as_config_error(name, cls.model_fields[name], given[name], error) from None
+
+    @field_validator("webhook_secret")
+    @classmethod
+    def _check_secret(cls, secret: str) -> str:
+        if secret and not 24 <= len(_decoded(secret)) <= 64:
+            raise ValueError("not of the right length")
+        return secret
+
+    @property
+    def local_url(self) -> str:
+        """Where the page is found from this machine."""
+        host = "localhost" if self.host in ("0.0.0.0", "::", "127.0.0.1", "::1") else self.host  # noqa: S104
+        return f"http://{f'[{host}]' if ':' in host else host}:{self.port}/"
+
+    @property
+    def webhook_key(self) -> bytes:
+        """The bytes of `webhook_secret`; none: webhooks are not signed."""
+        return _decoded(self.webhook_secret)
+
+
+def _decoded(secret: str) -> bytes:
+    """Of base64, with the prefix that Standard Webhooks (https://www.standardwebhooks.com) gives it; empty if it is none."""
+    try:
+        return base64.b64decode(secret.removeprefix("whsec_"), validate=True)
+    except ValueError:
+        return b""
+
+
+def _check_unicode(name: str, text: str) -> None:
+    try:
+        text.encode()  # responses hold paths, and can hold no others
+    except UnicodeEncodeError:
+        kind = "path" if Settings.model_fields[name].annotation is Path else "text"
+        raise ConfigError(f"{name.upper()} must be a {kind} in UTF-8") from None
+
+
+def _as_config_error(name: str, field: FieldInfo, text: str, error: ErrorDetails) -> ConfigError:
+    kind, limits = error["type"], _limits(field)
+    if kind == "literal_error":
+        right = f"one of {', '.join(get_args(field.annotation))}"
+    elif kind in ("greater_than_equal", "less_than_equal", "finite_number"):
+        right = f"from {limits['ge']} to {limits['le']}" if "le" in limits else f"finite and at least {limits['ge']}"
+    else:
+        right = _RIGHT.get(name) or _KINDS[field.annotation]
+    is_shown = field.repr and name not in _MAY_HOLD_A_PASSWORD
+    return ConfigError(f"{name.upper()} must be {right}{f', not {text!r}' if is_shown else ''}")
+
+
+def _limits(field: FieldInfo) -> dict[str, float]:
+    return {key: getattr(item, key) for item in field.metadata for key in ("ge", "le") if hasattr(item, key)}
+
+
+_MAY_HOLD_A_PASSWORD = ("weights_mirror", "registry_url", "public_url")
+_RIGHT = {
+    "host": "an address (0.0.0.0, ::) or the name of a host",
+    "device": "auto, cpu, cuda or cuda:N",
+    "webhook_secret": "the base64 of 24 to 64 bytes, such as `openssl rand -base64 32` gives",
+    **dict.fromkeys(_MAY_HOLD_A_PASSWORD, "a URL that begins with http:// or https://"),
+}
+_KINDS: dict[Any, str] = {bool: "true or false", int: "a whole number", float: "a number"}
+
+
+def settings_table() -> str:
+    """The documents' table of variables, in Markdown."""
+    rows = ["| variable | default | meaning |", "|---|---|---|"]
+    for name, field in Settings.model_fields.items():
+        shown = field.default.name if isinstance(field.default, Path) else str(field.default)
+        default = f"`{shown}`" if shown else ""
+        rows.append(f"| `{name.upper()}` | {default} | {field.description} |")
+    return "\n".join(rows)

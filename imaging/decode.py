@@ -1,0 +1,74 @@
+"""Image files to pictures, upright and in eight bits a channel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import closing
+from typing import cast
+
+import numpy as np
+from PIL import Image, ImageCms
+
+from imaging.colour import use_profile
+from imaging.formats import OpenedImage, translate_errors
+from imaging.picture import Array, Picture, stripes
+
+
+def decode_image(opened: OpenedImage) -> tuple[Picture, list[str]]:
+    """The upright picture in an opened file, which is closed, and warnings for the client in whole sentences.
+
+    Sixteen bits become eight, palettes and CMYK become RGB; gray stays gray. A profile is kept only where it describes the
+    pixels that are returned: not one of RGB on a gray image, which PNG forbids and other readers ignore as well.
+
+    Raises:
+        BrokenImage: it is truncated or damaged.
+    """
+    warnings: list[str] = []
+    orientation = opened.orientation
+    if orientation is None:
+        warnings.append("The EXIF data is damaged: the image was not rotated.")
+    icc_profile, to_srgb = use_profile(opened, warnings)
+    with closing(opened.image), translate_errors(opened.image.format):
+        opened.image.load()
+        pixels, alpha = _to_arrays(opened, to_srgb)
+    turn = _TURNS[orientation or 1]
+    upright_alpha = None if alpha is None else np.ascontiguousarray(turn(alpha))
+    return Picture(np.ascontiguousarray(turn(pixels)), upright_alpha, icc_profile), warnings
+
+
+_TURNS: dict[int, Callable[[Array], Array]] = {
+    1: lambda a: a,
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: a.swapaxes(0, 1),
+    6: lambda a: np.rot90(a, -1),
+    7: lambda a: a[::-1, ::-1].swapaxes(0, 1),
+    8: lambda a: np.rot90(a),
+}
+
+
+def _to_arrays(opened: OpenedImage, to_srgb: ImageCms.ImageCmsTransform | None) -> tuple[Array, Array | None]:
+    width, height = opened.image.size
+    pixels = np.empty((height, width, 1 if opened.is_gray else 3), np.uint8)
+    alpha = np.empty((height, width), np.uint8) if opened.has_alpha else None
+    for rows in stripes(height, width):
+        stripe = _plain(opened.image.crop((0, rows.start, width, rows.stop)), to_srgb)
+        samples = np.asarray(stripe).reshape(-1, width, len(stripe.getbands()))
+        color = samples[..., : pixels.shape[2]]
+        if alpha is not None:
+            key = opened.color_key
+            alpha[rows] = samples[..., -1] if key is None else np.where((color == key).all(axis=2), 0, 255)
+        pixels[rows] = color if color.dtype == np.uint8 else (color.astype(np.uint32) + 128) // 257  # round(v / 257)
+    return pixels[..., 0] if opened.is_gray else pixels, alpha
+
+
+def _plain(image: Image.Image, to_srgb: ImageCms.ImageCmsTransform | None) -> Image.Image:
+    """The same in a mode that numpy reads as it is: L, LA, I;16, RGB or RGBA."""
+    if to_srgb is not None:
+        return cast(Image.Image, ImageCms.applyTransform(image, to_srgb))
+    if image.mode in ("L", "LA", "I;16", "RGB", "RGBA"):
+        return image
+    if image.mode == "1":
+        return image.convert("L")
+    return image.convert("RGBA" if image.has_transparency_data else "RGB")

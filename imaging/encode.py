@@ -1,0 +1,62 @@
+"""Pictures as JPEG, PNG and WebP files."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+from PIL import Image
+
+from imaging.colour import flatten_on_white
+from imaging.picture import Picture
+
+
+def encode_image(picture: Picture, image_format: str, quality: int) -> tuple[bytes, list[str]]:
+    """An image file of the picture, and warnings for the client in whole sentences.
+
+    The same picture always gives the same bytes: no date and no EXIF is written, only the profile, unchanged. WebP has no
+    gray, and its encoder drops an alpha plane that is 255 throughout.
+
+    Args:
+        picture: gray or RGB, with or without alpha.
+        image_format: "jpeg", "png" or "webp".
+        quality: 1 to 100, for JPEG and WebP.
+
+    Raises:
+        ValueError: the format is none of the three, or cannot hold a picture of this size (a defect of the caller).
+    """
+    if image_format not in _MAX_SIDE_PX:
+        raise ValueError(f"{image_format!r} is none of {', '.join(_MAX_SIDE_PX)}.")
+    longest = max(picture.width, picture.height)
+    if longest > _MAX_SIDE_PX[image_format]:
+        raise ValueError(f"{image_format} holds at most {_MAX_SIDE_PX[image_format]} px a side, not {longest}.")
+    warnings: list[str] = []
+    pixels, alpha = picture.pixels, picture.alpha
+    if alpha is not None and image_format == "jpeg":
+        pixels, alpha = flatten_on_white(pixels, alpha), None
+        warnings.append("JPEG cannot hold transparency: it was flattened on white.")
+    icc_profile = picture.icc_profile
+    if icc_profile is not None and pixels.ndim == 2 and image_format == "webp":
+        icc_profile = None
+        warnings.append("WebP has no gray: the colour profile of the gray image was left out.")
+    image = Image.fromarray(pixels)
+    if alpha is not None:
+        image.putalpha(Image.fromarray(alpha))
+    file = io.BytesIO()
+    image.save(file, image_format, icc_profile=icc_profile, **_save_options(image_format, quality))
+    return file.getvalue(), warnings
+
+
+_MAX_SIDE_PX = {"jpeg": 65500, "png": 2**31 - 1, "webp": 16383}
+
+
+def _save_options(image_format: str, quality: int) -> dict[str, Any]:
+    """Pillow's options. Figures: astronaut enlarged to 2048×2048, one core; coffee, 2400×1600, differs by a few per cent."""
+    if image_format == "png":
+        # Level 1: 237 ms, 4.06 MB; 4: 397 ms, 3.53 MB; 6: 1117 ms, 3.42 MB; 9: 7121 ms, 3.29 MB.
+        return {"compress_level": 4}
+    if image_format == "webp":
+        # Quality 95, method 2: 148 ms, 455 kB, 45.9 dB; 4: 300 ms, 451 kB, 46.3 dB; 6: 638 ms, 443 kB, 46.3 dB. Above about
+        # 15 million pixels of detail, 4 encodes again and again: 7680×7680 took 15 s, and 2.2 s with 2.
+        return {"quality": quality, "method": 2}
+    return {"quality": quality, "subsampling": "4:4:4" if quality >= 90 else "4:2:0"}

@@ -1,0 +1,201 @@
+"""File formats: which one a file has, how large its image is, what surrounds the pixels. No pixel is decoded here.
+
+PNG, JPEG, WebP and BMP are opened, PNG and JPEG as `imaging.sanitize` leaves them. Nothing else reaches Pillow.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from PIL import Image
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.ImageFile import ImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.WebPImagePlugin import WebPImageFile
+
+from core.config import MAX_IMAGE_BYTES, MIB, TARGET_PX
+from core.errors import AnimatedImage, BadRequest, BrokenImage, FileTooLarge, NotAnImage, TooManyPixels, UnsupportedFormat
+from imaging.sanitize import MAX_PROFILE_BYTES, PNG_SIGNATURE, SanitizedFile, sanitize_jpeg, sanitize_png
+
+MAX_PIXELS = TARGET_PX["8k"] ** 2  # 58,982,400: nothing larger can become smaller than the largest target
+
+ALLOWED = "PNG, JPEG, WebP or BMP"
+ALLOWED_OTHERS = "PNG, JPEG or WebP"
+DIB_HEADER_BYTES = (12, 40, 52, 56, 64, 108, 124)
+
+# What people send by mistake: name, offset, signatures. The first that fits counts.
+_OTHER_FORMATS: list[tuple[str, int, tuple[bytes, ...]]] = [
+    ("GIF", 0, (b"GIF8",)),
+    ("TIFF", 0, (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")),
+    ("AVIF", 4, (b"ftypavi",)),
+    ("HEIC", 4, (b"ftyphe", b"ftypmif1", b"ftypmsf1")),
+    ("a video (MP4 or QuickTime)", 4, (b"ftyp",)),
+    ("JPEG 2000", 0, (b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51")),
+    ("JPEG XL", 0, (b"\0\0\0\x0cJXL ", b"\xff\x0a")),
+    ("PDF", 0, (b"%PDF",)),
+    ("Photoshop (PSD)", 0, (b"8BPS",)),
+    ("ICO", 0, (b"\0\0\1\0",)),
+    ("OpenEXR", 0, (b"\x76\x2f\x31\x01",)),
+    ("a ZIP archive", 0, (b"PK\3\4",)),
+]
+_MARKUP = [("SVG or other XML", (b"<svg", b"<?xml")), ("an HTML page", (b"<!doctype html", b"<html"))]
+
+
+@dataclass
+class OpenedImage:
+    """An opened file: its header is read, its pixels are not."""
+
+    image: ImageFile
+    exif: bytes = b""
+    icc_profile: bytes | None = None  # b"" where there was one that cannot be read
+    frame_count: int = 1
+    color_key: tuple[int, ...] | None = None  # the one colour that a PNG without alpha declares transparent
+    is_gray: bool = field(init=False)
+    has_alpha: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.is_gray = self.image.mode in ("1", "L", "LA", "I;16")
+        self.has_alpha = self.color_key is not None or self.image.has_transparency_data
+
+    @property
+    def orientation(self) -> int | None:
+        """1 to 8 as in the EXIF standard, 1 where nothing is said, None where the data is damaged."""
+        return _read_orientation(self.exif)
+
+    @property
+    def width(self) -> int:
+        """In pixels, once it is upright."""
+        return self.image.height if (self.orientation or 1) >= 5 else self.image.width
+
+    @property
+    def height(self) -> int:
+        """In pixels, once it is upright."""
+        return self.image.width if (self.orientation or 1) >= 5 else self.image.height
+
+
+@contextmanager
+def translate_errors(format_name: str | None) -> Iterator[None]:
+    """Pillow raises nearly anything on damaged files; here it becomes an error of ours. A lack of memory stays what it is."""
+    try:
+        yield
+    except (BadRequest, MemoryError):
+        raise
+    except Image.DecompressionBombError as exc:
+        raise _too_many_pixels() from exc
+    except Exception as exc:
+        raise BrokenImage(
+            f"The {format_name} file is damaged, incomplete or of a rare variant. Save it anew as PNG or JPEG and send that."
+        ) from exc
+
+
+def _too_many_pixels() -> TooManyPixels:
+    side = TARGET_PX["8k"]
+    return TooManyPixels(f"The image has more than {MAX_PIXELS:,} pixels ({side}×{side}), the most that is opened.")
+
+
+def open_image(data: bytes) -> OpenedImage:
+    """Recognise a file by its first bytes and read its header. The file may be opened once and decoded once.
+
+    Raises:
+        FileTooLarge, NotAnImage, UnsupportedFormat, BrokenImage, AnimatedImage, TooManyPixels: each for what it says.
+    """
+    if len(data) > MAX_IMAGE_BYTES:
+        limit = f"{MAX_IMAGE_BYTES:,} ({MAX_IMAGE_BYTES // MIB} MB)"
+        raise FileTooLarge(f"The image file has {len(data):,} bytes; at most {limit} are accepted.")
+    format_name = _recognise(data)
+    with translate_errors(format_name):
+        opened = _OPENERS[format_name](data)
+    if len(opened.icc_profile or b"") > MAX_PROFILE_BYTES:
+        opened.icc_profile = b""
+    if opened.image.width * opened.image.height > MAX_PIXELS:
+        raise _too_many_pixels()
+    if opened.frame_count > 1:
+        raise AnimatedImage(f"The {format_name} file has {opened.frame_count} frames: send a single still image.")
+    return opened
+
+
+def _recognise(data: bytes) -> str:
+    if not data:
+        raise NotAnImage("The image is empty: it has no bytes.")
+    if data.startswith(PNG_SIGNATURE):
+        return "PNG"
+    if data.startswith(b"\xff\xd8\xff"):
+        return "JPEG"
+    if data.startswith(b"RIFF") and data.startswith(b"WEBP", 8):
+        return "WebP"
+    if data.startswith(b"BM") and int.from_bytes(data[14:18], "little") in DIB_HEADER_BYTES:  # "BM" alone begins many a text
+        return "BMP"
+    if name := _name_of_other(data[:100]):
+        raise UnsupportedFormat(f"The file is {name}, which is not supported. Send {ALLOWED}.")
+    raise NotAnImage(f"The data is not an image that this service recognises. Send {ALLOWED}.")
+
+
+def _name_of_other(start: bytes) -> str | None:
+    markup = start.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    names = [name for name, offset, signatures in _OTHER_FORMATS if start.startswith(signatures, offset)]
+    names += [name for name, signatures in _MARKUP if markup.startswith(signatures)]
+    return names[0] if names else None
+
+
+# The plugins' classes are called directly, not through Image.open: that would also look for multi-picture JPEGs (telephones
+# write them; their first frame is the photograph) and warn, globally, about sizes that we judge ourselves.
+
+
+def _open_png(data: bytes) -> OpenedImage:
+    file = sanitize_png(data)
+    opened = _opened(PngImageFile, file)
+    opened.is_gray = file.data[25] in (0, 4)  # the type of colour: Pillow opens 16-bit gray with alpha as RGBA
+    return opened
+
+
+def _open_jpeg(data: bytes) -> OpenedImage:
+    return _opened(JpegImageFile, sanitize_jpeg(data))
+
+
+def _opened(plugin: type[ImageFile], file: SanitizedFile) -> OpenedImage:
+    return OpenedImage(plugin(io.BytesIO(file.data)), file.exif, file.icc_profile, file.frame_count, file.color_key)
+
+
+def _open_webp(data: bytes) -> OpenedImage:
+    image = WebPImageFile(io.BytesIO(data))
+    exif, profile = image.info.get("exif", b""), image.info.get("icc_profile")
+    return OpenedImage(image, exif=exif, icc_profile=profile, frame_count=image.n_frames)
+
+
+def _open_bmp(data: bytes) -> OpenedImage:
+    image = BmpImageFile(io.BytesIO(data))
+    if any(tile.codec_name == "bmp_rle" for tile in image.tile):  # Pillow decodes it in Python: 7 MB would take seconds
+        raise UnsupportedFormat(f"The BMP file is compressed (RLE). Save it without compression, or send {ALLOWED_OTHERS}.")
+    return OpenedImage(image)
+
+
+_OPENERS: dict[str, Callable[[bytes], OpenedImage]] = {
+    "PNG": _open_png,
+    "JPEG": _open_jpeg,
+    "WebP": _open_webp,
+    "BMP": _open_bmp,
+}
+
+
+def _read_orientation(exif: bytes) -> int | None:
+    """Only this one tag is looked for: Pillow's reader parses all of them, and warns, globally, about each that is odd."""
+    tiff = exif.removeprefix(b"Exif\0\0")
+    if not tiff:
+        return 1
+    try:
+        order = {b"II*\0": "<", b"MM\0*": ">"}[tiff[:4]]
+        (directory,) = struct.unpack_from(order + "I", tiff, 4)
+        (count,) = struct.unpack_from(order + "H", tiff, directory)
+        for entry in range(directory + 2, directory + 2 + 12 * count, 12):
+            tag, kind = struct.unpack_from(order + "HH", tiff, entry)
+            if tag == 0x0112:
+                (value,) = struct.unpack_from(order + {1: "B", 3: "H", 4: "I"}[kind], tiff, entry + 8)
+                return {0: 1}.get(value, value if 1 <= value <= 8 else None)  # 0: cameras that did not know
+    except (struct.error, KeyError):
+        return None
+    return 1

@@ -1,0 +1,64 @@
+"""The picture: pixels, transparency and colour profile of one still image."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+Array = NDArray[np.uint8]
+
+STRIPE_PX = 4 * 1024 * 1024  # pixels converted at a time, so that no second whole copy exists
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """One still image, upright.
+
+    pixels: uint8, (h, w, 3) in RGB order or (h, w) gray; alpha: uint8, (h, w), 0 is transparent, or None; icc_profile: of the
+    same colour space as the pixels, None where they are sRGB or nothing is known. Both arrays of decode_image are contiguous
+    and writable.
+    """
+
+    pixels: Array
+    alpha: Array | None = None
+    icc_profile: bytes | None = None
+
+    @property
+    def width(self) -> int:
+        return int(self.pixels.shape[1])
+
+    @property
+    def height(self) -> int:
+        return int(self.pixels.shape[0])
+
+
+def stripes(height: int, width: int) -> Iterator[slice]:
+    """Ranges of rows that cover an image of that size, each of at most STRIPE_PX pixels, or of one row."""
+    step = max(1, STRIPE_PX // width)
+    for top in range(0, height, step):
+        yield slice(top, min(top + step, height))
+
+
+def as_rgb(pixels: Array) -> Array:
+    """uint8 `(h, w, 3)` of `(h, w)` gray; RGB as it is."""
+    return pixels if pixels.ndim == 3 else np.repeat(pixels[:, :, None], 3, axis=2)
+
+
+def as_gray(pixels: Array) -> Array:
+    """uint8 `(h, w)` of `(h, w, 3)` RGB: its luma (ITU-R 601-2)."""
+    return np.asarray(Image.fromarray(pixels).convert("L"))
+
+
+def resized(picture: Picture, width: int, height: int) -> Picture:
+    """The picture at that size in pixels, by one antialiased Lanczos filter; one that has it stays as it is."""
+    if (picture.width, picture.height) == (width, height):
+        return picture
+
+    def resize(plane: Array) -> Array:
+        return np.asarray(Image.fromarray(plane).resize((width, height), Image.Resampling.LANCZOS))
+
+    return replace(picture, pixels=resize(picture.pixels), alpha=None if picture.alpha is None else resize(picture.alpha))

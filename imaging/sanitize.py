@@ -1,0 +1,150 @@
+"""PNG and JPEG files reduced to what makes their pixels and colour.
+
+Either can carry anything: text bombs, thumbnails, animation chunks, damaged metadata. None of it gets past here, so that no
+decoder ever parses it.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from core.config import MIB
+
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+MAX_PROFILE_BYTES = 4 * MIB  # a PNG's profile is compressed: 7 MB could hold 7 GB of it; that of a press has 2 MB at most
+# Empty chunks cost 12 bytes and 1 µs of the interpreter each: 7 MB of them, 0.4 s. Encoders write 8 kB to a chunk, or more.
+MAX_PNG_CHUNKS = 20_000
+# An empty scan of a progressive JPEG costs 14 bytes and, at 7680×7680, 10 ms: 7 MB of them would keep a thread for an hour.
+# Encoders write 10. Empty segments cost 4 bytes and 3 µs of the interpreter each; of the largest, 64 kB, 112 fill a file.
+MAX_JPEG_SCANS = 100
+MAX_JPEG_SEGMENTS = 2000
+
+
+@dataclass(frozen=True)
+class SanitizedFile:
+    """A file that holds pixels and colour alone, and what else was found in it."""
+
+    data: bytes
+    exif: bytes = b""
+    icc_profile: bytes | None = None  # b"" where there was one that cannot be read
+    frame_count: int = 1
+    color_key: tuple[int, ...] | None = None  # the one colour that a PNG without alpha declares transparent
+
+
+def sanitize_png(data: bytes) -> SanitizedFile:
+    """Keep the header, the palette and the pixels.
+
+    Raises:
+        ValueError, KeyError, struct.error: the file is damaged, or has more than MAX_PNG_CHUNKS chunks.
+    """
+    chunks: dict[bytes, bytes] = {}
+    pixel_chunks = []
+    for name, chunk in _png_chunks(data):
+        if name == b"IDAT":
+            pixel_chunks.append(chunk[8:-4])
+        else:
+            chunks.setdefault(name, chunk)
+    header = chunks[b"IHDR"]
+    depth, color_type = header[16], header[17]
+    kept = [b"IHDR", b"PLTE", b"tRNS"] if color_type == 3 else [b"IHDR"]
+    pixels = _png_chunk(b"IDAT", b"".join(pixel_chunks))  # one chunk: Pillow takes 4 µs for each
+    essential = [PNG_SIGNATURE, *(chunks.get(name, b"") for name in kept), pixels, chunks[b"IEND"]]
+    return SanitizedFile(
+        b"".join(essential),
+        exif=chunks.get(b"eXIf", b"")[8:-4],
+        icc_profile=_png_profile(chunks[b"iCCP"][8:-4]) if b"iCCP" in chunks else None,
+        frame_count=struct.unpack_from(">I", chunks[b"acTL"], 8)[0] if b"acTL" in chunks else 1,
+        color_key=_png_color_key(chunks[b"tRNS"][8:-4], depth, color_type) if b"tRNS" in chunks else None,
+    )
+
+
+def _png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Each chunk's name, and the whole of it. Pillow does not look at the checksums of the pixels."""
+    position, name, chunk_count = len(PNG_SIGNATURE), b"", 0
+    while name != b"IEND":
+        chunk_count += 1
+        if chunk_count > MAX_PNG_CHUNKS:
+            raise ValueError(f"{chunk_count} chunks")
+        length, name = struct.unpack_from(">I4s", data, position)
+        end = position + length + 12
+        (checksum,) = struct.unpack_from(">I", data, end - 4)
+        chunk = data[position:end]
+        if zlib.crc32(chunk[4:-4]) != checksum:
+            raise ValueError(f"checksum of {name!r}")
+        yield name, chunk
+        position = end
+
+
+def _png_chunk(name: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+
+def _png_profile(body: bytes) -> bytes:
+    inflater = zlib.decompressobj()
+    try:
+        profile = inflater.decompress(body.partition(b"\0")[2][1:], MAX_PROFILE_BYTES)
+    except zlib.error:
+        return b""
+    return profile if inflater.eof else b""
+
+
+def _png_color_key(body: bytes, depth: int, color_type: int) -> tuple[int, ...] | None:
+    """The transparent colour on the scale of Pillow's pixels; Pillow itself leaves it on the file's."""
+    if color_type == 0:
+        (value,) = struct.unpack_from(">H", body)
+        return (value if depth == 16 else (value & (2**depth - 1)) * 255 // (2**depth - 1),)
+    if color_type == 2:
+        return tuple(value >> 8 if depth == 16 else value & 255 for value in struct.unpack_from(">3H", body))
+    return None
+
+
+def sanitize_jpeg(data: bytes) -> SanitizedFile:
+    """Keep everything but application data, of which only JFIF and Adobe decide on the colour space.
+
+    Raises:
+        ValueError, struct.error: the file is damaged, or has too many segments or scans.
+    """
+    kept, exif, profile, scan_count = [b"\xff\xd8"], b"", [], 0
+    for segment_count, (marker, segment) in enumerate(_jpeg_segments(data), 1):
+        scan_count += marker == 0xDA
+        if segment_count > MAX_JPEG_SEGMENTS or scan_count > MAX_JPEG_SCANS:
+            raise ValueError(f"{segment_count} segments, {scan_count} scans")
+        if segment.startswith(b"Exif\0\0", 4):
+            exif = exif or segment[10:]
+        elif segment.startswith(b"ICC_PROFILE\0", 4):
+            profile.append(segment[16:])
+        elif marker in (0xE0, 0xEE) or not 0xE0 <= marker <= 0xEF:  # JFIF and Adobe decide on the colour space
+            kept.append(segment)
+    return SanitizedFile(b"".join(kept), exif=exif, icc_profile=_join_profile(profile))
+
+
+# Not a byte that was escaped in the pixels (00), a restart mark within them (D0-D7) or padding (FF).
+_JPEG_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
+
+
+def _jpeg_segments(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """Each segment's marker, and the whole of it; that of a scan ends with its pixels. What follows the image is left out."""
+    position = 2
+    while found := _JPEG_MARKER.search(data, position):
+        start, marker = found.start(), data[found.start() + 1]
+        if marker == 0xD9:
+            yield marker, data[start : start + 2]
+            return
+        position = start + 2 + struct.unpack_from(">H", data, start + 2)[0]
+        if marker == 0xDA:
+            following = _JPEG_MARKER.search(data, position)
+            position = following.start() if following else len(data)
+        yield marker, data[start:position]
+
+
+def _join_profile(parts: list[bytes]) -> bytes | None:
+    """Each part begins with its number and the count of all."""
+    if not parts:
+        return None
+    parts.sort(key=lambda part: part[:1])
+    complete = [part[:2] for part in parts] == [bytes([i, len(parts)]) for i in range(1, len(parts) + 1)]
+    return b"".join(part[2:] for part in parts) if complete else b""

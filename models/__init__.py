@@ -1,0 +1,8 @@
+"""Torch lives here alone: the device, super-resolution, faces. Arrays in and out; nothing here knows requests or files.
+
+Only the worker that owns the device may call into a loaded model.
+"""
+
+from models.process import prepare_process
+
+prepare_process()  # before any module of this folder imports torch or basicsr

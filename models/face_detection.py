@@ -1,0 +1,84 @@
+"""Faces found: RetinaFace, and each face's alignment to the template that GFPGAN was trained on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import cast
+
+import cv2
+import numpy as np
+import torch
+from facexlib.detection.retinaface import RetinaFace
+from numpy.typing import NDArray
+from torch import Tensor
+
+from models.device import Device
+
+Image = NDArray[np.uint8]
+Matrix = NDArray[np.float64]
+
+MIN_SCORE = 0.97  # facexlib's FaceRestoreHelper
+MIN_EYE_DISTANCE_PX = 5.0  # GFPGANer: below it, a face is seen from the side or too small to restore
+MIN_SIDE_PX = 16  # the smallest anchor of RetinaFace; nothing smaller can hold a face that it finds
+DETECTION_LONG_SIDE_PX = 1280  # detection runs on a copy bounded to this: its time grows with the area, its finds hardly do
+# In FLOPs of a super-resolving pass, which a CPU does faster: it runs in bf16, RetinaFace in fp32.
+DETECTION_FLOPS_PER_PX = {"mobile0.25": 55_000.0, "resnet50": 400_000.0}
+FACE_PX = 512  # side of an aligned face: GFPGAN's input and output
+
+# Five landmarks (eyes, nose, corners of the mouth) of FFHQ at 512×512, as in facexlib.
+FACE_TEMPLATE = np.array(
+    [[192.98138, 239.94708], [318.90277, 240.1936], [256.63416, 314.01935], [201.26117, 371.41043], [313.08905, 371.15118]]
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Face:
+    """One detected face, in pixels of the input: box (left, top, right, bottom), landmarks `(5, 2)` as (x, y)."""
+
+    box: tuple[float, float, float, float]
+    landmarks: NDArray[np.float64]
+    alignment: Matrix  # the similarity (2, 3) that moves the landmarks onto the template
+
+
+class FaceDetector:
+    """RetinaFace, either backbone."""
+
+    def __init__(self, retinaface: RetinaFace, flops_per_px: float = DETECTION_FLOPS_PER_PX["mobile0.25"]) -> None:
+        self._retinaface = retinaface
+        self._flops_per_px = flops_per_px
+
+    @classmethod
+    def load(cls, state_dict: dict[str, Tensor], backbone: str, device: Device) -> FaceDetector:
+        """`backbone` is `resnet50` or `mobile0.25`; the detector always runs in fp32, as facexlib's does."""
+        retinaface = RetinaFace(backbone, device=device.torch_device)
+        retinaface.load_state_dict(state_dict, strict=True)
+        return cls(retinaface.to(device.torch_device).eval(), DETECTION_FLOPS_PER_PX[backbone])
+
+    def flops(self, height: int, width: int) -> float:
+        """Work of a search, in FLOPs of a super-resolving pass that takes as long."""
+        shrink = min(1.0, DETECTION_LONG_SIDE_PX / max(height, width))
+        return self._flops_per_px * height * width * shrink**2
+
+    @torch.inference_mode()
+    def detect(self, image: Image) -> list[Face]:
+        """Find faces in uint8 RGB `(h, w, 3)`; the best-scored first."""
+        height, width = image.shape[:2]
+        if min(height, width) < MIN_SIDE_PX:
+            return []
+        shrink = min(1.0, DETECTION_LONG_SIDE_PX / max(height, width))
+        if shrink < 1.0:
+            size = (max(round(width * shrink), 1), max(round(height * shrink), 1))
+            image = cast(Image, cv2.resize(image, size, interpolation=cv2.INTER_AREA))
+        found = self._retinaface.detect_faces(np.ascontiguousarray(image[:, :, ::-1]), MIN_SCORE)
+        faces = (_to_face(row, width / image.shape[1], height / image.shape[0]) for row in found)
+        return [face for face in faces if face is not None]
+
+
+def _to_face(row: NDArray[np.float32], scale_x: float, scale_y: float) -> Face | None:
+    """One row of RetinaFace (box, score, landmarks) as a face, or None where there is too little of it to restore."""
+    left, top, right, bottom = (row[:4].astype(float) * (scale_x, scale_y, scale_x, scale_y)).tolist()
+    landmarks = row[5:15].reshape(5, 2).astype(float) * (scale_x, scale_y)
+    alignment = cv2.estimateAffinePartial2D(landmarks, FACE_TEMPLATE, method=cv2.LMEDS)[0]
+    if alignment is None or np.linalg.norm(landmarks[0] - landmarks[1]) < MIN_EYE_DISTANCE_PX:
+        return None
+    return Face((left, top, right, bottom), landmarks, cast(Matrix, alignment))

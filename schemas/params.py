@@ -1,0 +1,125 @@
+"""What may be asked of an upscale beside the image: one field of `UpscaleParams` each, with its limits and its words.
+
+Requests are validated from it, and the OpenAPI document, the tables of the documents and the flags of the command line are
+made from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import orjson
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic.json_schema import SkipJsonSchema
+from pydantic_core import ErrorDetails, PydanticCustomError
+
+from core.config import TARGET_PX, Fit, ModelName, OutputFormat, TargetResolution
+from core.errors import OutOfRange, ServiceError, WrongType
+from schemas.json_schema import Schema, properties_of
+
+_URL = r"^[Hh][Tt][Tt][Pp][Ss]?://[^\s\x1c-\x1f/?#@]+([/?#][^\s\x1c-\x1f]*)?$"
+_WebhookURL = Annotated[str, Field(max_length=2000, pattern=_URL)]
+
+
+def _lower(value: Any) -> Any:
+    return value.lower() if isinstance(value, str) else value
+
+
+def _refuse_null(value: Any) -> Any:
+    """A field that is left out has its default; null is a value, and of the wrong type."""
+    if value is None:
+        raise PydanticCustomError("string_type", "null")
+    return value
+
+
+class UpscaleParams(BaseModel):
+    """The parameters of one upscale. Unknown fields are ignored here, and named in the response's warnings."""
+
+    model_config = ConfigDict(strict=True, frozen=True, hide_input_in_errors=True)
+
+    target_resolution: Annotated[TargetResolution, BeforeValidator(_lower)] = Field(
+        default="4k",
+        description="the long side to reach at most: " + ", ".join(map(str, TARGET_PX.values())) + " px, in any case",
+        examples=["2k"],
+    )
+    model: ModelName = Field(
+        default="photo",
+        description="`photo` for photographs, `anime` for drawings with flat colours and clear lines",
+        examples=["anime"],
+    )
+    enhance_faces: bool = Field(default=True, description="restore faces where faces are found", examples=[True])
+    face_strength: Annotated[float, AfterValidator(lambda value: value + 0.0)] = Field(  # 0 and -0.0 ask for the same
+        default=1.0,
+        ge=0,
+        le=1,
+        description="share of the restored face: 0 keeps the enlarged original, 1 uses the restored face alone",
+        examples=[0.5],
+    )
+    output_format: Annotated[OutputFormat | SkipJsonSchema[None], BeforeValidator(_refuse_null)] = Field(
+        default=None,
+        description="format of the result; default: `jpeg`, or `png` if the input has alpha",
+        examples=["webp"],
+    )
+    quality: int = Field(default=95, ge=1, le=100, description="for JPEG and WebP", examples=[90])
+    fit: Fit = Field(
+        default="passes",
+        description="`exact`: go past the target, then shrink the result to it",
+        examples=["exact"],
+    )
+    webhook: Annotated[_WebhookURL | SkipJsonSchema[None], BeforeValidator(_refuse_null)] = Field(
+        default=None,
+        description="for jobs: an http or https URL, without a password, that receives the job object when the job is done",
+        examples=["https://example.com/upscaled"],
+    )
+
+
+PARAMS = properties_of(UpscaleParams)
+KINDS = {
+    "string": "a string",
+    "boolean": "true or false",
+    "integer": "a whole number",
+    "number": "a number",
+    "array": "an array",
+    "object": "an object",
+}
+
+
+def parse_params(given: Mapping[str, Any]) -> UpscaleParams:
+    """Validate what was given, by name.
+
+    Raises:
+        WrongType, OutOfRange: the first field that is wrong, and what would be right. Little of its value is repeated.
+    """
+    try:
+        return UpscaleParams.model_validate(given)
+    except ValidationError as exc:
+        error = exc.errors(include_url=False)[0]
+        name = str(error["loc"][0])
+        raise _as_error(name, PARAMS[name], given[name], error) from None  # the exception holds all that was given
+
+
+def _as_error(name: str, schema: Schema, value: Any, error: ErrorDetails) -> ServiceError:
+    if error["type"].endswith("_type") or (schema["type"] == "string" and not isinstance(value, str)):
+        return WrongType(f"{name} must be {KINDS[schema['type']]}, not {shown(value)}.", field=name)
+    if allowed := schema.get("enum"):
+        message = f"{name} must be one of {', '.join(allowed)}, not {value[:80]!r}."
+        return OutOfRange(message, field=name, allowed=allowed)
+    if schema["type"] == "string":
+        return OutOfRange(f"{name} must be {schema['description']}, not {value[:40]!r}.", field=name)
+    limits = f"from {schema['minimum']:g} to {schema['maximum']:g}"
+    return OutOfRange(f"{name} must be {limits}, not {value}.", field=name)
+
+
+def shown(value: object) -> str:
+    """A value of JSON, as far as a sentence can show it."""
+    if isinstance(value, str):
+        return f"the string {value[:40]!r}"
+    if isinstance(value, list | dict):
+        return KINDS["array" if isinstance(value, list) else "object"]
+    return orjson.dumps(value).decode()
+
+
+def usual_format(has_alpha: bool) -> OutputFormat:
+    """How a result is encoded where nobody asks for a format."""
+    return "png" if has_alpha else "jpeg"

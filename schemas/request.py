@@ -1,0 +1,157 @@
+"""A request as it came over the wire, its fields, and what it asks for once it is valid.
+
+The image comes as base64 within JSON, or as it is; the parameters come within JSON or a query string.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import parse_qsl
+
+import orjson
+from pydantic import Field
+
+from core.config import OutputFormat
+from core.errors import InvalidJSON, MissingField, NotAnObject, RepeatedField, TooManyValues, WrongType
+from imaging.formats import OpenedImage
+from schemas.json_schema import properties_of
+from schemas.params import KINDS, PARAMS, UpscaleParams, shown
+from schemas.plan import Plan
+
+MAX_NAMED_FIELDS = 20  # of the unknown ones
+# orjson holds the interpreter's lock: a million fields made /health wait for half a second, these for a hundredth of one.
+# Base64 has no comma, so commas tell how many values there can be.
+MAX_COMMAS = 20_000
+
+
+class UpscaleBody(UpscaleParams):
+    """The JSON object that a request may be: the parameters, and the image."""
+
+    image_b64: str = Field(
+        description="the image file (PNG, JPEG, WebP or BMP) in standard base64; "
+        "whitespace and a `data:image/…;base64,` prefix are accepted",
+        # 8×8 gray pixels, as PNG
+        examples=["iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAAAAADhZOFXAAAAEElEQVR42mNsYIAAJgaKGAAmCACQtTEKkQAAAABJRU5ErkJggg=="],
+    )
+
+
+IMAGE_FIELD = "image_b64"
+IMAGE = properties_of(UpscaleBody)[IMAGE_FIELD]
+FIELDS = {IMAGE_FIELD: IMAGE, **PARAMS}
+
+
+@dataclass(frozen=True, eq=False)
+class IncomingRequest:
+    """A request as it came over the wire.
+
+    The body is a JSON object, or if `is_raw` the image file itself. `query` is the query string, without its question mark.
+    `accepted` has the weight, from 0 to 1, of each output format that the client would take as the response's body; it is
+    empty where the client wants JSON, which holds any format.
+    """
+
+    body: bytes
+    is_raw: bool = False
+    query: str = ""
+    accepted: Mapping[OutputFormat, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class UpscaleRequest:
+    """A valid request. `warnings` are sentences for the response; the image is decoded once, and then closed."""
+
+    image: OpenedImage
+    params: UpscaleParams
+    output_format: OutputFormat
+    plan: Plan
+    fingerprint: str  # SHA-256 of what was asked, the image and every choice, however it was written down
+    warnings: tuple[str, ...] = ()
+
+
+def read_fields(incoming: IncomingRequest) -> dict[str, Any]:
+    """The fields of the query string and, unless it is the image itself, of the body; nothing of them is validated.
+
+    Raises:
+        InvalidJSON, TooManyValues, NotAnObject: the body is no JSON object of a bearable size.
+        RepeatedField: a field was given twice.
+    """
+    query = _parse_query(incoming.query)
+    if incoming.is_raw:
+        return query
+    body = _parse_object(incoming.body)
+    for name in FIELDS:
+        if name in query and name in body:
+            raise RepeatedField(f"{name} is in the query string and in the body.", field=name)
+    return query | body
+
+
+def image_text(given: Mapping[str, Any]) -> str:
+    """The base64 of the image among the fields of a request.
+
+    Raises:
+        MissingField, WrongType: there is none.
+    """
+    if IMAGE_FIELD not in given:
+        raise MissingField(f"{IMAGE_FIELD} is missing: it must hold {IMAGE['description']}.", field=IMAGE_FIELD)
+    if not isinstance(text := given[IMAGE_FIELD], str):
+        raise WrongType(f"{IMAGE_FIELD} must be {KINDS['string']}, not {shown(text)}.", field=IMAGE_FIELD)
+    return text
+
+
+def unknown_fields_warning(given: Iterable[str], known: Iterable[str]) -> tuple[str, ...]:
+    """A sentence that names the fields which are ignored; none where there are none."""
+    known = list(known)
+    unknown = [repr(name[:80]) for name in given if name not in known]
+    if not unknown:
+        return ()
+    named = ", ".join(unknown[:MAX_NAMED_FIELDS]) + (", …" if len(unknown) > MAX_NAMED_FIELDS else "")
+    return (f"Ignored unknown fields: {named}. Known fields are {', '.join(known)}.",)
+
+
+def _parse_query(query: str) -> dict[str, Any]:
+    """The fields of a query string; what is no string there is written as in JSON."""
+    given: dict[str, Any] = {}
+    for name, text in parse_qsl(query, keep_blank_values=True):
+        if name in given and name in PARAMS:
+            raise RepeatedField(f"{name} is in the query string more than once.", field=name)
+        is_text = PARAMS.get(name, IMAGE)["type"] == "string"
+        given[name] = text if is_text else _parse_literal(text)
+    return given
+
+
+def _parse_literal(text: str) -> Any:
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return text  # whose field says what it should be
+
+
+def _parse_object(body: bytes) -> dict[str, Any]:
+    if body.count(b",") > MAX_COMMAS:
+        raise TooManyValues(f"The body has more than {MAX_COMMAS:,} commas: send {', '.join(FIELDS)} and nothing else.")
+    try:
+        # orjson refuses what json lets through: NaN, bytes that are not UTF-8, nesting without end
+        parsed = orjson.loads(body)
+    except orjson.JSONDecodeError as exc:
+        raise InvalidJSON(f"The body is not valid JSON: {exc}.") from exc
+    if not isinstance(parsed, dict):
+        raise NotAnObject(f'The body must be a JSON object such as {{"image_b64": "…"}}, not {shown(parsed)}.')
+    return parsed
+
+
+def fields_table() -> str:
+    """The documents' table of fields, in Markdown."""
+    rows = ["| field | type | default | meaning |", "|---|---|---|---|"]
+    for name, schema in FIELDS.items():
+        default = f"`{orjson.dumps(schema['default']).decode()}`" if "default" in schema else ""
+        kind = _type_in_words(schema) + (", required" if name == IMAGE_FIELD else "")
+        rows.append(f"| `{name}` | {kind} | {default} | {schema['description']} |")
+    return "\n".join(rows)
+
+
+def _type_in_words(schema: Mapping[str, Any]) -> str:
+    if "enum" in schema:
+        return ", ".join(f'`"{choice}"`' for choice in schema["enum"])
+    limits = f" from {schema['minimum']:g} to {schema['maximum']:g}" if "minimum" in schema else ""
+    return KINDS[schema["type"]].removeprefix("a ") + limits

@@ -1,0 +1,193 @@
+"""One way for every request: decode → cache → admission → device → encode → file.
+
+The event loop only waits here: decoding, encoding and files run in io threads, models on the device's thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from concurrent.futures import Future
+from functools import partial
+from pathlib import Path
+from weakref import WeakValueDictionary
+
+from core.config import EXTENSIONS, OutputFormat
+from core.metrics import Metrics
+from core.stage_timer import StageTimer
+from imaging.decode import decode_image
+from imaging.encode import encode_image
+from imaging.formats import OpenedImage
+from imaging.picture import Picture
+from schemas.plan import Plan
+from schemas.request import UpscaleRequest
+from schemas.response import FaceBox, ImageSize, PlanResponse, PlanSummary, UpscaleMetadata, UpscaleResult
+from serving.admission import Admission
+from serving.deadline import Deadline
+from serving.pending import InFlight, PendingResult
+from serving.workers import DeviceTask, DeviceWorker
+from storage.result_cache import ResultCache, cache_key
+from upscale import PipelineOutput, Upscaler
+from utility import IO_THREADS, IOExecutor
+
+logger = logging.getLogger(__name__)
+
+
+class Dispatcher:
+    """Takes requests in and sees to it that their results are made. All its methods are called on the event loop."""
+
+    def __init__(
+        self, admission: Admission, worker: DeviceWorker, cache: ResultCache, io: IOExecutor, metrics: Metrics
+    ) -> None:
+        self.cache = cache
+        self._admission = admission
+        self._worker = worker
+        self._io = io
+        self._metrics = metrics
+        self._decoding = asyncio.Semaphore(IO_THREADS)  # pictures in memory that have no place in the queue yet
+        self._in_flight: dict[str, InFlight] = {}  # by their cache key
+        self._recalled: WeakValueDictionary[str, UpscaleResult] = WeakValueDictionary()  # in memory once for all its readers
+
+    async def submit(self, request: UpscaleRequest, upscaler: Upscaler, deadline: Deadline) -> PendingResult:
+        """Take a request in, and return without waiting for its result.
+
+        Raises:
+            BadRequest: its image cannot be decoded.
+            ModelUnavailable: this server has no weights for the request's model.
+            QueueFull: there is no place, or too much stands before it.
+            DeadlineExceeded: it alone takes far longer than it may.
+        """
+        async with self._decoding:
+            timer = StageTimer()
+            with timer.stage("decode"):
+                picture, decode_warnings = await self._io.run(decode_image, request.image)
+            self._metrics.count_stages(timer.seconds)
+            identity = upscaler.models.identity
+            key = await self._io.run(cache_key, picture, request.params, request.output_format, identity)
+            in_flight = self._shared(key)
+            if in_flight is None and (result := await self._io.run(self._recall, key)):
+                in_flight = InFlight.of_cached(result)
+            in_flight = in_flight or self._shared(key)  # it may have begun meanwhile
+            cached = in_flight is not None
+            if cached:
+                self._metrics.count_cache_hit()
+            if in_flight is None:
+                in_flight = self._start(key, request, picture, upscaler, deadline)
+        return PendingResult(in_flight, self._admission, deadline, (*request.warnings, *decode_warnings), cached=cached)
+
+    async def plan(self, request: UpscaleRequest, upscaler: Upscaler, deadline: Deadline) -> PlanResponse:
+        """What would become of a request, and what it would take, without running it. The cache is not looked at.
+
+        Raises:
+            BadRequest, ModelUnavailable, QueueFull, DeadlineExceeded: as `submit`.
+        """
+        async with self._decoding:
+            decode_warnings = await self._io.run(_decode_warnings, request.image)
+        plan, task = request.plan, _task_of(request, upscaler)
+        self._admission.check(task, deadline.seconds_left)
+        own_seconds, queue_seconds = self._admission.forecast(task)
+        return PlanResponse(
+            **dict(PlanSummary.of(plan)),
+            total_scale=float(plan.total_scale),
+            predicted_seconds=round(own_seconds, 3),
+            queue_seconds=round(queue_seconds, 3),
+            memory_bytes=upscaler.memory_bytes(plan),
+            warnings=(*request.warnings, *decode_warnings, *plan.warnings),
+        )
+
+    def cancel_all(self) -> None:
+        """End everything at its next step."""
+        for in_flight in self._in_flight.values():
+            in_flight.result.cancel()
+
+    def _shared(self, key: str) -> InFlight | None:
+        """The same result, in flight, unless it is being given up."""
+        in_flight = self._in_flight.get(key)
+        return in_flight if in_flight and in_flight.waiters else None
+
+    def _recall(self, key: str) -> UpscaleResult | None:
+        if result := self._recalled.get(key):
+            if Path(result.file_path).is_file():
+                return result
+            self._recalled.pop(key, None)
+        found = self.cache.find(key)
+        return self._recalled.setdefault(key, found) if found else None
+
+    def _start(self, key: str, request: UpscaleRequest, picture: Picture, upscaler: Upscaler, deadline: Deadline) -> InFlight:
+        task = _task_of(request, upscaler)
+        self._admission.admit(task, deadline.seconds_left)
+        made = asyncio.create_task(self._make(key, request, picture, upscaler, task))
+        in_flight = self._in_flight[key] = InFlight(task, made)
+        made.add_done_callback(partial(self._made, key, in_flight))
+        return in_flight
+
+    def _made(self, key: str, in_flight: InFlight, _: asyncio.Future[UpscaleResult]) -> None:
+        if self._in_flight.get(key) is in_flight:
+            del self._in_flight[key]
+        self._admission.release(in_flight.task)
+
+    async def _make(
+        self, key: str, request: UpscaleRequest, picture: Picture, upscaler: Upscaler, task: DeviceTask
+    ) -> UpscaleResult:
+        plan, output_format, timer = request.plan, request.output_format, StageTimer()
+        with timer.stage("queue"):
+            output = await self._worker.run(task, partial(upscaler.run, picture, plan, request.params, task))
+        timer.seconds["queue"] -= task.seconds
+        with timer.stage("encode"):
+            encode = partial(encode_image, output.picture, output_format, request.params.quality)
+            data, encode_warnings = await self._io.run(encode)
+        metadata = _metadata(plan, output, output_format, encode_warnings)
+        with timer.stage("save"):
+            key_if_kept = key if output.is_deterministic else None
+            path, save_warnings = await self._save(key_if_kept, data, EXTENSIONS[output_format], metadata)
+        self._metrics.count_stages(timer.seconds | output.seconds)
+        self._metrics.count_upscale(plan.original.pixels, plan.output.pixels, len(output.faces))
+        result = UpscaleResult(data, metadata, path, task.seconds, timer.seconds["queue"])
+        return result.with_warnings(after=save_warnings)
+
+    async def _save(
+        self, key: str | None, data: bytes, extension: str, metadata: UpscaleMetadata
+    ) -> tuple[str, tuple[str, ...]]:
+        """The path of the saved result, cached if there is a key; empty, with a warning, where the disk would not have it."""
+        save = partial(self.cache.save, key, metadata=metadata) if key else self.cache.store.save
+        saving: Future[Path] = self._io.submit(save, data, extension)
+        try:
+            path: Path = await asyncio.wrap_future(saving)
+            return str(path), ()
+        except OSError as exc:
+            logger.error("a result could not be saved in %s: %s", self.cache.store.folder, exc)
+            return "", (f"The server could not keep the file ({exc.strerror}): file_path is empty, base64 holds the result.",)
+        except asyncio.CancelledError:
+            saving.add_done_callback(_discard)  # nobody will ever hear of that file
+            raise
+
+
+def _task_of(request: UpscaleRequest, upscaler: Upscaler) -> DeviceTask:
+    return DeviceTask(upscaler.work(request.plan, request.image.has_alpha, request.params.enhance_faces))
+
+
+def _decode_warnings(image: OpenedImage) -> list[str]:
+    """The pixels are decoded too, and dropped in this thread: only that tells whether the file is whole."""
+    return decode_image(image)[1]
+
+
+def _discard(saving: Future[Path]) -> None:
+    if not saving.cancelled() and saving.exception() is None:
+        saving.result().unlink(missing_ok=True)
+
+
+def _metadata(plan: Plan, output: PipelineOutput, output_format: OutputFormat, encode_warnings: list[str]) -> UpscaleMetadata:
+    picture = output.picture
+    return UpscaleMetadata(
+        original_size=ImageSize.of(plan.original),
+        upscaled_size=ImageSize(width=picture.width, height=picture.height),  # of what was really made
+        upscaling_strategy=plan.passes,
+        target_resolution=plan.target,
+        model=plan.model,
+        total_scale=float(plan.total_scale),
+        faces_detected=len(output.faces),
+        faces_enhanced=output.faces_enhanced,
+        faces=tuple(FaceBox(box=box) for box in output.faces),
+        format=output_format,
+        warnings=(*output.warnings, *encode_warnings),
+    )

@@ -1,0 +1,337 @@
+"""Jobs: requests that run while nobody waits on the line, and the record of each, by its id.
+
+A job takes the one way through `Service` that every request takes, and counts in the queue like any other. What is added here
+is a record: state, times, progress, result or error.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import re
+import secrets
+import time
+from collections import OrderedDict
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass, field, replace
+from pathlib import PurePath
+from typing import Any
+from weakref import WeakValueDictionary
+
+from core.errors import (
+    FileNotFound,
+    JobCancelled,
+    JobConflict,
+    JobNotFound,
+    OutOfRange,
+    QueueFull,
+    ResultExpired,
+    ResultNotSaved,
+    ServiceError,
+    internal_error,
+)
+from core.logs import Values, timestamp
+from outbound.public_network import PublicNetwork
+from outbound.webhooks import Webhooks
+from schemas.request import IncomingRequest, UpscaleRequest
+from schemas.response import (
+    JobError,
+    JobLinks,
+    JobResponse,
+    JobResult,
+    JobStatus,
+    PlanSummary,
+    ServiceState,
+    UpscaleResult,
+)
+from serving.deadline import Deadline
+from serving.lifecycle import Service, shutting_down
+from serving.pending import PendingResult
+from serving.requests import parse_request
+from storage.job_store import JobRecord, JobStore, interrupted
+
+logger = logging.getLogger(__name__)
+
+EVENT_SECONDS = 0.2  # between two events of progress
+FOREIGN_SECONDS = 1.0  # between two looks at the record of a job that another process, in the same folder, is at
+KEEP_ALIVE_SECONDS = 15.0  # of silence, after which proxies begin to wonder
+FINISHED_IN_MEMORY = 1000  # records, of about 2 kB each
+
+MAX_LIVE = 200  # jobs that are not done: each keeps a file open, and those that ask for the same share one place in the queue
+FULL_RETRY_SECONDS = 5
+
+_ID = re.compile(r"[A-Za-z0-9_-]{8,64}", re.ASCII)
+
+
+@dataclass(eq=False)
+class _Live:
+    """A job that is not done: its record, and the result that it waits for."""
+
+    record: JobRecord
+    pending: PendingResult
+    webhook: str | None
+    given_up: bool = False
+    log_values: Values = field(default_factory=Values)  # of its result
+    saved: asyncio.Event = field(default_factory=asyncio.Event)
+    done: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def snapshot(self) -> JobRecord:
+        """The record, with how far the work is."""
+        if self.done.is_set():
+            return self.record
+        started_at, progress = self.pending.started_at, round(self.pending.progress, 4)
+        if started_at:  # for another request, perhaps, that asks for the same
+            started_at = max(started_at, self.record.created_at)
+        status = JobStatus.PROCESSING if started_at else JobStatus.STARTING
+        return self.record.model_copy(update={"status": status, "started_at": started_at, "progress": progress})
+
+
+class Jobs:
+    """All jobs of one service; its methods are called on the event loop."""
+
+    def __init__(
+        self,
+        service: Service,
+        network: PublicNetwork | None = None,
+        *,
+        finished_in_memory: int = FINISHED_IN_MEMORY,
+        keep_alive_seconds: float = KEEP_ALIVE_SECONDS,
+    ) -> None:
+        self._service = service
+        self._finished_in_memory = finished_in_memory
+        self._keep_alive_seconds = keep_alive_seconds
+        self._live: dict[str, _Live] = {}
+        self._finished: OrderedDict[str, JobRecord] = OrderedDict()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._network = network or PublicNetwork(allow_private=service.settings.webhook_allow_private)
+        self._webhooks = Webhooks(service.settings.webhook_key, self._network)
+        self._store = JobStore(service.settings.output_dir)
+        self._naming: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()  # by the id, of callers that chose it
+
+    async def create(self, incoming: IncomingRequest, request_id: str, deadline: Deadline) -> JobResponse:
+        """Start a job under a new id of 128 random bits, which nobody can guess.
+
+        Raises:
+            BadRequest, Unavailable: as the same request would get without a job.
+        """
+        request = await self._service.read_request(incoming)
+        return await self._start(secrets.token_hex(16), request, request_id, deadline)
+
+    async def put(self, job_id: str, incoming: IncomingRequest, request_id: str, deadline: Deadline) -> JobResponse:
+        """Start a job under the caller's id, or return the one that the same request has started.
+
+        Raises:
+            BadRequest, Unavailable: as the same request would get without a job, or the id is none.
+            JobConflict: another request has this id.
+        """
+        if not _ID.fullmatch(job_id):
+            raise OutOfRange("The id of a job must be 8 to 64 letters, digits, - and _.", field="id")
+        naming = self._naming.setdefault(job_id, asyncio.Lock())
+        async with naming:
+            record = await self._look_up(job_id)
+            if record is None:
+                return await self._start(job_id, await self._service.read_request(incoming), request_id, deadline)
+        if record.fingerprint != (await self._service.io.run(parse_request, incoming)).fingerprint:
+            raise JobConflict("Another request was sent under this id. Choose another id, or send the same request.")
+        return self._to_response(record)
+
+    async def get(self, job_id: str) -> JobResponse:
+        """The job object.
+
+        Raises:
+            JobNotFound: there is no job of that id.
+        """
+        record = await self._look_up(job_id)
+        if record is None:
+            raise JobNotFound("There is no such job: what is known of jobs is removed after a while, with their results.")
+        return self._to_response(record)
+
+    async def wait(self, job_id: str) -> JobResponse:
+        """The job object, once the job is done.
+
+        Raises:
+            JobNotFound: there is no job of that id.
+            ShuttingDown: another process is at it, and this one will not live to see the end.
+        """
+        while True:
+            if live := self._live.get(job_id):
+                await live.done.wait()
+            job = await self.get(job_id)
+            if job.completed_at:
+                return job
+            if self._is_draining:
+                raise shutting_down()
+            await asyncio.sleep(FOREIGN_SECONDS)
+
+    async def cancel(self, job_id: str) -> JobResponse:
+        """End a job: its place is free at once, or when the device has reached its next step. One that is done stays as it is.
+
+        Raises:
+            JobNotFound: there is no job of that id.
+            JobConflict: another process, which has the same folder of results, is at it.
+        """
+        live, job = self._live.get(job_id), await self.get(job_id)
+        if live:
+            live.given_up = True
+            live.pending.cancel()
+        elif not job.completed_at:
+            raise JobConflict("Another instance of this service is at this job, and it alone can cancel it.")
+        return await self.wait(job_id)
+
+    async def events(self, job_id: str) -> AsyncGenerator[JobResponse | None]:
+        """The job object at every change of state and, while anything else changes, every `EVENT_SECONDS`.
+
+        Ends after the last state. None stands for `keep_alive_seconds` without a change.
+
+        Raises:
+            JobNotFound: there is no job of that id.
+        """
+        live = self._live.get(job_id)
+        last, silent_seconds = await self.get(job_id), 0.0
+        yield last
+        pause_seconds = EVENT_SECONDS if live else FOREIGN_SECONDS
+        while not last.completed_at:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(live.done.wait() if live else asyncio.Event().wait(), pause_seconds)
+            record = live.snapshot() if live else await self._look_up(job_id)
+            if record is None or (self._is_draining and not live):
+                return  # whoever follows it will ask another instance
+            response = self._to_response(record)
+            if last.status == JobStatus.STARTING and response.completed_at and response.started_at:
+                # It was shorter than a look.
+                yield last.model_copy(update={"status": JobStatus.PROCESSING, "started_at": response.started_at})
+            silent_seconds += pause_seconds
+            if response != last or silent_seconds >= self._keep_alive_seconds:
+                yield response if response != last else None
+                last, silent_seconds = response, 0.0
+
+    async def close(self) -> None:
+        """End what still runs; its records say so."""
+        for live in self._live.values():
+            live.pending.cancel()
+        await asyncio.gather(*self._tasks)
+        await self._webhooks.close()
+        self._store.close()
+
+    # one job
+
+    async def _start(self, job_id: str, request: UpscaleRequest, request_id: str, deadline: Deadline) -> JobResponse:
+        if webhook := request.params.webhook:
+            await self._network.check(webhook)
+        pending = await self._service.submit(request, deadline)
+        if len(self._live) >= MAX_LIVE:
+            pending.cancel()
+            raise QueueFull("Too many jobs are under way. Try again later.", retry_after_seconds=FULL_RETRY_SECONDS)
+        record = JobRecord(
+            id=job_id,
+            request_id=request_id,
+            fingerprint=request.fingerprint,
+            plan=PlanSummary.of(request.plan),
+            created_at=time.time(),
+        )
+        live = self._live[job_id] = _Live(record, pending, webhook)
+        task = asyncio.create_task(self._run(live))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        await live.saved.wait()
+        return self._to_response(live.snapshot())
+
+    async def _run(self, live: _Live) -> None:
+        with self._service.waited_for():
+            await self._save(live.record)
+            live.saved.set()
+            outcome = await self._outcome(live)
+            completed_at = time.time()
+            record = live.snapshot().model_copy(update={**outcome, "completed_at": completed_at})
+            await self._save(record)  # before anybody hears of it: what was said once must be true after a restart
+            live.record = self._finished[record.id] = record
+            live.done.set()
+            del self._live[record.id]
+            if live.webhook:
+                self._webhooks.deliver(live.webhook, self._to_response(record).model_dump_json().encode())
+            while len(self._finished) > self._finished_in_memory:
+                self._finished.popitem(last=False)
+            seconds = round(completed_at - record.created_at, 3)
+            code = record.error.code if record.error else ""
+            logger.info(Values(message="job", status=record.status, code=code, seconds=seconds, **live.log_values))
+            self._service.metrics.count_job(record.status, code)
+
+    async def _outcome(self, live: _Live) -> dict[str, Any]:
+        """How the job ended, as fields of its record."""
+        record = live.record
+        try:
+            result = await live.pending.result()
+            live.log_values = result.log_values
+            seconds = time.time() - record.created_at
+            kept = _kept(replace(result, processing_seconds=seconds, request_id=record.request_id))
+            return {"status": JobStatus.SUCCEEDED, "progress": 1.0, "result": kept}
+        except JobCancelled:
+            if live.given_up:
+                return {"status": JobStatus.CANCELED}
+            error: ServiceError = interrupted()  # the drain took too long
+        except ServiceError as exc:
+            error = exc
+        except Exception as exc:
+            logger.error("internal error in a job", exc_info=exc)
+            error = internal_error()
+        return {"status": JobStatus.FAILED, "error": JobError.of(error, record.request_id)}
+
+    async def _save(self, record: JobRecord) -> None:
+        try:
+            await self._service.io.run(self._store.save, record)
+        except Exception as exc:  # whatever it is: the job is in memory, for a while, and its clients must hear of its end
+            traceback = None if isinstance(exc, OSError) else exc
+            logger.error("the record of a job could not be saved: %s", exc, exc_info=traceback)
+
+    # what is known of it
+
+    @property
+    def _is_draining(self) -> bool:
+        return self._service.state is ServiceState.DRAINING
+
+    async def _look_up(self, job_id: str) -> JobRecord | None:
+        if live := self._live.get(job_id):
+            return live.snapshot()
+        if (known := self._finished.get(job_id)) and known.is_older_than(self._service.settings.retention_seconds):
+            del self._finished[job_id]
+        record = self._finished.get(job_id) or await self._service.io.run(self._store.load, job_id)
+        if record is None or record.result is None:
+            return record
+        try:
+            await self._service.io.run(self._service.store.find, PurePath(record.result.file_path).name)
+        except FileNotFound:
+            error = ResultExpired("The result of this job was removed after its time. Send it again, as another job.")
+            expired = JobError.of(error, record.request_id)
+            return record.model_copy(update={"status": JobStatus.FAILED, "result": None, "error": expired})
+        return record
+
+    def _to_response(self, record: JobRecord) -> JobResponse:
+        live = self._live.get(record.id)
+        eta_seconds = live.pending.predicted_seconds if live else None
+        url = f"/jobs/{record.id}"
+        return JobResponse(
+            id=record.id,
+            status=record.status,
+            progress=record.progress,
+            position=live.pending.position if live and record.status is JobStatus.STARTING else 0,
+            eta_seconds=None if eta_seconds is None else round(eta_seconds, 1),
+            created_at=timestamp(record.created_at),
+            started_at=None if record.started_at is None else timestamp(record.started_at),
+            completed_at=None if record.completed_at is None else timestamp(record.completed_at),
+            plan=record.plan,
+            result=record.result,
+            error=record.error,
+            urls=JobLinks(get=url, events=f"{url}/events", cancel=f"{url}/cancel"),
+        )
+
+
+def _kept(result: UpscaleResult) -> JobResult:
+    """What is kept of a result: all but its base64, which nobody would keep; so without a file there is no result.
+
+    Raises:
+        ResultNotSaved: there is none.
+    """
+    if not result.name:
+        raise ResultNotSaved("The server could not keep the result: its disk is full or out of order. Try again later.")
+    return JobResult(**dict(result.summary()), url=f"/files/{result.name}")

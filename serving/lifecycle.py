@@ -1,0 +1,258 @@
+"""What lives as long as the process does: the service from its start to its end, and the requests that it serves meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import logging
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from core.config import Settings
+from core.errors import JobCancelled, ModelsLoading, ShuttingDown
+from core.metrics import Metrics, MetricsSnapshot
+from core.progress import NullProgress
+from model_utility import Models, load_models
+from outbound.heartbeat import Heartbeat
+from schemas.request import IncomingRequest, UpscaleRequest
+from schemas.response import HealthResponse, PlanResponse, ServiceState, ServiceStatus, UpscaleResult
+from serving import health
+from serving.admission import Admission
+from serving.deadline import Deadline
+from serving.dispatcher import Dispatcher
+from serving.pending import PendingResult
+from serving.requests import parse_request
+from serving.workers import DeviceTask, DeviceWorker
+from storage.result_cache import ResultCache
+from storage.result_store import ResultStore
+from storage.sweeper import sweep_until
+from upscale import Upscaler
+from utility import IOExecutor
+
+logger = logging.getLogger(__name__)
+
+WARM_UP_PX = (64, 128, 256, 512)
+WARM_UP_SECONDS = 0.2
+CANCEL_SECONDS = 10.0  # a cancelled task ends at its next step: a convolution, a tile of the upsampler, a batch of faces
+LOADING_RETRY_SECONDS = 10
+DRAINING_RETRY_SECONDS = 5  # another instance, or this one restarted, should be there by then
+
+
+class Service:
+    """Built once per process; all its methods are called on the event loop."""
+
+    def __init__(self, settings: Settings, load: Callable[[Settings], Models] = load_models) -> None:
+        self.settings = settings
+        self.store = ResultStore(settings.output_dir, settings.retention_seconds, settings.output_max_bytes)
+        self.failure: Exception | None = None
+        self.io = IOExecutor()
+        self.metrics = Metrics(self._snapshot)
+        self._admission = Admission(settings.queue_limit)
+        self._worker = DeviceWorker(self._admission.measure)
+        self._dispatcher = Dispatcher(self._admission, self._worker, ResultCache(self.store), self.io, self.metrics)
+        self._load = load
+        self._upscaler: Upscaler | None = None
+        self._heartbeat = Heartbeat(settings, self._describe) if settings.registry_url else None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._stop = asyncio.Event()
+        self._in_flight = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._drained = False  # what is not done will not be
+        self._started_at = time.monotonic()
+
+    # start and end
+
+    async def start(self) -> None:
+        """Return at once; the models load in the background."""
+        background: list[Coroutine[Any, Any, None]] = [self._load_upscaler(), sweep_until(self._stop, self.store, self.io)]
+        if self._heartbeat:
+            background.append(self._heartbeat.run(self._stop))
+        self._tasks = [asyncio.create_task(coroutine) for coroutine in background]
+
+    def stop(self) -> None:
+        """Refuse new requests from now on, and say so to the registry."""
+        self._stop.set()
+
+    async def drained(self) -> None:
+        """Wait for `stop`, then for the requests that are being served, up to `drain_seconds`."""
+        await self._stop.wait()
+        try:
+            async with asyncio.timeout(self.settings.drain_seconds):
+                await self._idle.wait()
+        except TimeoutError:
+            logger.warning(
+                "%d requests are not done after %g s and are cancelled", self._in_flight, self.settings.drain_seconds
+            )
+            self._drained = True
+            self._dispatcher.cancel_all()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._idle.wait(), CANCEL_SECONDS)
+
+    async def close(self) -> None:
+        """End the background tasks and let the threads go."""
+        self.stop()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self.io.close()
+        self._worker.close()
+
+    async def _load_upscaler(self) -> None:
+        await self._check_output_dir()
+        try:
+            models = await self._worker.run(DeviceTask(0), partial(_load_without_pauses, self._load, self.settings))
+            await self._measure_device(models)
+        except Exception as exc:  # whatever it is, nothing can be served: the process ends and says why
+            self.failure = exc
+            self.stop()
+            return
+        self._upscaler = Upscaler(models)
+        for name, status in models.status.items():
+            if status.loaded:
+                logger.info("%s: loaded %s", name, status.file)
+            else:
+                logger.warning("%s: %s. %s", name, status.reason, status.fix)
+        logger.info("ready after %.1f s, on %s in %s", self.uptime_seconds, models.device, models.precision)
+        logger.info("open %s", self.settings.local_url)
+
+    async def _measure_device(self, models: Models) -> None:
+        """Passes of growing size until one takes long enough for its rate to be that of a request."""
+        first = NullProgress()  # slow, as first times are, so not measured
+        await self._worker.run(DeviceTask(0), partial(models.warm_up, WARM_UP_PX[0], first))
+        for side_px in WARM_UP_PX:
+            task = DeviceTask(0)
+            await self._worker.run(task, partial(models.warm_up, side_px, task))
+            if task.seconds > WARM_UP_SECONDS:
+                break
+
+    async def _check_output_dir(self) -> None:
+        try:
+            await self.io.run(self.store.check_writable)
+        except OSError as exc:
+            logger.warning(
+                "OUTPUT_DIR %s cannot be written: %s; responses will hold the result alone", self.store.folder, exc.strerror
+            )
+
+    # what others see of it
+
+    @property
+    def uptime_seconds(self) -> float:
+        return time.monotonic() - self._started_at
+
+    @property
+    def state(self) -> ServiceState:
+        return health.service_state(self._models, stopping=self._stop.is_set())
+
+    def health(self) -> HealthResponse:
+        """The body of GET /health."""
+        active, uptime_seconds = self._heartbeat is not None, self.uptime_seconds
+        return health.health(self._status(), self._models, heartbeat_active=active, uptime_seconds=uptime_seconds)
+
+    @property
+    def _models(self) -> Models | None:
+        return self._upscaler.models if self._upscaler else None
+
+    def _status(self) -> ServiceStatus:
+        return health.service_status(self.state, self._models, self._admission)
+
+    def _describe(self) -> dict[str, object]:
+        return self._status().model_dump(mode="json")
+
+    def _snapshot(self) -> MetricsSnapshot:
+        age_seconds = self._heartbeat.seconds_since_success if self._heartbeat else None
+        return health.metrics_snapshot(self._models, self._admission, age_seconds)
+
+    # one request
+
+    def in_flight(self) -> contextlib.AbstractContextManager[None]:
+        """A request from its first byte to its response's last: what the drain waits for, if it began before it."""
+        return contextlib.nullcontext() if self._stop.is_set() else self.waited_for()
+
+    @contextlib.contextmanager
+    def waited_for(self) -> Iterator[None]:
+        """What the drain waits for, also if it begins after it: a job whose request was in flight."""
+        self._in_flight += 1
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            self._in_flight -= 1
+            if self._in_flight == 0:
+                self._idle.set()
+
+    async def upscale(self, incoming: IncomingRequest, request_id: str, deadline: Deadline) -> UpscaleResult:
+        """Serve one request.
+
+        Raises:
+            BadRequest, Unavailable, DeadlineExceeded: see `core.errors`.
+            asyncio.CancelledError: the client went away; its place is free and its work ends at the next step.
+        """
+        start = time.perf_counter()
+        request = await self.read_request(incoming)
+        pending = await self.submit(request, deadline)
+        try:
+            result = await pending.result()
+        except JobCancelled as exc:  # a client that went away gets no response; what is left is the shutdown
+            raise shutting_down() from exc
+        if request.params.webhook:
+            result = result.with_warnings(after=(_NO_WEBHOOK,))
+        return replace(result, processing_seconds=time.perf_counter() - start, request_id=request_id)
+
+    async def read_request(self, incoming: IncomingRequest) -> UpscaleRequest:
+        """The valid request, where requests can be served now.
+
+        Raises:
+            BadRequest, Unavailable: see `core.errors`.
+        """
+        self._ready()
+        return await self.io.run(parse_request, incoming)
+
+    async def plan(self, incoming: IncomingRequest, deadline: Deadline) -> PlanResponse:
+        """What a request would give, and take, without running it.
+
+        Raises:
+            BadRequest, Unavailable, DeadlineExceeded: as the request itself would.
+        """
+        return await self._dispatcher.plan(await self.read_request(incoming), self._ready(), deadline)
+
+    async def submit(self, request: UpscaleRequest, deadline: Deadline) -> PendingResult:
+        """Take a request in, and return without waiting for its result.
+
+        Raises:
+            BadRequest, Unavailable, DeadlineExceeded: it cannot be taken; see `core.errors`.
+        """
+        pending = await self._dispatcher.submit(request, self._ready(), deadline)
+        if self._drained:  # while the image was decoded
+            pending.cancel()
+        return pending
+
+    def _ready(self) -> Upscaler:
+        if self._stop.is_set():
+            raise shutting_down()
+        if self._upscaler is None:
+            raise ModelsLoading("The models are still loading. Try again soon.", retry_after_seconds=LOADING_RETRY_SECONDS)
+        return self._upscaler
+
+
+def _load_without_pauses(load: Callable[[Settings], Models], settings: Settings) -> Models:
+    """Load, and collect no garbage meanwhile: it would stop every thread, for longer with each of a million new objects.
+
+    These objects stay for good; freezing them also spares every later collection the way through them, 0.2 s of /health.
+    """
+    gc.disable()
+    try:
+        return load(settings)
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
+_NO_WEBHOOK = "webhook was not called: it is for jobs, which the header `Prefer: respond-async` starts."
+
+
+def shutting_down() -> ShuttingDown:
+    """What a client hears that comes too late, or that cannot be served to the end."""
+    return ShuttingDown("The server is shutting down. Try again soon.", retry_after_seconds=DRAINING_RETRY_SECONDS)

@@ -1,0 +1,105 @@
+"""Results that are being made: one `InFlight` for all requests that ask for the same, one `PendingResult` for each request."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import replace
+
+from core.errors import JobCancelled
+from schemas.response import UpscaleResult
+from serving.admission import Admission
+from serving.deadline import Deadline
+from serving.workers import DeviceTask
+
+
+class InFlight:
+    """A result that is being made, or is there, and the requests that wait for it."""
+
+    def __init__(self, task: DeviceTask, result: asyncio.Future[UpscaleResult]) -> None:
+        self.task = task
+        self.result = result
+        self.waiters: set[PendingResult] = set()
+
+    @classmethod
+    def of_cached(cls, result: UpscaleResult) -> InFlight:
+        """One that is done, without work."""
+        task, future = DeviceTask(0), asyncio.get_running_loop().create_future()
+        task.started_at = time.time()
+        future.set_result(result)
+        return cls(task, future)
+
+    def leave(self, waiter: PendingResult) -> None:
+        """Work for nobody ends at its next step."""
+        self.waiters.discard(waiter)
+        if not self.waiters:
+            self.result.cancel()
+
+
+class PendingResult:
+    """What one request waits for. All its methods are called on the event loop."""
+
+    def __init__(
+        self, in_flight: InFlight, admission: Admission, deadline: Deadline, warnings: tuple[str, ...], *, cached: bool
+    ) -> None:
+        """`warnings` are of this request, not of the result; `cached` if it costs no work of its own."""
+        self._in_flight = in_flight
+        self._admission = admission
+        self._deadline = deadline
+        self._warnings = warnings
+        self._cached = cached
+        self._result: asyncio.Future[UpscaleResult] = asyncio.get_running_loop().create_future()
+        in_flight.waiters.add(self)
+        in_flight.result.add_done_callback(self._settle)
+
+    @property
+    def progress(self) -> float:
+        """The share of the device's work that is done, 0–1."""
+        return self._in_flight.task.progress
+
+    @property
+    def started_at(self) -> float | None:
+        """When the device began with it, in seconds since the epoch; None if it has not."""
+        return self._in_flight.task.started_at
+
+    @property
+    def position(self) -> int:
+        """How many tasks the device has to do before this one."""
+        return self._admission.position(self._in_flight.task)
+
+    @property
+    def predicted_seconds(self) -> float | None:
+        """Seconds until the device will be done with it; None while the device's rate is not known."""
+        return self._admission.predicted_seconds(self._in_flight.task)
+
+    def cancel(self) -> None:
+        """Give it up: `result` raises JobCancelled, and work for nobody ends at its next step."""
+        if not self._result.done():
+            self._result.set_exception(JobCancelled("The request was cancelled."))
+            self._result.exception()  # whether anybody still asks or not
+        self._in_flight.leave(self)
+
+    async def result(self) -> UpscaleResult:
+        """Wait for the result; a caller that is cancelled meanwhile gives it up.
+
+        Raises:
+            JobCancelled: it was given up.
+            DeadlineExceeded: it is given up now.
+            ServiceError, and whatever an internal error raises.
+        """
+        try:
+            async with self._deadline.enforced():
+                return await self._result
+        finally:
+            self.cancel()
+
+    def _settle(self, result: asyncio.Future[UpscaleResult]) -> None:
+        if self._result.done():
+            return
+        if result.cancelled():
+            self.cancel()
+        elif error := result.exception():
+            self._result.set_exception(error)
+            self._result.exception()
+        else:
+            self._result.set_result(replace(result.result().with_warnings(before=self._warnings), cached=self._cached))

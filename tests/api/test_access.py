@@ -1,0 +1,271 @@
+"""Who may come in: keys, pages of other origins, what browsers are told. Over a real socket."""
+
+from __future__ import annotations
+
+import base64
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from api.access import Access
+from bench.server import ROOT, running_server
+from core.config import ConfigError, Settings
+from tests.helpers import (
+    HANG_SECONDS,
+    SMALL_SERVER,
+    assert_error,
+    b64,
+    encode,
+    fake_models,
+    ready,
+    sample_crop,
+    send_raw,
+    serving,
+    with_settings,
+)
+
+KEY, OTHER = "first-key", "second:key"
+ORIGIN = "https://page.example"
+BODY = {"image_b64": b64(encode(sample_crop(60, 40))), "target_resolution": "2k"}
+
+
+def basic(name: str, password: str) -> str:
+    return "Basic " + base64.b64encode(f"{name}:{password}".encode()).decode()
+
+
+@asynccontextmanager
+async def guarded(settings: Settings, **changes: Any) -> AsyncIterator[httpx.AsyncClient]:
+    async with serving(with_settings(settings, **{"api_key": f"{KEY}, {OTHER}", **changes}), lambda _: fake_models()) as (
+        client,
+        _,
+    ):
+        await ready(client)
+        yield client
+
+
+@pytest.mark.parametrize("key", [KEY, OTHER])
+@pytest.mark.parametrize(
+    "header",
+    [
+        lambda key: {"Authorization": f"Bearer {key}"},
+        lambda key: {"X-API-Key": key},
+        lambda key: {"Authorization": basic("anybody", key)},
+    ],
+)
+async def test_each_key_opens_in_each_way(settings: Settings, header: Callable[[str], dict[str, str]], key: str) -> None:
+    async with guarded(settings) as client:
+        assert (await client.post("/upscale", json=BODY, headers=header(key))).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"Authorization": f"Bearer {KEY}x"},
+        {"Authorization": "Bearer"},
+        {"Authorization": KEY},
+        {"Authorization": f"Digest {KEY}"},
+        {"Authorization": "Basic !!!"},
+        {"Authorization": basic(KEY, "")},
+        {"Authorization": basic("", f"{KEY}, {OTHER}")},
+        {"X-API-Key": ""},
+        {"X-API-Key": f"{KEY},{OTHER}"},
+        {"X-API-Key": "\xe9\xff"},
+    ],
+)
+async def test_no_key_or_a_wrong_one_answers_401_everywhere_but_for_health(
+    settings: Settings, headers: dict[str, str]
+) -> None:
+    sent = {name: value.encode("latin-1") for name, value in headers.items()}
+    async with guarded(settings) as client:
+        for method, path in (
+            *(("POST", "/upscale"), ("GET", f"/files/{'0' * 32}.png"), ("GET", "/nothing"), ("PUT", "/health")),
+            *(("GET", "/jobs/12345678"), ("OPTIONS", "/upscale"), ("GET", "/health/"), ("GET", "//health")),
+        ):
+            answer = await client.request(method, path, headers={k.encode(): v for k, v in sent.items()})
+            if path != "/health":
+                assert_error(answer, 401, "unauthorized")
+                assert answer.headers["www-authenticate"] == 'Basic realm="upscale", charset="UTF-8"'
+        assert (await client.get("/health")).status_code == 200
+
+
+async def test_401_comes_before_the_body(settings: Settings) -> None:
+    async with guarded(settings):
+        reader, writer = await send_raw(
+            settings.port,
+            b"POST /upscale HTTP/1.1\r\nHost: t\r\nContent-Type: application/json\r\nContent-Length: 9000000\r\n\r\n{",
+        )
+        head = await reader.readuntil(b"\r\n\r\n")
+        writer.close()
+    assert head.startswith(b"HTTP/1.1 401 ")
+    assert b"connection: close" in head.lower()
+
+
+async def test_without_a_key_configured_anybody_is_served(client: httpx.AsyncClient) -> None:
+    assert (await client.post("/upscale", json=BODY)).status_code == 200
+
+
+def test_keys_come_from_a_file_too(settings: Settings, tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    file.write_text(f"\n {KEY} \r\n{OTHER}\n")
+    access = Access(with_settings(settings, api_key="third", api_key_file=str(file)))
+    assert [access.admits("/upscale", [key]) for key in (KEY, OTHER, "third", "fourth", "")] == [
+        True,
+        True,
+        True,
+        False,
+        False,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"api_key": ","}, "API_KEY must hold at least one key"),
+        ({"api_key": "zwei-schlüssel"}, "printable ASCII"),
+        ({"api_key": "two words"}, "printable ASCII"),
+        ({"api_key_file": "empty"}, "must hold at least one key"),
+        ({"api_key_file": "missing"}, "No such file"),
+        ({"api_key_file": "binary"}, "not UTF-8"),
+        ({"api_key_file": "."}, "Is a directory"),
+        ({"cors_origins": "page.example"}, "'page.example'"),
+        ({"cors_origins": "https://page.example/"}, "'https://page.example/'"),
+    ],
+)
+def test_what_would_leave_it_open_or_useless_is_refused_at_the_start(
+    settings: Settings, tmp_path: Path, changes: dict[str, str], message: str
+) -> None:
+    (tmp_path / "empty").write_text("\n \n")
+    (tmp_path / "binary").write_bytes(b"\xff\xfe")
+    if "api_key_file" in changes:
+        changes = {"api_key_file": str(tmp_path / changes["api_key_file"])}
+    with pytest.raises(ConfigError) as caught:
+        Access(with_settings(settings, **changes))
+    assert message in str(caught.value)
+    assert "schlüssel" not in str(caught.value)
+    assert "two words" not in str(caught.value)
+
+
+def test_an_empty_file_of_keys_ends_the_process_with_2(tmp_path: Path) -> None:
+    (tmp_path / "keys").touch()
+    environment = {**os.environ, "API_KEY_FILE": str(tmp_path / "keys")}
+    ended = subprocess.run(
+        [sys.executable, "app.py"],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=HANG_SECONDS,
+        check=False,
+    )
+    assert ended.returncode == 2
+    assert "must hold at least one key" in ended.stderr.splitlines()[-1]
+
+
+# pages of other origins
+
+
+async def test_without_cors_no_page_of_another_origin_is_told_anything(client: httpx.AsyncClient) -> None:
+    answer = await client.get("/health", headers={"Origin": ORIGIN})
+    assert not [name for name in answer.headers if name.startswith("access-control")]
+
+
+async def test_an_origin_that_is_named_may_ask_see_answers_and_errors(settings: Settings) -> None:
+    async with guarded(settings, cors_origins=f"{ORIGIN},http://localhost:3000") as client:
+        wish = {"Origin": ORIGIN, "Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "x-api-key"}
+        preflight = await client.options("/upscale", headers=wish)
+        assert preflight.status_code == 204
+        assert "POST" in preflight.headers["access-control-allow-methods"]
+        assert "X-API-Key" in preflight.headers["access-control-allow-headers"]
+        served = await client.post("/upscale", json=BODY, headers={"Origin": ORIGIN, "X-API-Key": KEY})
+        refused = await client.post("/upscale", json=BODY, headers={"Origin": ORIGIN})
+        assert (served.status_code, refused.status_code) == (200, 401)
+        for answer in (preflight, served, refused):
+            assert answer.headers["access-control-allow-origin"] == ORIGIN
+            assert answer.headers["access-control-allow-credentials"] == "true"
+            assert "Origin" in answer.headers["vary"]
+        for name in ("X-Request-ID", "Retry-After", "ETag", "Location", "X-Upscale-Size"):
+            assert name in served.headers["access-control-expose-headers"]
+        stranger = await client.get("/health", headers={"Origin": "https://page.example.evil"})
+        assert "access-control-allow-origin" not in stranger.headers
+        assert "Origin" in stranger.headers["vary"]
+
+
+async def test_any_origin_may_ask_but_without_credentials(settings: Settings) -> None:
+    async with guarded(settings, cors_origins="*") as client:
+        answer = await client.get("/health", headers={"Origin": ORIGIN})
+    assert answer.headers["access-control-allow-origin"] == "*"
+    assert "access-control-allow-credentials" not in answer.headers
+
+
+# what browsers are told
+
+
+async def test_every_answer_tells_browsers_what_to_refuse(client: httpx.AsyncClient) -> None:
+    for answer in (await client.get("/health"), await client.get("/nothing"), await client.post("/upscale", json=BODY)):
+        headers = answer.headers
+        assert headers["x-content-type-options"] == "nosniff"
+        assert headers["x-frame-options"] == "DENY"
+        assert headers["referrer-policy"] == "no-referrer"
+        assert headers["cross-origin-resource-policy"] == "same-origin"
+        policy = headers["content-security-policy"]
+        assert "default-src 'none'" in policy
+        assert "img-src 'self' blob: data:" in policy
+        assert "frame-ancestors 'none'" in policy
+        assert "unsafe" not in policy
+
+
+async def test_a_page_that_needs_more_says_so_itself_and_runs_no_script_inline(client: httpx.AsyncClient) -> None:
+    for path in ("/", "/docs"):
+        policy = (await client.get(path)).headers["content-security-policy"]
+        directives = dict(directive.strip().split(" ", 1) for directive in policy.split(";"))
+        assert directives.get("script-src", directives["default-src"]) == "'self'"
+
+
+# the whole process
+
+
+async def test_an_output_folder_that_cannot_be_written_is_said_at_the_start(
+    settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings.output_dir.write_bytes(b"a file, not a folder")
+    async with serving(settings, lambda _: fake_models()) as (client, _):
+        await ready(client)
+    (warning,) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert f"OUTPUT_DIR {settings.output_dir} cannot be written: File exists" in warning
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_no_key_token_or_image_is_in_the_log_of_a_whole_run(tmp_path: Path, log_format: str) -> None:
+    environment = {
+        "API_KEY": "the-key-of-the-house",
+        "REGISTRY_TOKEN": "the-token-of-the-registry",
+        "REGISTRY_URL": "http://user:the-password@127.0.0.1:9/beats?the-query",
+        "HEARTBEAT_SECONDS": "0.2",
+        "LOG_LEVEL": "DEBUG",
+        "LOG_FORMAT": log_format,
+        **SMALL_SERVER,
+    }
+    image = b64(encode(sample_crop(257, 2)))
+    with running_server(tmp_path, **environment) as server, httpx.Client(base_url=server.url, timeout=60) as client:
+        for headers in (
+            {"X-API-Key": "the-key-of-the-house"},
+            {"Authorization": "Bearer the-key-of-the-house"},
+            {"Authorization": basic("", "the-key-of-the-house")},
+            {"X-API-Key": "the-key-of-the-house-mistyped"},
+        ):
+            client.post("/upscale", json={"image_b64": image, "target_resolution": "2k"}, headers=headers)
+            client.post("/upscale?key=the-key-of-the-house", json={"image_b64": [image]}, headers=headers)
+    log = "".join(server.log)
+    assert log.count("/upscale") >= 8
+    encoded = base64.b64encode(b":the-key-of-the-house").decode()
+    for secret in ("the-key", "the-token", "the-password", "the-query", encoded, image[:40]):
+        assert secret not in log

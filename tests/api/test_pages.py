@@ -1,0 +1,48 @@
+"""The page's files over a real socket; what the page does is seen in a browser, in tests/page."""
+
+from __future__ import annotations
+
+import re
+
+import httpx
+import pytest
+
+from api.pages import WEB
+from tests.helpers import assert_error
+
+
+async def test_the_front_door_is_the_page_and_lets_nothing_in_from_elsewhere(client: httpx.AsyncClient) -> None:
+    answer = await client.get("/")
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "text/html; charset=utf-8")
+    assert "<title>Upscale</title>" in answer.text
+    policy = answer.headers["content-security-policy"]
+    assert policy.startswith("default-src 'self';")
+    assert not re.search(r"unsafe|https?:|\*", policy)
+
+
+async def test_everything_the_page_names_is_there(client: httpx.AsyncClient) -> None:
+    sources = {path.name: path.read_text(encoding="utf-8") for path in WEB.iterdir()}
+    named = {name for text in sources.values() for name in re.findall(r'(?:"\./|/web/)([\w.]+)"', text)}
+    assert named == set(sources) - {"index.html"}
+    for name in named:
+        assert (await client.get(f"/web/{name}")).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("name", "media_type"),
+    [("page.css", "text/css"), ("page.js", "text/javascript"), ("icon.svg", "image/svg+xml")],
+)
+async def test_a_file_is_kept_by_browsers_and_asked_after(client: httpx.AsyncClient, name: str, media_type: str) -> None:
+    answer = await client.get(f"/web/{name}")
+    assert (answer.content, answer.headers["content-type"].removesuffix("; charset=utf-8")) == (
+        (WEB / name).read_bytes(),
+        media_type,
+    )
+    assert answer.headers["cache-control"] == "no-cache"
+    again = await client.get(f"/web/{name}", headers={"If-None-Match": answer.headers["etag"]})
+    assert (again.status_code, again.content) == (304, b"")
+
+
+@pytest.mark.parametrize("name", ["app.py", "..%2Fapp.py", "%2e%2e%2fconfig.py", "page.jss", "%00", "."])
+async def test_no_other_file_is_given_out(client: httpx.AsyncClient, name: str) -> None:
+    assert_error(await client.get(f"/web/{name}"), 404, "not_found")

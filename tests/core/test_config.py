@@ -1,0 +1,117 @@
+"""Settings from environment variables."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from core.config import ConfigError, Settings, settings_table
+
+RIGHT = {
+    "HOST": ("::", "::"),
+    "PORT": (" 8000 ", 8000),
+    "LOG_LEVEL": ("DEBUG", "DEBUG"),
+    "LOG_FORMAT": ("json", "json"),
+    "DEVICE": ("cuda:3", "cuda:3"),
+    "PRECISION": ("bf16", "bf16"),
+    "TORCH_THREADS": ("4", 4),
+    "WEIGHTS_DIR": ("/srv/weights", Path("/srv/weights")),
+    "WEIGHTS_MIRROR": ("https://mirror", "https://mirror"),
+    "OUTPUT_DIR": ("out", Path("out")),
+    "RETENTION_SECONDS": ("0.5", 0.5),
+    "OUTPUT_MAX_BYTES": ("0", 0),
+    "QUEUE_LIMIT": ("0", 0),
+    "REQUEST_TIMEOUT_SECONDS": ("900", 900.0),
+    "BODIES_MAX_BYTES": ("16777216", 16777216),
+    "BODY_TIMEOUT_SECONDS": ("5", 5.0),
+    "DRAIN_SECONDS": ("1e2", 100.0),
+    "WEBHOOK_SECRET": ("whsec_" + "QUJD" * 8, "whsec_" + "QUJD" * 8),
+    "WEBHOOK_ALLOW_PRIVATE": ("True", True),
+    "API_KEY": ("one,two", "one,two"),
+    "API_KEY_FILE": ("keys", "keys"),
+    "CORS_ORIGINS": ("*", "*"),
+    "REGISTRY_URL": ("http://registry", "http://registry"),
+    "REGISTRY_TOKEN": ("token", "token"),
+    "HEARTBEAT_SECONDS": ("10", 10.0),
+    "SERVICE_TYPE": ("other", "other"),
+    "PUBLIC_URL": ("http://here", "http://here"),
+    "PUBLIC_IP": ("10.0.0.1", "10.0.0.1"),
+    "PUBLIC_PORT": ("80", 80),
+}
+
+WRONG = [
+    ("HOST", "http://0.0.0.0", "an address"),
+    ("HOST", "[::]", "an address"),
+    ("PORT", "http", "a whole number"),
+    ("PORT", "1.5", "a whole number"),
+    ("PORT", "0", "from 1 to 65535"),
+    ("PORT", "65536", "from 1 to 65535"),
+    ("TORCH_THREADS", "-1", "at least 0"),
+    ("QUEUE_LIMIT", "many", "a whole number"),
+    ("QUEUE_LIMIT", "-1", "at least 0"),
+    ("OUTPUT_MAX_BYTES", "10GB", "a whole number"),
+    ("RETENTION_SECONDS", "a day", "a number"),
+    ("RETENTION_SECONDS", "nan", "finite"),
+    ("DRAIN_SECONDS", "inf", "finite"),
+    ("BODY_TIMEOUT_SECONDS", "0", "at least 0.1"),
+    ("HEARTBEAT_SECONDS", "0", "at least 0.01"),
+    ("PUBLIC_PORT", "-1", "from 0 to 65535"),
+    ("DEVICE", "gpu", "auto, cpu, cuda or cuda:N"),
+    ("DEVICE", "cuda:", "auto, cpu, cuda or cuda:N"),
+    ("PRECISION", "fp8", "auto, fp32, bf16, fp16"),
+    ("LOG_LEVEL", "verbose", "DEBUG, INFO, WARNING, ERROR"),
+    ("LOG_FORMAT", "xml", "text, json"),
+]
+
+
+def test_without_variables_everything_has_its_default() -> None:
+    assert Settings.from_env({}) == Settings()
+    assert Settings.from_env(dict.fromkeys(RIGHT, " ")) == Settings()
+
+
+def test_a_path_that_no_response_could_hold_is_refused() -> None:
+    with pytest.raises(ConfigError, match="OUTPUT_DIR must be a path in UTF-8"):
+        Settings.from_env({"OUTPUT_DIR": os.fsdecode(b"/srv/\xe9t\xe9")})
+
+
+def test_a_secret_that_is_refused_stays_one() -> None:
+    with pytest.raises(ConfigError, match=r"^API_KEY must be a text in UTF-8$"):
+        Settings.from_env({"API_KEY": os.fsdecode(b"secret\xe9")})
+
+
+def test_every_setting_is_read_from_its_variable() -> None:
+    settings = Settings.from_env({name: text for name, (text, _) in RIGHT.items()})
+    assert {name.upper(): value for name, value in settings.model_dump().items()} == {
+        name: value for name, (_, value) in RIGHT.items()
+    }
+
+
+@pytest.mark.parametrize(("name", "text", "right"), WRONG)
+def test_a_wrong_value_is_refused_with_the_name_and_what_would_be_right(name: str, text: str, right: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Settings.from_env({name: text})
+    assert str(caught.value).startswith(f"{name} must be ")
+    assert right in str(caught.value)
+    assert text in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["REGISTRY_URL", "PUBLIC_URL", "WEIGHTS_MIRROR"])
+@pytest.mark.parametrize("text", ["user:password@host/path", "//host/path", "/srv/path", "ftp://host/path", "https:///path"])
+def test_what_is_no_url_is_refused_and_kept_out_of_the_message(name: str, text: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{name} must be a URL that begins with http:// or https://$"):
+        Settings.from_env({name: text})
+
+
+def test_secrets_are_in_no_repr() -> None:
+    settings = Settings(registry_url="http://user:password@registry", registry_token="token-value", api_key="key-value")
+    assert "key-value" not in repr(settings)
+    assert "password" not in repr(settings)
+    assert "token-value" not in repr(settings)
+
+
+def test_the_table_has_a_row_for_every_variable() -> None:
+    rows = settings_table().splitlines()[2:]
+    assert [row.split("`")[1] for row in rows] == [name.upper() for name in Settings.model_fields]
+    assert all(row.count("|") == 4 for row in rows)

@@ -1,0 +1,55 @@
+"""What a person does with the page, and where it shows what."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from playwright.sync_api import FloatRect, Locator, Page, expect
+
+from tests.helpers import encode, sample_crop
+
+PHOTOGRAPH = encode(sample_crop(120, 75, left=150, top=20), "JPEG", quality=90)
+SECOND = encode(sample_crop(120, 75, left=20, top=100), "JPEG", quality=90)  # the same picture twice would be made once
+SLOW = {"offline": False, "latency": 0, "downloadThroughput": -1, "uploadThroughput": 200_000}  # bytes a second
+WIDE = encode(np.zeros((4, 1500, 3), np.uint8))
+
+
+def file(data: bytes = PHOTOGRAPH, name: str = "portrait.jpg", media_type: str = "image/jpeg") -> Any:
+    """As a person would pick it."""
+    return {"name": name, "mimeType": media_type, "buffer": data}
+
+
+def pick(page: Page, *files: Any) -> None:
+    page.set_input_files("#pick", list(files) or [file()])
+
+
+def button(page: Page, name: str) -> Locator:
+    return page.get_by_role("button", name=name, exact=True)
+
+
+def tiles(page: Page) -> Locator:
+    """The pictures in the strip, without the first one, which adds another."""
+    return page.locator("#strip li:not(:first-child) button")
+
+
+def start(page: Page) -> None:
+    expect(button(page, "Upscale")).to_be_enabled()
+    button(page, "Upscale").click()
+
+
+def upscale(page: Page) -> None:
+    pick(page)
+    start(page)
+    expect(page.get_by_role("link", name="Download")).to_be_visible()
+
+
+def size_row(page: Page, target: str) -> Locator:
+    return page.locator(f"#size-{target}")
+
+
+def box_of(locator: Locator) -> FloatRect:
+    """Where it is on the screen, in CSS pixels."""
+    box = locator.bounding_box()
+    assert box
+    return box

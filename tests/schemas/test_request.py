@@ -1,0 +1,105 @@
+"""From a request's bytes to a valid request; the errors of each field, over HTTP, are in tests/security."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import orjson
+import pytest
+
+from core.errors import BadRequest, InvalidJSON, NotAnImage, OutOfRange
+from schemas.params import PARAMS, UpscaleParams, parse_params
+from schemas.plan import Size, plan_upscale
+from schemas.request import FIELDS, MAX_NAMED_FIELDS, IncomingRequest, UpscaleRequest
+from serving.requests import parse_request
+from tests.helpers import b64, encode
+
+GRAY = np.zeros((20, 30), np.uint8)
+IMAGE = encode(GRAY)
+
+
+def parse(**fields: Any) -> UpscaleRequest:
+    return parse_request(IncomingRequest(orjson.dumps({"image_b64": b64(IMAGE), **fields})))
+
+
+def test_what_is_left_out_has_its_default() -> None:
+    request = parse()
+    assert (request.image.width, request.image.height, request.image.has_alpha) == (30, 20, False)
+    assert request.params == UpscaleParams()
+    assert (request.params.target_resolution, request.params.enhance_faces, request.output_format) == ("4k", True, "jpeg")
+    assert (request.params.quality, request.params.fit, request.warnings) == (95, "passes", ())
+    assert (request.params.model, request.params.face_strength) == ("photo", 1.0)
+    assert request.plan == plan_upscale(Size(30, 20), "4k")
+
+
+def test_what_is_given_is_taken() -> None:
+    request = parse(target_resolution="8K", enhance_faces=False, output_format="webp", quality=1, fit="exact")
+    params = request.params
+    assert (params.target_resolution, params.enhance_faces, request.output_format) == ("8k", False, "webp")
+    assert (params.quality, params.fit, request.warnings) == (1, "exact", ())
+    assert parse(quality=100).params.quality == 100
+    assert (parse(model="anime").params.model, parse(face_strength=0).params.face_strength) == ("anime", 0)
+
+
+def test_the_fingerprint_is_of_what_is_asked_however_it_is_written() -> None:
+    raw = parse_request(IncomingRequest(IMAGE, is_raw=True, query="target_resolution=4K&quality=95"))
+    assert raw.fingerprint == parse().fingerprint == parse(face_strength=1).fingerprint == parse(face_strength=1.0).fingerprint
+    assert len({parse().fingerprint, parse(quality=94).fingerprint, parse(webhook="http://a.example").fingerprint}) == 3
+
+
+def test_an_image_with_alpha_becomes_png_unless_another_format_is_asked() -> None:
+    transparent = b64(encode(np.zeros((20, 30, 4), np.uint8)))
+    assert parse(image_b64=transparent).output_format == "png"
+    assert parse(image_b64=transparent, output_format="jpeg").output_format == "jpeg"
+
+
+def test_unknown_fields_are_named_up_to_a_number() -> None:
+    (warning,) = parse(**{f"extra{number:03}": number for number in range(MAX_NAMED_FIELDS + 5)}).warnings
+    assert warning.count("'extra") == MAX_NAMED_FIELDS
+    assert "'extra019', …" in warning
+    (warning,) = parse(**{"x" * 10_000: 1}).warnings
+    assert len(warning) < 300
+
+
+@pytest.mark.parametrize("name", list(PARAMS))
+@pytest.mark.parametrize("value", [None, [], {}, 1.5, "", "x" * 10_000])
+def test_an_error_names_its_field_and_never_repeats_much_of_the_input(name: str, value: object) -> None:
+    with pytest.raises(BadRequest) as caught:
+        parse(**{name: value})
+    assert name in caught.value.message
+    assert caught.value.details["field"] == name
+    assert (caught.value.status, len(caught.value.message) < 200) == (400, True)
+
+
+def test_every_example_and_every_default_is_valid() -> None:
+    examples = {name: schema["examples"][0] for name, schema in FIELDS.items()}
+    params = parse_request(IncomingRequest(orjson.dumps(examples))).params
+    assert params.model_dump() == {name: examples[name] for name in PARAMS}
+    defaults = {name: schema["default"] for name, schema in PARAMS.items() if "default" in schema}
+    assert parse(**defaults).warnings == ()
+
+
+def test_a_number_may_be_written_without_a_fraction_and_must_lie_within_its_limits() -> None:
+    assert [parse(face_strength=value).params.face_strength for value in (0, 1, 0.25)] == [0, 1, 0.25]
+    assert str(parse(face_strength=-0.0).params.face_strength) == "0.0"
+    for value in (-0.01, 2, 1e30):
+        with pytest.raises(OutOfRange, match="face_strength must be from 0 to 1"):
+            parse(face_strength=value)
+    for value in (float("nan"), float("inf")):
+        with pytest.raises(OutOfRange, match="face_strength must be from 0 to 1"):
+            parse_params({"face_strength": value})
+
+
+def test_an_invalid_image_is_named_before_other_fields() -> None:
+    with pytest.raises(NotAnImage):
+        parse(image_b64=b64(b"text"), quality=0)
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"{", b"\xff", b"[" * 1_000_000, b'{"a":' * 1_000_000, b"\0" * 1000, b"1e999999999" * 2]
+)
+def test_bytes_that_are_no_json_are_refused_in_a_short_sentence(body: bytes) -> None:
+    with pytest.raises(InvalidJSON) as caught:
+        parse_request(IncomingRequest(body))
+    assert len(caught.value.message) < 200
