@@ -5,6 +5,11 @@
 
 from __future__ import annotations
 
+import gc
+
+if __name__ == "__main__":
+    gc.disable()  # while modules are imported and models loaded: without it, /health answers a tenth later
+
 import asyncio
 import logging
 import signal

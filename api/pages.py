@@ -76,6 +76,7 @@ DOCS_CONTENT_SECURITY_POLICY = (
 
 def add_docs(app: Quart) -> None:
     """`GET /openapi.json`, and `GET /docs` with what that page loads; nothing comes from another host."""
+
     @app.get("/openapi.json")
     async def openapi_json() -> Response:
         return Response(_document(), content_type="application/json")

@@ -39,7 +39,7 @@ class Webhooks:
     def __init__(self, key: bytes, network: PublicNetwork, *, rng: Callable[[], float] = random.random) -> None:
         """`key` signs the deliveries; they are not signed without one."""
         self._key = key
-        self._network = network
+        self.network = network
         self._rng = rng
         self._tls: ssl.SSLContext | None = None
         self._pending: set[asyncio.Task[None]] = set()
@@ -100,7 +100,7 @@ class Webhooks:
         to = httpcore.URL(scheme=target.raw_scheme, host=target.raw_host, port=target.port, target=target.raw_path)
         extensions = {"timeout": {"connect": ATTEMPT_SECONDS}}
         async with (
-            httpcore.AsyncConnectionPool(ssl_context=self._tls, network_backend=self._network) as pool,
+            httpcore.AsyncConnectionPool(ssl_context=self._tls, network_backend=self.network) as pool,
             pool.stream("POST", to, headers=headers, content=body, extensions=extensions) as response,
         ):
             return response.status

@@ -16,9 +16,10 @@ from collections import OrderedDict
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field, replace
 from pathlib import PurePath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
+from core.config import Settings
 from core.errors import (
     FileNotFound,
     JobCancelled,
@@ -32,8 +33,6 @@ from core.errors import (
     internal_error,
 )
 from core.logs import Values, timestamp
-from outbound.public_network import PublicNetwork
-from outbound.webhooks import Webhooks
 from schemas.request import IncomingRequest, UpscaleRequest
 from schemas.response import (
     JobError,
@@ -50,6 +49,9 @@ from serving.lifecycle import Service, shutting_down
 from serving.pending import PendingResult
 from serving.requests import parse_request
 from storage.job_store import JobRecord, JobStore, interrupted
+
+if TYPE_CHECKING:
+    from outbound.webhooks import Webhooks
 
 logger = logging.getLogger(__name__)
 
@@ -93,7 +95,6 @@ class Jobs:
     def __init__(
         self,
         service: Service,
-        network: PublicNetwork | None = None,
         *,
         finished_in_memory: int = FINISHED_IN_MEMORY,
         keep_alive_seconds: float = KEEP_ALIVE_SECONDS,
@@ -104,8 +105,7 @@ class Jobs:
         self._live: dict[str, _Live] = {}
         self._finished: OrderedDict[str, JobRecord] = OrderedDict()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._network = network or PublicNetwork(allow_private=service.settings.webhook_allow_private)
-        self._webhooks = Webhooks(service.settings.webhook_key, self._network)
+        self._webhooks: Webhooks | None = None
         self._store = JobStore(service.settings.output_dir)
         self._naming: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()  # by the id, of callers that chose it
 
@@ -211,14 +211,18 @@ class Jobs:
         for live in self._live.values():
             live.pending.cancel()
         await asyncio.gather(*self._tasks)
-        await self._webhooks.close()
+        if self._webhooks:
+            await self._webhooks.close()
         self._store.close()
 
     # one job
 
     async def _start(self, job_id: str, request: UpscaleRequest, request_id: str, deadline: Deadline) -> JobResponse:
         if webhook := request.params.webhook:
-            await self._network.check(webhook)
+            if self._webhooks is None:
+                made = await self._service.io.run(_webhooks, self._service.settings)
+                self._webhooks = self._webhooks or made  # another job may have been quicker
+            await self._webhooks.network.check(webhook)
         pending = await self._service.submit(request, deadline)
         if len(self._live) >= MAX_LIVE:
             pending.cancel()
@@ -248,7 +252,7 @@ class Jobs:
             live.record = self._finished[record.id] = record
             live.done.set()
             del self._live[record.id]
-            if live.webhook:
+            if live.webhook and self._webhooks:
                 self._webhooks.deliver(live.webhook, self._to_response(record).model_dump_json().encode())
             while len(self._finished) > self._finished_in_memory:
                 self._finished.popitem(last=False)
@@ -324,6 +328,13 @@ class Jobs:
             error=record.error,
             urls=JobLinks(get=url, events=f"{url}/events", cancel=f"{url}/cancel"),
         )
+
+
+def _webhooks(settings: Settings) -> Webhooks:
+    from outbound.public_network import PublicNetwork  # with httpx, like the heartbeat's: not before it is needed
+    from outbound.webhooks import Webhooks
+
+    return Webhooks(settings.webhook_key, PublicNetwork(allow_private=settings.webhook_allow_private))
 
 
 def _kept(result: UpscaleResult) -> JobResult:

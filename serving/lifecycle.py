@@ -10,14 +10,13 @@ import time
 from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from core.config import Settings
 from core.errors import JobCancelled, ModelsLoading, ShuttingDown
 from core.metrics import Metrics, MetricsSnapshot
 from core.progress import NullProgress
 from model_utility import Models, load_models
-from outbound.heartbeat import Heartbeat
 from schemas.request import IncomingRequest, UpscaleRequest
 from schemas.response import HealthResponse, PlanResponse, ServiceState, ServiceStatus, UpscaleResult
 from serving import health
@@ -32,6 +31,9 @@ from storage.result_store import ResultStore
 from storage.sweeper import sweep_until
 from upscale import Upscaler
 from utility import IOExecutor
+
+if TYPE_CHECKING:
+    from outbound.heartbeat import Heartbeat
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +58,7 @@ class Service:
         self._dispatcher = Dispatcher(self._admission, self._worker, ResultCache(self.store), self.io, self.metrics)
         self._load = load
         self._upscaler: Upscaler | None = None
-        self._heartbeat = Heartbeat(settings, self._describe) if settings.registry_url else None
+        self._heartbeat = _heartbeat(settings, self._describe) if settings.registry_url else None
         self._tasks: list[asyncio.Task[None]] = []
         self._stop = asyncio.Event()
         self._in_flight = 0
@@ -237,8 +239,14 @@ class Service:
         return self._upscaler
 
 
+def _heartbeat(settings: Settings, describe: Callable[[], dict[str, object]]) -> Heartbeat:
+    from outbound.heartbeat import Heartbeat  # httpx takes a tenth of the time to the first /health, and few have a registry
+
+    return Heartbeat(settings, describe)
+
+
 def _load_without_pauses(load: Callable[[Settings], Models], settings: Settings) -> Models:
-    """Load, and collect no garbage meanwhile: it would stop every thread, for longer with each of a million new objects.
+    """Load, and collect no garbage until it is done: it would stop every thread, for longer with each of a million objects.
 
     These objects stay for good; freezing them also spares every later collection the way through them, 0.2 s of /health.
     """

@@ -314,7 +314,7 @@ async def test_a_name_that_changes_its_meaning_after_the_check_is_not_called(set
     async with receiver() as hook:
         async with webhooks(settings, lambda _host, _port: meanings.pop(0) if len(meanings) > 1 else meanings[0]) as sender:
             url = f"http://example.com:{hook.port}/"
-            await sender._network.check(url)
+            await sender.network.check(url)
             sender.deliver(url, b"{}")
             await asyncio.gather(*sender._pending)
         assert hook.bodies == []
