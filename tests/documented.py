@@ -1,4 +1,4 @@
-"""A client that holds every answer it gets against the OpenAPI document: status, media type, headers and body."""
+"""A client that holds every response it gets against the OpenAPI document: status, media type, headers and body."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ DOCUMENT = build_document()
 
 
 class DocumentedClient(httpx.AsyncClient):
-    """Fails a test at the first answer that is not as documented."""
+    """Fails a test at the first response that is not as documented."""
 
     async def send(self, request: httpx.Request, *, stream: bool = False, **options: Any) -> httpx.Response:
         response = await super().send(request, stream=stream, **options)
-        check_answer(response, body=None if stream else response.content)
+        check_response(response, body=None if stream else response.content)
         return response
 
 
-def check_answer(response: httpx.Response, body: bytes | None) -> None:
-    """Hold one answer against the document; `body` is None where it has not been read."""
+def check_response(response: httpx.Response, body: bytes | None) -> None:
+    """Hold one response against the document; `body` is None where it has not been read."""
     request = response.request
     if request.method == "OPTIONS":
         assert "allow" in response.headers or response.status_code in (204, 401)  # a preflight, or one without a key

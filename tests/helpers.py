@@ -150,14 +150,14 @@ def post(body: bytes, *headers: str) -> bytes:
     return "\r\n".join([*lines, f"Content-Length: {len(body)}", "", ""]).encode() + body
 
 
-def assert_error(answer: httpx.Response, status: int, code: str) -> dict[str, Any]:
-    """The answer is the error that it should be, in the form that every error has; returns its body."""
-    assert (answer.status_code, answer.headers["content-type"]) == (status, "application/json"), answer.text[:500]
-    body: dict[str, Any] = answer.json()
+def assert_error(response: httpx.Response, status: int, code: str) -> dict[str, Any]:
+    """The response is the error that it should be, in the form that every error has; returns its body."""
+    assert (response.status_code, response.headers["content-type"]) == (status, "application/json"), response.text[:500]
+    body: dict[str, Any] = response.json()
     assert (body["success"], body["code"]) == (False, code)
     assert len(body["error"]) > 10
-    assert "Traceback" not in answer.text
-    assert body["request_id"] == answer.headers["x-request-id"]
+    assert "Traceback" not in response.text
+    assert body["request_id"] == response.headers["x-request-id"]
     return body
 
 

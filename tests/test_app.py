@@ -1,4 +1,4 @@
-"""HTTP: answers, files, health and errors over a real socket, with a fake network behind the real pipeline."""
+"""HTTP: responses, files, health and errors over a real socket, with a fake network behind the real pipeline."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ def saved(fields: dict[str, str]) -> bytes:
     return Path(fields["file_path"]).read_bytes()
 
 
-async def test_answer_has_every_field_of_the_contract(client: httpx.AsyncClient) -> None:
-    answer = await client.post("/upscale", json={"image_b64": IMAGE, "target_resolution": "2K", "output_format": "png"})
-    assert answer.status_code == 200
-    assert answer.headers["content-type"] == "application/json"
-    assert int(answer.headers["content-length"]) == len(answer.content)
-    fields = answer.json()
+async def test_response_has_every_field_of_the_contract(client: httpx.AsyncClient) -> None:
+    response = await client.post("/upscale", json={"image_b64": IMAGE, "target_resolution": "2K", "output_format": "png"})
+    assert response.status_code == 200
+    assert response.headers["content-type"] == "application/json"
+    assert int(response.headers["content-length"]) == len(response.content)
+    fields = response.json()
     assert {name: type(value) for name, value in fields.items()} == {
         "success": bool,
         "cached": bool,
@@ -150,10 +150,10 @@ async def test_file_names_that_lead_elsewhere_are_not_found(
         reader, writer = await send_raw(
             settings.port, f"GET /files/{bad_name} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n".encode()
         )
-        answer = await reader.read()
-        assert answer.startswith(b"HTTP/1.1 404 "), bad_name
-        assert json.loads(answer.partition(b"\r\n\r\n")[2])["code"] == "not_found"
-        assert b"house secret" not in answer
+        response = await reader.read()
+        assert response.startswith(b"HTTP/1.1 404 "), bad_name
+        assert json.loads(response.partition(b"\r\n\r\n")[2])["code"] == "not_found"
+        assert b"house secret" not in response
         writer.close()
 
 
@@ -168,9 +168,9 @@ async def test_unknown_path_names_the_known_ones(client: httpx.AsyncClient) -> N
     [("GET", "/upscale", "POST"), ("PUT", "/upscale", "POST"), ("BREW", "/upscale", "POST"), ("POST", "/health", "GET")],
 )
 async def test_wrong_method_answers_405_with_allow(client: httpx.AsyncClient, method: str, path: str, allowed: str) -> None:
-    answer = await client.request(method, path)
-    body = assert_error(answer, 405, "method_not_allowed")
-    assert allowed in answer.headers["allow"]
+    response = await client.request(method, path)
+    body = assert_error(response, 405, "method_not_allowed")
+    assert allowed in response.headers["allow"]
     assert allowed in body["error"]
     assert method in body["error"]
 
@@ -187,9 +187,9 @@ async def test_head_and_options_say_what_get_and_post_would(client: httpx.AsyncC
 
 
 async def test_health_has_every_field_of_the_contract(client: httpx.AsyncClient) -> None:
-    answer = await client.get("/health")
-    assert answer.status_code == 200
-    fields = answer.json()
+    response = await client.get("/health")
+    assert response.status_code == 200
+    fields = response.json()
     assert fields.pop("timestamp") > 1.7e9
     assert fields.pop("uptime_seconds") > 0
     assert re.fullmatch(r"\d+\.\d+\.\d+", fields.pop("version"))
@@ -219,9 +219,9 @@ async def test_while_models_load_health_and_requests_get_503(settings: Settings)
     async with serving(settings, load) as (client, _):
         health = await client.get("/health")
         assert (health.status_code, health.json()["status"], health.json()["device"]) == (503, "starting", None)
-        answer = await client.post("/upscale", json={"image_b64": IMAGE})
-        assert_error(answer, 503, "models_loading")
-        assert int(answer.headers["retry-after"]) == answer.json()["retry_after_seconds"] >= 1
+        response = await client.post("/upscale", json={"image_b64": IMAGE})
+        assert_error(response, 503, "models_loading")
+        assert int(response.headers["retry-after"]) == response.json()["retry_after_seconds"] >= 1
         loaded.set()
         await ready(client)
         assert (await client.post("/upscale", json={"image_b64": IMAGE})).status_code == 200
@@ -236,14 +236,14 @@ async def test_a_missing_model_degrades_health_and_is_named(settings: Settings) 
     async with serving(settings, lambda _: models) as (client, _):
         await ready(client)
         health = await client.get("/health")
-        answer = await client.post("/upscale", json={"image_b64": IMAGE})
+        response = await client.post("/upscale", json={"image_b64": IMAGE})
     assert (health.status_code, health.json()["status"]) == (200, "degraded")
     assert health.json()["models"] == {
         "upscale_x4": {"loaded": True, "file": "x4.pth"},
         "face_restoration": {"loaded": False, "reason": "GFPGANv1.4.pth is missing"},
     }
-    assert (answer.status_code, answer.json()["faces_enhanced"]) == (200, False)
-    assert "GFPGANv1.4.pth is missing" in answer.json()["warnings"][0]
+    assert (response.status_code, response.json()["faces_enhanced"]) == (200, False)
+    assert "GFPGANv1.4.pth is missing" in response.json()["warnings"][0]
 
 
 async def test_a_model_that_is_not_there_is_refused_and_photographs_are_served(settings: Settings) -> None:
@@ -265,26 +265,26 @@ async def test_a_defect_is_logged_with_its_request_id_and_not_told(
     async with serving(settings, lambda _: fake_models(resolver)) as (client, _):
         await ready(client)
         resolver.error = RuntimeError("the secret of the house")
-        answer = await client.post("/upscale", json={"image_b64": IMAGE})
+        response = await client.post("/upscale", json={"image_b64": IMAGE})
         resolver.error = None
         following = await client.post("/upscale", json={"image_b64": IMAGE})
-    body = assert_error(answer, 500, "internal_error")
-    assert "secret" not in answer.text
-    assert "RuntimeError" not in answer.text
+    body = assert_error(response, 500, "internal_error")
+    assert "secret" not in response.text
+    assert "RuntimeError" not in response.text
     assert body["request_id"]
     assert "the secret of the house" in caplog.text
     assert following.status_code == 200
     assert files_in(settings) == [Path(following.json()["file_path"]).name]
 
 
-async def test_a_folder_that_cannot_be_written_costs_the_file_and_not_the_answer(settings: Settings, tmp_path: Path) -> None:
+async def test_a_folder_that_cannot_be_written_costs_the_file_and_not_the_response(settings: Settings, tmp_path: Path) -> None:
     blocked = tmp_path / "blocked"
     blocked.write_bytes(b"a file, not a folder")
     async with serving(with_settings(settings, output_dir=blocked), lambda _: fake_models()) as (client, _):
         await ready(client)
-        answer = await client.post("/upscale", json={"image_b64": IMAGE})
-    fields = answer.json()
-    assert (answer.status_code, fields["file_path"]) == (200, "")
+        response = await client.post("/upscale", json={"image_b64": IMAGE})
+    fields = response.json()
+    assert (response.status_code, fields["file_path"]) == (200, "")
     assert "could not keep the file" in fields["warnings"][0]
     assert Image.open(io.BytesIO(base64.b64decode(fields["base64"]))).size == (3840, 2560)
 

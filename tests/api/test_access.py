@@ -90,10 +90,10 @@ async def test_no_key_or_a_wrong_one_answers_401_everywhere_but_for_health(
             *(("POST", "/upscale"), ("GET", f"/files/{'0' * 32}.png"), ("GET", "/nothing"), ("PUT", "/health")),
             *(("GET", "/jobs/12345678"), ("OPTIONS", "/upscale"), ("GET", "/health/"), ("GET", "//health")),
         ):
-            answer = await client.request(method, path, headers={k.encode(): v for k, v in sent.items()})
+            response = await client.request(method, path, headers={k.encode(): v for k, v in sent.items()})
             if path != "/health":
-                assert_error(answer, 401, "unauthorized")
-                assert answer.headers["www-authenticate"] == 'Basic realm="upscale", charset="UTF-8"'
+                assert_error(response, 401, "unauthorized")
+                assert response.headers["www-authenticate"] == 'Basic realm="upscale", charset="UTF-8"'
         assert (await client.get("/health")).status_code == 200
 
 
@@ -174,11 +174,11 @@ def test_an_empty_file_of_keys_ends_the_process_with_2(tmp_path: Path) -> None:
 
 
 async def test_without_cors_no_page_of_another_origin_is_told_anything(client: httpx.AsyncClient) -> None:
-    answer = await client.get("/health", headers={"Origin": ORIGIN})
-    assert not [name for name in answer.headers if name.startswith("access-control")]
+    response = await client.get("/health", headers={"Origin": ORIGIN})
+    assert not [name for name in response.headers if name.startswith("access-control")]
 
 
-async def test_an_origin_that_is_named_may_ask_see_answers_and_errors(settings: Settings) -> None:
+async def test_an_origin_that_is_named_may_ask_see_responses_and_errors(settings: Settings) -> None:
     async with guarded(settings, cors_origins=f"{ORIGIN},http://localhost:3000") as client:
         wish = {"Origin": ORIGIN, "Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "x-api-key"}
         preflight = await client.options("/upscale", headers=wish)
@@ -188,10 +188,10 @@ async def test_an_origin_that_is_named_may_ask_see_answers_and_errors(settings: 
         served = await client.post("/upscale", json=BODY, headers={"Origin": ORIGIN, "X-API-Key": KEY})
         refused = await client.post("/upscale", json=BODY, headers={"Origin": ORIGIN})
         assert (served.status_code, refused.status_code) == (200, 401)
-        for answer in (preflight, served, refused):
-            assert answer.headers["access-control-allow-origin"] == ORIGIN
-            assert answer.headers["access-control-allow-credentials"] == "true"
-            assert "Origin" in answer.headers["vary"]
+        for response in (preflight, served, refused):
+            assert response.headers["access-control-allow-origin"] == ORIGIN
+            assert response.headers["access-control-allow-credentials"] == "true"
+            assert "Origin" in response.headers["vary"]
         for name in ("X-Request-ID", "Retry-After", "ETag", "Location", "X-Upscale-Size"):
             assert name in served.headers["access-control-expose-headers"]
         stranger = await client.get("/health", headers={"Origin": "https://page.example.evil"})
@@ -201,17 +201,17 @@ async def test_an_origin_that_is_named_may_ask_see_answers_and_errors(settings: 
 
 async def test_any_origin_may_ask_but_without_credentials(settings: Settings) -> None:
     async with guarded(settings, cors_origins="*") as client:
-        answer = await client.get("/health", headers={"Origin": ORIGIN})
-    assert answer.headers["access-control-allow-origin"] == "*"
-    assert "access-control-allow-credentials" not in answer.headers
+        response = await client.get("/health", headers={"Origin": ORIGIN})
+    assert response.headers["access-control-allow-origin"] == "*"
+    assert "access-control-allow-credentials" not in response.headers
 
 
 # what browsers are told
 
 
-async def test_every_answer_tells_browsers_what_to_refuse(client: httpx.AsyncClient) -> None:
-    for answer in (await client.get("/health"), await client.get("/nothing"), await client.post("/upscale", json=BODY)):
-        headers = answer.headers
+async def test_every_response_tells_browsers_what_to_refuse(client: httpx.AsyncClient) -> None:
+    for response in (await client.get("/health"), await client.get("/nothing"), await client.post("/upscale", json=BODY)):
+        headers = response.headers
         assert headers["x-content-type-options"] == "nosniff"
         assert headers["x-frame-options"] == "DENY"
         assert headers["referrer-policy"] == "no-referrer"

@@ -1,4 +1,4 @@
-"""The OpenAPI document and its page; that the answers of all tests are as documented is seen to in `documented.py`."""
+"""The OpenAPI document and its page; that the responses of all tests are as documented is seen to in `documented.py`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 from app import create_app
 from core.config import Settings
 from schemas.request import FIELDS
-from tests.documented import DOCUMENT, check_answer
+from tests.documented import DOCUMENT, check_response
 from tests.helpers import assert_error, b64, encode, sample_crop
 
 HEADERS = {"x-request-id": "1", "x-process-time": "0.1"}
@@ -27,9 +27,9 @@ def operations() -> Iterator[tuple[str, str, dict[str, Any]]]:
 
 
 async def test_the_document_is_served_and_is_openapi_3_1(client: httpx.AsyncClient) -> None:
-    answer = await client.get("/openapi.json")
-    assert answer.json() == DOCUMENT
-    OpenAPIV31SpecValidator(answer.json()).validate()
+    response = await client.get("/openapi.json")
+    assert response.json() == DOCUMENT
+    OpenAPIV31SpecValidator(response.json()).validate()
 
 
 def test_every_route_is_documented(settings: Settings) -> None:
@@ -85,8 +85,8 @@ async def test_the_page_of_documents_loads_nothing_from_elsewhere(client: httpx.
     assert "default-src 'none'; script-src 'self'" in page.headers["content-security-policy"]
     assert "//" not in page.text
     for part in ("swagger-ui.css", "swagger-ui-bundle.js", "favicon-32x32.png", "start.js"):
-        answer = await client.get(f"/docs/{part}")
-        assert (answer.status_code, len(answer.content) > 50, part in page.text) == (200, True, part in page.text)
+        response = await client.get(f"/docs/{part}")
+        assert (response.status_code, len(response.content) > 50, part in page.text) == (200, True, part in page.text)
     assert_error(await client.get("/docs/index.html"), 404, "not_found")
 
 
@@ -98,18 +98,18 @@ async def test_the_page_of_documents_loads_nothing_from_elsewhere(client: httpx.
         ({"upscaled_size": {"width": 0, "height": 1}}, "width"),
     ],
 )
-async def test_an_answer_that_is_not_as_documented_is_noticed(
+async def test_a_response_that_is_not_as_documented_is_noticed(
     client: httpx.AsyncClient, change: dict[str, Any], words: str
 ) -> None:
-    answer = await client.post("/upscale", json={"image_b64": b64(encode(sample_crop(20, 10))), "target_resolution": "2k"})
-    changed = httpx.Response(200, json={**answer.json(), **change}, request=answer.request, headers=HEADERS)
+    response = await client.post("/upscale", json={"image_b64": b64(encode(sample_crop(20, 10))), "target_resolution": "2k"})
+    changed = httpx.Response(200, json={**response.json(), **change}, request=response.request, headers=HEADERS)
     with pytest.raises(AssertionError, match=words):
-        check_answer(changed, changed.content)
+        check_response(changed, changed.content)
 
 
 async def test_a_status_and_a_header_that_are_not_documented_are_noticed(client: httpx.AsyncClient) -> None:
-    answer = await client.get("/health")
+    response = await client.get("/health")
     with pytest.raises(AssertionError, match="does not have this status"):
-        check_answer(httpx.Response(418, request=answer.request), b"")
+        check_response(httpx.Response(418, request=response.request), b"")
     with pytest.raises(AssertionError, match="X-Request-ID is missing"):
-        check_answer(httpx.Response(200, json=answer.json(), request=answer.request), answer.content)
+        check_response(httpx.Response(200, json=response.json(), request=response.request), response.content)

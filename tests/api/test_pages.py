@@ -12,10 +12,10 @@ from tests.helpers import assert_error
 
 
 async def test_the_front_door_is_the_page_and_lets_nothing_in_from_elsewhere(client: httpx.AsyncClient) -> None:
-    answer = await client.get("/")
-    assert (answer.status_code, answer.headers["content-type"]) == (200, "text/html; charset=utf-8")
-    assert "<title>Upscale</title>" in answer.text
-    policy = answer.headers["content-security-policy"]
+    response = await client.get("/")
+    assert (response.status_code, response.headers["content-type"]) == (200, "text/html; charset=utf-8")
+    assert "<title>Upscale</title>" in response.text
+    policy = response.headers["content-security-policy"]
     assert policy.startswith("default-src 'self';")
     assert not re.search(r"unsafe|https?:|\*", policy)
 
@@ -33,13 +33,13 @@ async def test_everything_the_page_names_is_there(client: httpx.AsyncClient) -> 
     [("page.css", "text/css"), ("page.js", "text/javascript"), ("icon.svg", "image/svg+xml")],
 )
 async def test_a_file_is_kept_by_browsers_and_asked_after(client: httpx.AsyncClient, name: str, media_type: str) -> None:
-    answer = await client.get(f"/web/{name}")
-    assert (answer.content, answer.headers["content-type"].removesuffix("; charset=utf-8")) == (
+    response = await client.get(f"/web/{name}")
+    assert (response.content, response.headers["content-type"].removesuffix("; charset=utf-8")) == (
         (WEB / name).read_bytes(),
         media_type,
     )
-    assert answer.headers["cache-control"] == "no-cache"
-    again = await client.get(f"/web/{name}", headers={"If-None-Match": answer.headers["etag"]})
+    assert response.headers["cache-control"] == "no-cache"
+    again = await client.get(f"/web/{name}", headers={"If-None-Match": response.headers["etag"]})
     assert (again.status_code, again.content) == (304, b"")
 
 

@@ -1,4 +1,4 @@
-"""The raw way in and out: the image file as the body, options in the query, the result as the answer's body."""
+"""The raw way in and out: the image file as the body, options in the query, the result as the response's body."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ async def post_raw(client: httpx.AsyncClient, query: str = "", accept: str | Non
     return await client.post(f"/upscale?{query}", content=body, headers=headers)
 
 
-def fixed_fields(answer: httpx.Response) -> dict[str, object]:
-    """What is the same in every answer to the same request."""
+def fixed_fields(response: httpx.Response) -> dict[str, object]:
+    """What is the same in every response to the same request."""
     differ = ("processing_time", "request_id", "file_path", "cached")
-    return {name: value for name, value in answer.json().items() if name not in differ}
+    return {name: value for name, value in response.json().items() if name not in differ}
 
 
 def saved(path: str) -> bytes:
@@ -75,17 +75,17 @@ async def test_a_wrong_option_is_named(client: httpx.AsyncClient, query: str, co
 
 
 async def test_an_option_that_nobody_knows_is_ignored_and_named(client: httpx.AsyncClient) -> None:
-    answer = await post_raw(client, "target_resolution=2k&image_b64=abc&x=1&x=2&%ff=&ä=")
-    (warning,) = answer.json()["warnings"]
+    response = await post_raw(client, "target_resolution=2k&image_b64=abc&x=1&x=2&%ff=&ä=")
+    (warning,) = response.json()["warnings"]
     for words in ("'image_b64'", "'x'", "'ä'", "Known fields are target_resolution"):
         assert words in warning
 
 
 async def test_a_query_beside_json_holds_as_well(client: httpx.AsyncClient) -> None:
     fields = {"image_b64": b64(PNG), "output_format": "png"}
-    answer = await client.post("/upscale?target_resolution=2k&x=1", json=fields)
-    assert (answer.json()["target_resolution"], answer.json()["format"]) == ("2k", "png")
-    assert "'x'" in answer.json()["warnings"][0]
+    response = await client.post("/upscale?target_resolution=2k&x=1", json=fields)
+    assert (response.json()["target_resolution"], response.json()["format"]) == ("2k", "png")
+    assert "'x'" in response.json()["warnings"][0]
     twice = await client.post("/upscale?output_format=png", json=fields)
     assert "in the query string and in the body" in assert_error(twice, 400, "repeated_field")["error"]
 
@@ -108,8 +108,8 @@ async def test_the_bytes_are_looked_at_and_not_their_type(
 
 async def test_a_raw_image_of_7_mb_is_accepted(client: httpx.AsyncClient) -> None:
     image = encode(PICTURE, "BMP")
-    answer = await post_raw(client, "target_resolution=2k", body=image + bytes(MAX_IMAGE_BYTES - len(image)))
-    assert answer.status_code == 200
+    response = await post_raw(client, "target_resolution=2k", body=image + bytes(MAX_IMAGE_BYTES - len(image)))
+    assert response.status_code == 200
 
 
 @pytest.mark.parametrize("framing", [b"Content-Length: 7340033", b"Transfer-Encoding: chunked"])
@@ -120,25 +120,27 @@ async def test_a_raw_body_over_7_mb_gets_413_before_it_has_come(
     reader, writer = await send_raw(settings.port, head)
     if b"chunked" in framing:
         writer.write(b"%x\r\n" % (8 * MIB) + bytes(MAX_IMAGE_BYTES + 1))
-    answer = await asyncio.wait_for(reader.readuntil(b"}"), HANG_SECONDS)
+    response = await asyncio.wait_for(reader.readuntil(b"}"), HANG_SECONDS)
     writer.close()
-    assert answer.startswith(b"HTTP/1.1 413 ")
-    assert b"body_too_large" in answer
-    assert b"over 7 MB" in answer
+    assert response.startswith(b"HTTP/1.1 413 ")
+    assert b"body_too_large" in response
+    assert b"over 7 MB" in response
 
 
 # out
 
 
 async def test_the_image_itself_with_the_fields_as_headers(client: httpx.AsyncClient, settings: Settings) -> None:
-    answer = await post_raw(client, "target_resolution=2k&output_format=png", "image/*")
-    assert (answer.status_code, answer.headers["content-type"]) == (200, "image/png")
-    assert int(answer.headers["content-length"]) == len(answer.content)
-    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(answer.content))), PICTURE.repeat(32, 0).repeat(32, 1))
-    ours = {name.removeprefix("x-upscale-"): value for name, value in answer.headers.items() if name.startswith("x-upscale-")}
+    response = await post_raw(client, "target_resolution=2k&output_format=png", "image/*")
+    assert (response.status_code, response.headers["content-type"]) == (200, "image/png")
+    assert int(response.headers["content-length"]) == len(response.content)
+    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(response.content))), PICTURE.repeat(32, 0).repeat(32, 1))
+    ours = {
+        name.removeprefix("x-upscale-"): value for name, value in response.headers.items() if name.startswith("x-upscale-")
+    }
     assert float(ours.pop("processing-time")) > 0
     path = unquote(ours.pop("file-path"))
-    assert saved(path) == answer.content
+    assert saved(path) == response.content
     assert files_in(settings) == [Path(path).name]
     assert ours == {
         "original-size": "60x40",
@@ -152,9 +154,9 @@ async def test_the_image_itself_with_the_fields_as_headers(client: httpx.AsyncCl
         "cached": "false",
         "warnings": "",
     }
-    assert answer.headers["content-disposition"] == 'inline; filename="upscaled-1920x1280.png"'
-    assert answer.headers["x-content-type-options"] == "nosniff"
-    assert len(answer.headers["x-request-id"]) == 32
+    assert response.headers["content-disposition"] == 'inline; filename="upscaled-1920x1280.png"'
+    assert response.headers["x-content-type-options"] == "nosniff"
+    assert len(response.headers["x-request-id"]) == 32
 
 
 async def test_json_in_and_image_out_gives_the_bytes_of_base64(client: httpx.AsyncClient) -> None:
@@ -165,8 +167,8 @@ async def test_json_in_and_image_out_gives_the_bytes_of_base64(client: httpx.Asy
 
 async def test_warnings_are_headers_of_ascii_and_not_too_long(client: httpx.AsyncClient) -> None:
     query = "target_resolution=2k&output_format=jpeg&" + "&".join(f"ä{number}{'ö' * 70}=" for number in range(30))
-    answer = await post_raw(client, query, "image/*", TRANSPARENT)
-    text = answer.headers["x-upscale-warnings"]
+    response = await post_raw(client, query, "image/*", TRANSPARENT)
+    text = response.headers["x-upscale-warnings"]
     assert text.isascii()
     assert len(text) < 4000
     unknown, flattened = [unquote(warning) for warning in text.split(", ")]
@@ -196,16 +198,16 @@ async def test_warnings_are_headers_of_ascii_and_not_too_long(client: httpx.Asyn
 async def test_accept_says_whether_json_or_an_image_comes_and_which(
     client: httpx.AsyncClient, accept: str | None, media_type: str
 ) -> None:
-    answer = await post_raw(client, "target_resolution=2k", accept)
-    assert (answer.status_code, answer.headers["content-type"]) == (200, media_type)
+    response = await post_raw(client, "target_resolution=2k", accept)
+    assert (response.status_code, response.headers["content-type"]) == (200, media_type)
     if media_type != "application/json":
-        assert Image.open(io.BytesIO(answer.content)).format == media_type.removeprefix("image/").upper()
+        assert Image.open(io.BytesIO(response.content)).format == media_type.removeprefix("image/").upper()
 
 
 async def test_the_usual_format_is_taken_where_accept_leaves_a_choice(client: httpx.AsyncClient) -> None:
     transparent = await post_raw(client, "target_resolution=2k", "image/*", TRANSPARENT)
     asked = await post_raw(client, "target_resolution=2k&output_format=webp", "image/*", TRANSPARENT)
-    assert [answer.headers["content-type"] for answer in (transparent, asked)] == ["image/png", "image/webp"]
+    assert [response.headers["content-type"] for response in (transparent, asked)] == ["image/png", "image/webp"]
 
 
 @pytest.mark.parametrize(

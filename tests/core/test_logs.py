@@ -45,7 +45,7 @@ class Log:
         return [line for line in self.lines if (line["message"], line.get("path")) == ("request", path)]
 
     async def request(self, path: str) -> dict[str, Any]:
-        """The one line of the one request to this path, which is written when its answer has been."""
+        """The one line of the one request to this path, which is written when its response has been."""
         await until(lambda: bool(self.requests(path)))
         (line,) = self.requests(path)
         return line
@@ -108,7 +108,7 @@ async def test_work_for_another_thread_belongs_to_the_request_that_gave_it() -> 
 
 async def test_an_upscale_is_one_line_with_what_was_done(client: httpx.AsyncClient, log: Log) -> None:
     body = json.dumps({"image_b64": IMAGE, "target_resolution": "2k", "output_format": "png"}).encode()
-    answer = await client.post("/upscale", content=body, headers={"Content-Type": "application/json"})
+    response = await client.post("/upscale", content=body, headers={"Content-Type": "application/json"})
     line = await log.request("/upscale")
     assert line.pop("time")
     seconds = line.pop("seconds")
@@ -116,14 +116,14 @@ async def test_an_upscale_is_one_line_with_what_was_done(client: httpx.AsyncClie
     assert 0 <= line.pop("device_seconds") <= seconds
     assert line == {
         "level": "INFO",
-        "request_id": answer.json()["request_id"],
+        "request_id": response.json()["request_id"],
         "message": "request",
         "method": "POST",
         "path": "/upscale",
         "status": 200,
         "code": "",
         "bytes_in": len(body),
-        "bytes_out": len(answer.content),
+        "bytes_out": len(response.content),
         "original": "60x40",
         "upscaled": "1920x1280",
         "format": "png",
@@ -205,15 +205,15 @@ async def test_other_errors_of_the_event_loop_are_logged_as_ever(client: httpx.A
 
 @pytest.mark.parametrize("request_id", ["7", "a.B-c_9", "x" * 128])
 async def test_a_clients_own_request_id_is_taken(client: httpx.AsyncClient, log: Log, request_id: str) -> None:
-    answer = await client.post("/upscale", json={"image_b64": "?"}, headers={"X-Request-ID": request_id})
-    assert answer.headers.get_list("x-request-id") == [answer.json()["request_id"]] == [request_id]
+    response = await client.post("/upscale", json={"image_b64": "?"}, headers={"X-Request-ID": request_id})
+    assert response.headers.get_list("x-request-id") == [response.json()["request_id"]] == [request_id]
     assert (await log.request("/upscale"))["request_id"] == request_id
 
 
 @pytest.mark.parametrize("request_id", ["", "x" * 129, "two words", "a/b", '"', "é", "a\tb"])
 async def test_an_unfit_request_id_is_replaced(client: httpx.AsyncClient, request_id: str) -> None:
-    answer = await client.get("/health", headers={b"X-Request-ID": request_id.encode("latin-1")})
-    assert re.fullmatch(r"[0-9a-f]{32}", answer.headers["x-request-id"])
+    response = await client.get("/health", headers={b"X-Request-ID": request_id.encode("latin-1")})
+    assert re.fullmatch(r"[0-9a-f]{32}", response.headers["x-request-id"])
 
 
 @dataclass
@@ -245,10 +245,10 @@ async def test_lines_from_an_io_thread_carry_the_id_of_their_request(settings: S
     assert line["request_id"] == "of-the-test"
 
 
-async def test_every_answer_says_how_long_it_took(client: httpx.AsyncClient) -> None:
-    for answer in (
+async def test_every_response_says_how_long_it_took(client: httpx.AsyncClient) -> None:
+    for response in (
         await client.get("/health"),
         await client.get("/nothing"),
         await client.post("/upscale", json={"image_b64": IMAGE}),
     ):
-        assert 0 < float(answer.headers["x-process-time"]) <= answer.elapsed.total_seconds() + 0.001
+        assert 0 < float(response.headers["x-process-time"]) <= response.elapsed.total_seconds() + 0.001

@@ -60,7 +60,7 @@ def bytes_of(response: httpx.Response) -> bytes:
     return base64.b64decode(response.json()["base64"])
 
 
-async def test_an_exception_in_the_network_is_a_500_and_the_next_answer_is_right(
+async def test_an_exception_in_the_network_is_a_500_and_the_next_response_is_right(
     settings: Settings, models: Models, golden: Callable[[bytes], bytes]
 ) -> None:
     async with faulty(settings, models, [ValueError("in block 17")]) as client:
@@ -69,7 +69,7 @@ async def test_an_exception_in_the_network_is_a_500_and_the_next_answer_is_right
         assert bytes_of(await ask(client, image)) == golden(image)
 
 
-async def test_a_lack_of_memory_in_the_network_costs_tiles_and_not_the_answer(
+async def test_a_lack_of_memory_in_the_network_costs_tiles_and_not_the_response(
     settings: Settings, models: Models, golden: Callable[[bytes], bytes]
 ) -> None:
     async with faulty(settings, models, [torch.OutOfMemoryError("CUDA out of memory")]) as client:
@@ -82,7 +82,7 @@ async def test_a_lack_of_memory_in_the_network_costs_tiles_and_not_the_answer(
         assert (bytes_of(again), again.json()["cached"]) == (golden(image), False)
 
 
-async def test_a_lack_of_memory_for_good_is_an_error_and_the_next_answer_is_right(
+async def test_a_lack_of_memory_for_good_is_an_error_and_the_next_response_is_right(
     settings: Settings, models: Models, golden: Callable[[bytes], bytes]
 ) -> None:
     faults: list[Exception] = [torch.OutOfMemoryError("CUDA out of memory")] * 100
@@ -126,7 +126,7 @@ async def test_a_busy_device_thread_that_is_killed_costs_its_job_and_no_other(se
         resolver.gate.set()
         assert_error(await first, 500, "internal_error")
         assert_repeats_pixels(await waiting, image)
-        assert service.health()["queue"]["running"] == 0  # type: ignore[index]
+        assert service.health().queue.running == 0
 
 
 def assert_repeats_pixels(response: httpx.Response, image: bytes) -> None:

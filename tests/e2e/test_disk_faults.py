@@ -59,14 +59,14 @@ def read_only(folder: Path) -> Iterator[None]:
         folder.chmod(0o700) if os.geteuid() != 0 else mounts("-o", "remount,rw", str(folder))
 
 
-def test_a_full_disk_costs_the_file_and_not_the_answer(server: Server, outputs: Path, right: Check) -> None:
+def test_a_full_disk_costs_the_file_and_not_the_response(server: Server, outputs: Path, right: Check) -> None:
     with full_disk(outputs):
         assert_not_kept(right(server))
         assert [path.name for path in outputs.iterdir() if path.stat().st_size == 0] == []
     assert_kept(right(server))
 
 
-def test_a_quota_costs_the_file_and_not_the_answer(server: Server, outputs: Path, right: Check) -> None:
+def test_a_quota_costs_the_file_and_not_the_response(server: Server, outputs: Path, right: Check) -> None:
     before = set(outputs.iterdir())
     with file_size_limit(server, 1000):
         assert_not_kept(right(server))
@@ -74,7 +74,7 @@ def test_a_quota_costs_the_file_and_not_the_answer(server: Server, outputs: Path
     assert_kept(right(server))
 
 
-def test_a_read_only_folder_costs_the_file_and_not_the_answer(server: Server, outputs: Path, right: Check) -> None:
+def test_a_read_only_folder_costs_the_file_and_not_the_response(server: Server, outputs: Path, right: Check) -> None:
     with read_only(outputs):
         assert_not_kept(right(server))
     assert_kept(right(server))

@@ -44,19 +44,19 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield running
 
 
-def picture_of(answer: dict[str, Any]) -> Image.Image:
-    image = Image.open(io.BytesIO(base64.b64decode(answer["base64"], validate=True)))
+def picture_of(response: dict[str, Any]) -> Image.Image:
+    image = Image.open(io.BytesIO(base64.b64decode(response["base64"], validate=True)))
     image.load()
     return image
 
 
 def test_one_4x_pass(server: Server) -> None:
     photograph = sample_crop(260, 48, top=40)
-    answer = server.upscale(encode(photograph), output_format="png")
-    assert answer["upscaling_strategy"] == [4]
-    assert answer["original_size"] == {"width": 260, "height": 48}
-    assert answer["upscaled_size"] == {"width": 1040, "height": 192}
-    picture = picture_of(answer)
+    response = server.upscale(encode(photograph), output_format="png")
+    assert response["upscaling_strategy"] == [4]
+    assert response["original_size"] == {"width": 260, "height": 48}
+    assert response["upscaled_size"] == {"width": 1040, "height": 192}
+    picture = picture_of(response)
     assert (picture.format, picture.mode, picture.size) == ("PNG", "RGB", (1040, 192))
     shrunk = np.asarray(picture.resize((260, 48), Image.Resampling.BOX))
     assert psnr(shrunk, photograph) > 25, "the result is another picture than the input"
@@ -64,9 +64,9 @@ def test_one_4x_pass(server: Server) -> None:
 
 def test_one_2x_pass(server: Server) -> None:
     photograph = np.tile(sample_crop(300, 24, top=100), (1, 2, 1))
-    answer = server.upscale(encode(photograph), output_format="png")
-    assert (answer["upscaling_strategy"], answer["total_scale"]) == ([2], 2.0)
-    picture = picture_of(answer)
+    response = server.upscale(encode(photograph), output_format="png")
+    assert (response["upscaling_strategy"], response["total_scale"]) == ([2], 2.0)
+    picture = picture_of(response)
     assert picture.size == (1200, 48)
     assert psnr(np.asarray(picture.resize((600, 24), Image.Resampling.BOX)), photograph) > 25
 
@@ -83,25 +83,25 @@ def test_a_drawing_is_upscaled_by_a_network_of_its_own(server: Server) -> None:
 
 
 def test_the_file_on_disk_the_base64_and_the_download_are_the_same_bytes(server: Server) -> None:
-    answer = server.upscale(encode(sample_crop(260, 8)))
-    data = base64.b64decode(answer["base64"])
-    path = Path(answer["file_path"])
+    response = server.upscale(encode(sample_crop(260, 8)))
+    data = base64.b64decode(response["base64"])
+    path = Path(response["file_path"])
     assert get(f"{server.url}/files/{path.name}.part").status_code == 404
     assert path.read_bytes() == data
     download = get(f"{server.url}/files/{path.name}")
     assert (download.content, download.headers["content-type"]) == (data, "image/jpeg")
-    assert picture_of(answer).format == "JPEG"
+    assert picture_of(response).format == "JPEG"
 
 
 def test_the_face_of_a_photograph_is_found_and_the_missing_restorer_is_named(server: Server) -> None:
-    answer = server.upscale(encode(sample_crop(264, 160, left=80, top=20)))
-    assert answer["faces_detected"] == 1
-    ((left, top, right, bottom),) = [face["box"] for face in answer["faces"]]
+    response = server.upscale(encode(sample_crop(264, 160, left=80, top=20)))
+    assert response["faces_detected"] == 1
+    ((left, top, right, bottom),) = [face["box"] for face in response["faces"]]
     assert 60 < left < 110 < 140 < right < 190  # 80 and 20 px less than in the whole sample
     assert 0 < top < 50 < 100 < bottom < 160
     restored = server.health()["models"]["face_restoration"]["loaded"]
-    assert answer["faces_enhanced"] is restored
-    assert restored or "GFPGANv1.4.pth" in answer["warnings"][0]
+    assert response["faces_enhanced"] is restored
+    assert restored or "GFPGANv1.4.pth" in response["warnings"][0]
     assert server.upscale(encode(sample_crop(264, 8)), enhance_faces=False)["warnings"] == []
 
 
@@ -125,19 +125,19 @@ def test_alpha_gray_profile_and_orientation_survive_the_trip(server: Server) -> 
 
 
 def test_exact_fit_ends_on_the_target(server: Server) -> None:
-    answer = server.upscale(encode(sample_crop(480, 4)), fit="exact", output_format="webp")
-    assert (answer["upscaling_strategy"], answer["upscaled_size"]) == ([4, 2], {"width": 2048, "height": 17})
-    assert picture_of(answer).size == (2048, 17)
+    response = server.upscale(encode(sample_crop(480, 4)), fit="exact", output_format="webp")
+    assert (response["upscaling_strategy"], response["upscaled_size"]) == ([4, 2], {"width": 2048, "height": 17})
+    assert picture_of(response).size == (2048, 17)
 
 
 def test_eight_requests_at_once_give_the_bytes_that_each_gives_alone(server: Server) -> None:
     images = [encode(sample_crop(257 + 9 * i, 6 + i, left=10 * i, top=20 * i)) for i in range(8)]
 
     def made(image: bytes) -> str:
-        answer = server.upscale(image)
-        assert answer["cached"] is False
-        Path(answer["file_path"]).unlink()  # so that it is made again, not found
-        return str(answer["base64"])
+        response = server.upscale(image)
+        assert response["cached"] is False
+        Path(response["file_path"]).unlink()  # so that it is made again, not found
+        return str(response["base64"])
 
     alone = [made(image) for image in images]
     with ThreadPoolExecutor(8) as clients:
@@ -171,18 +171,18 @@ def test_a_hundred_uploads_at_once_are_bounded_in_memory(server: Server) -> None
     body = b'{"image_b64": "' + b"A" * (16 * MIB - 20) + b'"}'
     headers = {"Content-Type": "application/json"}
     with ThreadPoolExecutor(100) as clients:
-        answers = list(
+        responses = list(
             clients.map(lambda _: httpx.post(f"{server.url}/upscale", content=body, headers=headers, timeout=600), range(100))
         )
-    codes = Counter((answer.status_code, answer.json()["code"]) for answer in answers)
+    codes = Counter((response.status_code, response.json()["code"]) for response in responses)
     assert set(codes) == {(400, "file_too_large"), (503, "queue_full")}, codes
     assert resident_bytes() - before_bytes < 800 * MIB  # 1600 came
     assert server.upscale(encode(sample_crop(257, 3)))["success"] is True
 
 
 def test_bad_input_gets_its_error_and_the_next_request_its_picture(server: Server) -> None:
-    answer = server.post(SAMPLE.read_bytes()[:2000])
-    assert (answer.status_code, answer.json()["code"]) == (400, "broken_image")
+    response = server.post(SAMPLE.read_bytes()[:2000])
+    assert (response.status_code, response.json()["code"]) == (400, "broken_image")
     assert server.upscale(encode(sample_crop(257, 2)))["success"] is True
 
 
@@ -311,9 +311,9 @@ def follow(server: Server, job: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 def submit(server: Server, image: bytes) -> dict[str, Any]:
     body = {"image_b64": base64.b64encode(image).decode(), "target_resolution": "2k"}
-    answer = httpx.post(f"{server.url}/upscale", json=body, headers={"Prefer": "respond-async"}, timeout=HANG_SECONDS)
-    assert answer.status_code == 202, answer.text
-    job: dict[str, Any] = answer.json()
+    response = httpx.post(f"{server.url}/upscale", json=body, headers={"Prefer": "respond-async"}, timeout=HANG_SECONDS)
+    assert response.status_code == 202, response.text
+    job: dict[str, Any] = response.json()
     return job
 
 

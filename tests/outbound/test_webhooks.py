@@ -31,7 +31,7 @@ class Receiver:
     """An HTTP server that notes what it gets and answers what it is told to, the last one again and again."""
 
     port: int = 0
-    answers: list[bytes] = field(default_factory=lambda: [b"HTTP/1.1 204 No Content\r\n\r\n"])
+    responses: list[bytes] = field(default_factory=lambda: [b"HTTP/1.1 204 No Content\r\n\r\n"])
     heads: list[dict[str, str]] = field(default_factory=list)
     bodies: list[bytes] = field(default_factory=list)
     got: asyncio.Queue[bytes] = field(default_factory=asyncio.Queue)
@@ -46,7 +46,7 @@ class Receiver:
         body = await reader.readexactly(int(head["content-length"]))
         self.heads.append({"line": lines[0], **head})
         self.bodies.append(body)
-        writer.write(self.answers.pop(0) if len(self.answers) > 1 else self.answers[0])
+        writer.write(self.responses.pop(0) if len(self.responses) > 1 else self.responses[0])
         self.got.put_nowait(body)
         await writer.drain()
         writer.close()
@@ -86,11 +86,11 @@ def open_settings(settings: Settings) -> Settings:
 async def test_the_job_object_is_posted_when_the_job_is_done(open_settings: Settings) -> None:
     async with receiver() as hook, serving(open_settings, lambda _: fake_models()) as (client, _):
         await ready(client)
-        answer = await client.post("/upscale", json=request_fields(webhook=hook.url), headers=ASYNC)
-        assert answer.status_code == 202, answer.text
+        response = await client.post("/upscale", json=request_fields(webhook=hook.url), headers=ASYNC)
+        assert response.status_code == 202, response.text
         async with asyncio.timeout(HANG_SECONDS):
             posted = json.loads(await hook.got.get())
-        assert posted == (await client.get(answer.headers["location"])).json()
+        assert posted == (await client.get(response.headers["location"])).json()
         assert posted["status"] == "succeeded"
         assert hook.heads[0]["line"] == "POST /done?a=b HTTP/1.1"
         assert hook.heads[0]["host"] == f"127.0.0.1:{hook.port}"
@@ -101,7 +101,7 @@ async def test_the_job_object_is_posted_when_the_job_is_done(open_settings: Sett
 
 async def test_every_attempt_is_signed_as_standard_webhooks_says(open_settings: Settings) -> None:
     async with receiver() as hook, webhooks(open_settings) as sender:
-        hook.answers = [b"HTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"]
+        hook.responses = [b"HTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"]
         sender.deliver(hook.url, b'{"a": 1}')
         for _ in range(2):
             await hook.got.get()
@@ -167,7 +167,7 @@ ENDLESS = b"HTTP/1.1 200 OK\r\nContent-Length: 99999999999\r\n\r\n" + b"x" * 100
 
 
 @pytest.mark.parametrize(
-    ("answer", "attempts"),
+    ("response", "attempts"),
     [
         (b"HTTP/1.1 503 Later\r\nContent-Length: 0\r\n\r\n", 8),
         (REDIRECT, 8),
@@ -178,10 +178,10 @@ ENDLESS = b"HTTP/1.1 200 OK\r\nContent-Length: 99999999999\r\n\r\n" + b"x" * 100
     ],
 )
 async def test_what_is_not_taken_is_sent_again_a_bounded_number_of_times(
-    open_settings: Settings, answer: bytes, attempts: int
+    open_settings: Settings, response: bytes, attempts: int
 ) -> None:
     async with receiver() as hook:
-        hook.answers = [answer]
+        hook.responses = [response]
         sender = Webhooks(open_settings.webhook_key, network(open_settings), rng=lambda: 0.0)
         sender.deliver(hook.url, b"{}")
         async with asyncio.timeout(HANG_SECONDS):
@@ -192,7 +192,7 @@ async def test_what_is_not_taken_is_sent_again_a_bounded_number_of_times(
 
 async def test_at_the_end_what_waits_for_its_next_attempt_gets_one_at_once(open_settings: Settings) -> None:
     async with receiver() as hook:
-        hook.answers = [b"HTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n"]
+        hook.responses = [b"HTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n"]
         sender = Webhooks(open_settings.webhook_key, network(open_settings), rng=lambda: 1.0)
         sender.deliver(hook.url, b"{}")
         await hook.got.get()
@@ -298,8 +298,8 @@ async def test_urls_that_lead_into_somebodys_network_or_nowhere_are_refused(sett
 
 async def test_a_refused_webhook_refuses_the_request(client: httpx.AsyncClient) -> None:
     for method, path in (("POST", "/upscale"), ("PUT", "/jobs/my-own-id")):
-        answer = await client.request(method, path, json=request_fields(webhook="http://127.0.0.1/"), headers=ASYNC)
-        assert assert_error(answer, 400, "webhook_refused")["field"] == "webhook"
+        response = await client.request(method, path, json=request_fields(webhook="http://127.0.0.1/"), headers=ASYNC)
+        assert assert_error(response, 400, "webhook_refused")["field"] == "webhook"
     assert_error(await client.post("/upscale", json=request_fields(webhook=7), headers=ASYNC), 400, "wrong_type")
 
 

@@ -118,7 +118,7 @@ async def test_of_bodies_that_outgrow_the_room_together_one_is_refused_and_the_o
             writer.close()
 
 
-async def test_a_slow_reader_of_an_answer_keeps_no_room_of_others_bodies(settings: Settings) -> None:
+async def test_a_slow_reader_of_a_response_keeps_no_room_of_others_bodies(settings: Settings) -> None:
     image = encode(np.random.default_rng(0).integers(0, 256, (1400, 1400, 3), dtype=np.uint8))  # some 6 MB
     query = "target_resolution=4k&output_format=png"  # and an response that no socket's buffer holds
     head = f"POST /upscale?{query} HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: {len(image)}\r\n\r\n"
@@ -135,7 +135,9 @@ async def test_a_slow_reader_of_an_answer_keeps_no_room_of_others_bodies(setting
             writer.close()
 
 
-async def test_a_refused_request_whose_body_comes_later_gets_its_answer(client: httpx.AsyncClient, settings: Settings) -> None:
+async def test_a_refused_request_whose_body_comes_later_gets_its_response(
+    client: httpx.AsyncClient, settings: Settings
+) -> None:
     reader, writer = await send_raw(settings.port, b"POST /nowhere HTTP/1.1\r\nHost: test\r\nContent-Length: 10\r\n\r\n")
     response = await reader.readuntil(b"}")
     assert response.startswith(b"HTTP/1.1 404 ")

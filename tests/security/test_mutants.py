@@ -46,7 +46,7 @@ def valid_picture(client: httpx.Client) -> httpx.Response:
 
 
 def mutant_images(server: Server, total: int, first: int = 0) -> set[Path]:
-    """Post mutated pictures; returns the files that the answers name."""
+    """Post mutated pictures; returns the files that the responses name."""
     files = corpus(STRIP)
     kept: set[Path] = set()
     busy: list[int] = []  # one whose size was mutated may be predicted to be late behind those of the other clients
@@ -93,7 +93,7 @@ PROBE = b"GET /health HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n"
 
 
 def converse(address: tuple[str, int], request: bytes) -> tuple[list[bytes], bool]:
-    """Send a request and one after it; returns the statuses of all answers, and whether the server hung up."""
+    """Send a request and one after it; returns the statuses of all responses, and whether the server hung up."""
     received, deadline = bytearray(), time.monotonic() + HANG_SECONDS
     with socket.create_connection(address, timeout=HANG_SECONDS) as connection:
         try:

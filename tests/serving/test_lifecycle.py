@@ -75,7 +75,7 @@ async def test_an_idle_connection_does_not_hold_up_the_end(settings: Settings) -
 @pytest.mark.filterwarnings(
     "ignore::pytest.PytestUnraisableExceptionWarning"
 )  # the framework leaves the file to the collector
-async def test_a_client_that_never_reads_its_answer_does_not_hold_up_the_end(settings: Settings) -> None:
+async def test_a_client_that_never_reads_its_response_does_not_hold_up_the_end(settings: Settings) -> None:
     settings.output_dir.mkdir()
     name = "0" * 32 + ".png"
     with (settings.output_dir / name).open("wb") as file:

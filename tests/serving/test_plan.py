@@ -78,8 +78,8 @@ async def test_the_plan_is_what_the_request_then_does(
 
 
 async def test_the_image_file_itself_can_be_planned(client: httpx.AsyncClient) -> None:
-    answer = await client.post("/plan?target_resolution=2k", content=PHOTOGRAPH, headers={"Content-Type": "image/jpeg"})
-    assert answer.json()["upscaled_size"] == {"width": 1920, "height": 1280}
+    response = await client.post("/plan?target_resolution=2k", content=PHOTOGRAPH, headers={"Content-Type": "image/jpeg"})
+    assert response.json()["upscaled_size"] == {"width": 1920, "height": 1280}
 
 
 async def test_the_wait_is_that_of_the_queue_and_a_full_one_refuses(settings: Settings) -> None:

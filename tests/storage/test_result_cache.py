@@ -44,9 +44,9 @@ PICTURE = Picture(PIXELS)
 
 async def upscale(client: httpx.AsyncClient, image: bytes, **fields: Any) -> httpx.Response:
     body = {"image_b64": b64(image), "target_resolution": "2k", "output_format": "png", **fields}
-    answer = await client.post("/upscale", json=body)
-    assert answer.status_code == 200, answer.text
-    return answer
+    response = await client.post("/upscale", json=body)
+    assert response.status_code == 200, response.text
+    return response
 
 
 # the key
@@ -113,9 +113,11 @@ async def test_a_file_of_another_kind_with_the_same_pixels_is_the_same_and_a_war
 
 
 async def test_another_parameter_is_another_result(client: httpx.AsyncClient) -> None:
-    answers = [(await upscale(client, encode(PIXELS), **fields)).json() for fields in ({}, {"quality": 90}, {"fit": "exact"})]
-    assert [answer["cached"] for answer in answers] == [False] * 3
-    assert len({answer["file_path"] for answer in answers}) == 3
+    responses = [
+        (await upscale(client, encode(PIXELS), **fields)).json() for fields in ({}, {"quality": 90}, {"fit": "exact"})
+    ]
+    assert [response["cached"] for response in responses] == [False] * 3
+    assert len({response["file_path"] for response in responses}) == 3
 
 
 def flip_last_bit(path: Path) -> None:
@@ -150,7 +152,7 @@ async def test_what_is_in_memory_still_is_no_result_once_its_file_is_gone(settin
         h.resolver.gate.set()
         again = [(await h.post(10)).json() for _ in range(2)][1]
         (key,) = [path.stem for path in settings.output_dir.iterdir() if len(path.stem) == 64]
-        kept = h.service._dispatcher._recall(key)  # as one who reads that answer slowly keeps it
+        kept = h.service._dispatcher._recall(key)  # as one who reads that response slowly keeps it
         assert kept
         await asyncio.to_thread(Path(again["file_path"]).unlink)
         anew = (await h.post(10)).json()
@@ -169,23 +171,23 @@ async def test_what_is_asked_for_again_is_kept_as_long_as_what_is_new(settings: 
 
 
 async def test_a_repeat_is_served_by_the_next_process_too(settings: Settings) -> None:
-    answers = []
+    responses = []
     for port in (settings.port, free_port()):
         async with serving(with_settings(settings, port=port), lambda _: fake_models()) as (client, _):
             await ready(client)
-            answers.append((await upscale(client, encode(PIXELS))).json())
-    assert [answer["cached"] for answer in answers] == [False, True]
+            responses.append((await upscale(client, encode(PIXELS))).json())
+    assert [response["cached"] for response in responses] == [False, True]
 
 
-async def test_the_etag_of_an_answer_is_that_of_its_file_and_saves_the_download(client: httpx.AsyncClient) -> None:
-    answer = await upscale(client, encode(PIXELS))
-    url = f"/files/{Path(answer.json()['file_path']).name}"
+async def test_the_etag_of_a_response_is_that_of_its_file_and_saves_the_download(client: httpx.AsyncClient) -> None:
+    response = await upscale(client, encode(PIXELS))
+    url = f"/files/{Path(response.json()['file_path']).name}"
     whole = await client.get(url)
-    assert whole.headers["etag"] == answer.headers["etag"]
-    saved = await client.get(url, headers={"If-None-Match": answer.headers["etag"]})
+    assert whole.headers["etag"] == response.headers["etag"]
+    saved = await client.get(url, headers={"If-None-Match": response.headers["etag"]})
     assert (saved.status_code, saved.content) == (304, b"")
     changed = await client.get(url, headers={"If-None-Match": '"another"'})
-    assert (changed.status_code, changed.content) == (200, base64.b64decode(answer.json()["base64"]))
+    assert (changed.status_code, changed.content) == (200, base64.b64decode(response.json()["base64"]))
 
 
 def test_a_record_is_swept_with_its_result(tmp_path: Path) -> None:
@@ -203,7 +205,7 @@ def test_a_record_is_swept_with_its_result(tmp_path: Path) -> None:
 # in flight
 
 
-async def test_the_same_requests_in_flight_share_one_job_and_each_gets_its_answer(settings: Settings) -> None:
+async def test_the_same_requests_in_flight_share_one_job_and_each_gets_its_response(settings: Settings) -> None:
     async with gated_service(with_settings(settings, queue_limit=0)) as h, asyncio.TaskGroup() as clients:
         first = clients.create_task(h.post(10))
         await h.queue_is(running=1, waiting=0)
@@ -212,10 +214,10 @@ async def test_the_same_requests_in_flight_share_one_job_and_each_gets_its_answe
         await until(lambda: len(in_flight.waiters) == 6)
         assert_error(await h.post(20), 503, "queue_full")
         h.resolver.gate.set()
-    answers = [first.result(), *(other.result() for other in others)]
-    assert [gray_of(answer) for answer in answers] == [10] * 6
-    assert [answer.json()["cached"] for answer in answers] == [False] + [True] * 5
-    assert len({answer.json()["request_id"] for answer in answers}) == 6
+    responses = [first.result(), *(other.result() for other in others)]
+    assert [gray_of(response) for response in responses] == [10] * 6
+    assert [response.json()["cached"] for response in responses] == [False] + [True] * 5
+    assert len({response.json()["request_id"] for response in responses}) == 6
     assert len([gray for gray, _ in h.resolver.seen if gray == 10]) == 3, "each of three passes ran once"
     assert len(files_in(settings)) == 1
 

@@ -44,8 +44,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.server.asked.append((self.path, self.headers["Range"]))
-        answers = self.server.script.get(self.path, [status(404)])
-        (answers.pop(0) if len(answers) > 1 else answers[0])(self)
+        responses = self.server.script.get(self.path, [status(404)])
+        (responses.pop(0) if len(responses) > 1 else responses[0])(self)
 
     def log_message(self, *args: object) -> None:
         """Not into pytest's output."""
