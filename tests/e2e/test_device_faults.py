@@ -126,7 +126,7 @@ async def test_a_busy_device_thread_that_is_killed_costs_its_job_and_no_other(se
         resolver.gate.set()
         assert_error(await first, 500, "internal_error")
         assert_repeats_pixels(await waiting, image)
-        assert service.health()["queue"]["running"] == 0  # type: ignore[index]
+        assert service.health().queue.running == 0
 
 
 def assert_repeats_pixels(response: httpx.Response, image: bytes) -> None:
