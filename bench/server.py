@@ -21,7 +21,7 @@ import httpx
 
 ROOT = Path(__file__).parent.parent
 SAMPLE = ROOT / "samples" / "astronaut.jpg"
-START_SECONDS = 120
+START_SECONDS = 300
 POLL_SECONDS = 0.01
 
 
@@ -74,7 +74,7 @@ class Server:
 
     def health(self) -> dict[str, Any]:
         """The body of GET /health."""
-        connection = HTTPConnection(self.url.removeprefix("http://"), timeout=5)
+        connection = HTTPConnection(self.url.removeprefix("http://"), timeout=60)
         with closing(connection):
             connection.request("GET", "/health")
             parsed: dict[str, Any] = json.load(connection.getresponse())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import httpx
@@ -10,13 +10,7 @@ import pytest
 
 from bench.server import free_port
 from core.config import Settings
-from tests.helpers import WEIGHTS as WEIGHTS
-from tests.helpers import FakeResolver as FakeResolver  # tests/page, test_bench and test_soak import these from here as yet
-from tests.helpers import encode as encode
-from tests.helpers import fake_models as fake_models
-from tests.helpers import ready as ready
-from tests.helpers import sample_crop as sample_crop
-from tests.helpers import serving as serving
+from tests.helpers import WEIGHTS, fake_models, ready, serving
 
 
 @pytest.fixture
@@ -31,3 +25,14 @@ async def client(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
     async with serving(settings, lambda _: fake_models()) as (client, _):
         await ready(client)
         yield client
+
+
+@pytest.fixture(scope="module")
+def one_torch_thread() -> Iterator[None]:
+    """Threads of one pass wait for each other at every layer; beside busy processes that takes ten times as long."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
+import os
+import socket
 import threading
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -14,10 +17,11 @@ from typing import Any
 import httpx
 import numpy as np
 from hypercorn.asyncio import serve
+from hypercorn.config import Config
 from numpy.typing import NDArray
 from PIL import Image
 
-from api.server import KEEP_ALIVE_SECONDS, STALL_SECONDS, listen
+from api.server import CLOSE_SECONDS, KEEP_ALIVE_SECONDS, STALL_SECONDS, listen
 from app import create_app
 from bench.server import ROOT, SAMPLE
 from core.config import Settings
@@ -31,6 +35,10 @@ from serving.lifecycle import Service
 from tests.documented import DocumentedClient
 
 WEIGHTS = ROOT / "weights"
+# Of a server that only runs small pictures: threads of one pass wait for each other at every layer, and beside busy
+# processes for long.
+SMALL_SERVER = {"WEIGHTS_DIR": str(WEIGHTS), "TORCH_THREADS": "1"}
+HANG_SECONDS = 60.0  # after which a wait is taken for a hang; no test asserts that anything is faster than this
 _TLS = httpx.create_ssl_context()  # unused; a client would make one for itself each time, which takes longer than most tests
 
 
@@ -54,7 +62,7 @@ class FakeResolver:
 
     def super_resolve(self, image: NDArray[np.uint8], scale: int, progress: Progress) -> NDArray[np.uint8]:
         self.entered.set()
-        assert self.gate.wait(30), "the test never opened the gate"
+        assert self.gate.wait(HANG_SECONDS), "the test never opened the gate"
         if self.error:
             raise self.error
         progress.advance(self.flops(image.shape[0], image.shape[1], scale))
@@ -75,15 +83,17 @@ async def serving(
     load: Callable[[Settings], Models],
     stall_seconds: float = STALL_SECONDS,
     keep_alive_seconds: float = KEEP_ALIVE_SECONDS,
+    close_seconds: float = CLOSE_SECONDS,
 ) -> AsyncIterator[tuple[httpx.AsyncClient, Service]]:
-    """The application behind a real hypercorn on a free port of loopback, once it has answered."""
+    """The application behind a real hypercorn on a free port of loopback, which is open when this begins."""
     app = create_app(settings, load=load)
     service: Service = app.extensions["service"]
-    server = asyncio.create_task(
-        serve(app, listen(settings, stall_seconds, keep_alive_seconds), shutdown_trigger=service.drained)
-    )
-    async with DocumentedClient(base_url=f"http://127.0.0.1:{settings.port}", timeout=60, verify=_TLS) as client:
-        await _wait_for(client, server)
+    config = listen(settings, stall_seconds, keep_alive_seconds)
+    config.graceful_timeout = close_seconds
+    _open_port(config)
+    server = asyncio.create_task(serve(app, config, shutdown_trigger=service.drained))
+    url = f"http://127.0.0.1:{settings.port}"
+    async with DocumentedClient(base_url=url, timeout=HANG_SECONDS, verify=_TLS) as client:
         try:
             yield client, service
         finally:
@@ -91,14 +101,18 @@ async def serving(
     await server
 
 
-async def _wait_for(client: httpx.AsyncClient, server: asyncio.Task[None]) -> None:
-    while not server.done():
-        try:
-            await client.get("/health")
-            return
-        except httpx.ConnectError:
-            await asyncio.sleep(0.01)
-    server.result()
+def _open_port(config: Config) -> None:
+    """Let connections wait for the server from now on, instead of being refused until it has started."""
+    (bound,) = config.bind
+    with socket.socket(fileno=os.dup(int(bound.removeprefix("fd://")))) as listener:
+        listener.listen()
+
+
+def advance_clock(seconds: float) -> None:
+    """Let the event loop's clock, and with it all that waits on it in this test, jump ahead."""
+    loop = asyncio.get_running_loop()
+    before = loop.time
+    loop.time = lambda: before() + seconds  # type: ignore[method-assign]
 
 
 async def ready(client: httpx.AsyncClient) -> None:
@@ -109,9 +123,17 @@ async def ready(client: httpx.AsyncClient) -> None:
 
 async def until(condition: Callable[[], bool]) -> None:
     """Wait for something that has no event for us, such as the server noticing that a client has gone."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(HANG_SECONDS):
         while not condition():  # noqa: ASYNC110
             await asyncio.sleep(0.005)
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """The same of another process."""
+    end = time.monotonic() + HANG_SECONDS
+    while not condition():
+        assert time.monotonic() < end, "it never came to pass"
+        time.sleep(0.02)
 
 
 async def send_raw(port: int, data: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:

@@ -19,6 +19,7 @@ from PIL import Image
 from core.config import Settings
 from model_utility import Models, ModelStatus
 from tests.helpers import (
+    HANG_SECONDS,
     FakeResolver,
     assert_error,
     b64,
@@ -212,7 +213,7 @@ async def test_while_models_load_health_and_requests_get_503(settings: Settings)
     loaded = threading.Event()
 
     def load(_: Settings) -> Models:
-        assert loaded.wait(30)
+        assert loaded.wait(HANG_SECONDS)
         return fake_models()
 
     async with serving(settings, load) as (client, _):

@@ -16,7 +16,7 @@ import cli
 from core.config import ConfigError, Settings
 from model_utility import Models, WeightsError
 from schemas.params import PARAMS
-from tests.helpers import FakeResolver, encode, fake_models, sample_crop
+from tests.helpers import HANG_SECONDS, FakeResolver, encode, fake_models, sample_crop
 
 SMALL = encode(sample_crop(60, 40))
 
@@ -232,7 +232,7 @@ def test_the_next_picture_is_decoded_while_one_runs(room: Path) -> None:
 
     class Waiting(FakeResolver):
         def super_resolve(self, *arguments: object) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
-            assert read_again.wait(10), "the next picture was not asked for"
+            assert read_again.wait(HANG_SECONDS), "the next picture was not asked for"
             return super().super_resolve(*arguments)  # type: ignore[arg-type]
 
     def feed() -> None:

@@ -18,7 +18,19 @@ import pytest
 from api.access import Access
 from bench.server import ROOT, running_server
 from core.config import ConfigError, Settings
-from tests.helpers import WEIGHTS, assert_error, b64, encode, fake_models, ready, sample_crop, send_raw, serving, with_settings
+from tests.helpers import (
+    HANG_SECONDS,
+    SMALL_SERVER,
+    assert_error,
+    b64,
+    encode,
+    fake_models,
+    ready,
+    sample_crop,
+    send_raw,
+    serving,
+    with_settings,
+)
 
 KEY, OTHER = "first-key", "second:key"
 ORIGIN = "https://page.example"
@@ -146,7 +158,13 @@ def test_an_empty_file_of_keys_ends_the_process_with_2(tmp_path: Path) -> None:
     (tmp_path / "keys").touch()
     environment = {**os.environ, "API_KEY_FILE": str(tmp_path / "keys")}
     ended = subprocess.run(
-        [sys.executable, "app.py"], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "app.py"],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=HANG_SECONDS,
+        check=False,
     )
     assert ended.returncode == 2
     assert "must hold at least one key" in ended.stderr.splitlines()[-1]
@@ -234,7 +252,7 @@ def test_no_key_token_or_image_is_in_the_log_of_a_whole_run(tmp_path: Path, log_
         "HEARTBEAT_SECONDS": "0.2",
         "LOG_LEVEL": "DEBUG",
         "LOG_FORMAT": log_format,
-        "WEIGHTS_DIR": str(WEIGHTS),
+        **SMALL_SERVER,
     }
     image = b64(encode(sample_crop(257, 2)))
     with running_server(tmp_path, **environment) as server, httpx.Client(base_url=server.url, timeout=60) as client:

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from core.config import MAX_IMAGE_BYTES, MIB, Settings
-from tests.helpers import assert_error, b64, encode, files_in, sample_crop, send_raw
+from tests.helpers import HANG_SECONDS, assert_error, b64, encode, files_in, sample_crop, send_raw
 
 PICTURE = sample_crop(60, 40, left=200, top=100)
 PNG = encode(PICTURE)
@@ -120,7 +120,7 @@ async def test_a_raw_body_over_7_mb_gets_413_before_it_has_come(
     reader, writer = await send_raw(settings.port, head)
     if b"chunked" in framing:
         writer.write(b"%x\r\n" % (8 * MIB) + bytes(MAX_IMAGE_BYTES + 1))
-    answer = await asyncio.wait_for(reader.readuntil(b"}"), 10)
+    answer = await asyncio.wait_for(reader.readuntil(b"}"), HANG_SECONDS)
     writer.close()
     assert answer.startswith(b"HTTP/1.1 413 ")
     assert b"body_too_large" in answer

@@ -111,8 +111,9 @@ async def test_an_upscale_is_one_line_with_what_was_done(client: httpx.AsyncClie
     answer = await client.post("/upscale", content=body, headers={"Content-Type": "application/json"})
     line = await log.request("/upscale")
     assert line.pop("time")
-    assert 0 <= line.pop("queue_seconds") < 10
-    assert 0 <= line.pop("device_seconds") <= line.pop("seconds")
+    seconds = line.pop("seconds")
+    assert 0 <= line.pop("queue_seconds") <= seconds
+    assert 0 <= line.pop("device_seconds") <= seconds
     assert line == {
         "level": "INFO",
         "request_id": answer.json()["request_id"],
@@ -250,4 +251,4 @@ async def test_every_answer_says_how_long_it_took(client: httpx.AsyncClient) -> 
         await client.get("/nothing"),
         await client.post("/upscale", json={"image_b64": IMAGE}),
     ):
-        assert 0 < float(answer.headers["x-process-time"]) < 10
+        assert 0 < float(answer.headers["x-process-time"]) <= answer.elapsed.total_seconds() + 0.001

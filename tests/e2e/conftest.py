@@ -21,13 +21,13 @@ from model_utility import Models, load_models
 from schemas.params import UpscaleParams
 from schemas.plan import Size, plan_upscale
 from tests.e2e.faults import Check, Registry, mounts, new_picture
-from tests.helpers import WEIGHTS, decode
+from tests.helpers import SMALL_SERVER, WEIGHTS, decode
 from upscale import Upscaler
 
 
 @pytest.fixture(scope="package")
 def models() -> Models:
-    return load_models(Settings(weights_dir=WEIGHTS))
+    return load_models(Settings(weights_dir=WEIGHTS, torch_threads=1))
 
 
 @pytest.fixture(scope="package")
@@ -86,7 +86,14 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+# A failed beat is followed by the next after hardly any time: the jitter of the delay is random, up to all of it.
+IMPATIENCE = "import random; random.random = lambda: 0.01"
+
+
 @pytest.fixture(scope="package")
-def server(registry: Registry, outputs: Path, weights: Path) -> Iterator[Server]:
-    with running_server(outputs, WEIGHTS_DIR=str(weights), REGISTRY_URL=registry.url, HEARTBEAT_SECONDS="0.2") as running:
+def server(registry: Registry, outputs: Path, weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    hooks = tmp_path_factory.mktemp("hooks")
+    (hooks / "sitecustomize.py").write_text(IMPATIENCE)
+    settings = {**SMALL_SERVER, "WEIGHTS_DIR": str(weights), "REGISTRY_URL": registry.url, "HEARTBEAT_SECONDS": "0.2"}
+    with running_server(outputs, PYTHONPATH=str(hooks), **settings) as running:
         yield running

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.helpers import encode, sample_crop
+from tests.helpers import HANG_SECONDS, encode, sample_crop
 
 _numbers = count()
 
@@ -54,7 +54,7 @@ class Registry(socketserver.ThreadingTCPServer):
 
     def wait_for_a_beat(self, mood: bytes | None) -> None:
         self.mood = mood
-        while self.handled.get(timeout=30) != mood:
+        while self.handled.get(timeout=HANG_SECONDS) != mood:
             pass
 
 

@@ -20,6 +20,7 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from queue import Queue
@@ -32,7 +33,9 @@ from PIL import Image, ImageCms
 
 from bench.server import ROOT, SAMPLE, Server, running_server
 from core.config import MIB
-from tests.helpers import WEIGHTS, encode, psnr, sample_crop
+from tests.helpers import HANG_SECONDS, WEIGHTS, encode, psnr, sample_crop
+
+get = partial(httpx.get, timeout=HANG_SECONDS)
 
 
 @pytest.fixture(scope="module")
@@ -83,9 +86,9 @@ def test_the_file_on_disk_the_base64_and_the_download_are_the_same_bytes(server:
     answer = server.upscale(encode(sample_crop(260, 8)))
     data = base64.b64decode(answer["base64"])
     path = Path(answer["file_path"])
-    assert httpx.get(f"{server.url}/files/{path.name}.part").status_code == 404
+    assert get(f"{server.url}/files/{path.name}.part").status_code == 404
     assert path.read_bytes() == data
-    download = httpx.get(f"{server.url}/files/{path.name}")
+    download = get(f"{server.url}/files/{path.name}")
     assert (download.content, download.headers["content-type"]) == (data, "image/jpeg")
     assert picture_of(answer).format == "JPEG"
 
@@ -169,7 +172,7 @@ def test_a_hundred_uploads_at_once_are_bounded_in_memory(server: Server) -> None
     headers = {"Content-Type": "application/json"}
     with ThreadPoolExecutor(100) as clients:
         answers = list(
-            clients.map(lambda _: httpx.post(f"{server.url}/upscale", content=body, headers=headers, timeout=60), range(100))
+            clients.map(lambda _: httpx.post(f"{server.url}/upscale", content=body, headers=headers, timeout=600), range(100))
         )
     codes = Counter((answer.status_code, answer.json()["code"]) for answer in answers)
     assert set(codes) == {(400, "file_too_large"), (503, "queue_full")}, codes
@@ -236,7 +239,7 @@ def test_ctrl_c_at_a_terminal_stops_the_command_line_in_the_middle_of_a_moving_b
         seen = read_until(rb"first\.png 260\xc3\x9796 [^\r]* [3-9]\d %", terminal)
         run.send_signal(signal.SIGINT)
         seen += read_until(rb"Stopped\.", terminal)
-        assert run.wait(timeout=20) == 130
+        assert run.wait(timeout=HANG_SECONDS) == 130
     os.close(terminal)
     assert b"2 pictures" in seen
     assert list((tmp_path / "out").iterdir()) == []
@@ -278,7 +281,7 @@ def test_sigterm_finishes_what_runs_refuses_what_is_new_and_says_so(tmp_path: Pa
         running_server(tmp_path, WEIGHTS_DIR=str(WEIGHTS), REGISTRY_URL=registry_url, HEARTBEAT_SECONDS="0.2") as server,
         ThreadPoolExecutor(1) as client,
     ):
-        assert beats.get(timeout=10)["type"] == "upscale"
+        assert beats.get(timeout=HANG_SECONDS)["type"] == "upscale"
         job = client.submit(server.upscale, encode(sample_crop(260, 96)))
         while server.health()["queue"]["running"] == 0:
             assert not job.done()
@@ -289,10 +292,10 @@ def test_sigterm_finishes_what_runs_refuses_what_is_new_and_says_so(tmp_path: Pa
         refused = server.post(encode(sample_crop(260, 4)))
         assert (refused.status_code, refused.json()["code"]) == (503, "shutting_down")
         assert int(refused.headers["Retry-After"]) >= 1
-        assert httpx.get(f"{server.url}/health").status_code == 503
+        assert get(f"{server.url}/health").status_code == 503
         assert job.result()["success"] is True
-        assert server.process.wait(timeout=20) == 0
-        while (beat := beats.get(timeout=5))["status"] != "draining":
+        assert server.process.wait(timeout=HANG_SECONDS) == 0
+        while (beat := beats.get(timeout=HANG_SECONDS))["status"] != "draining":
             pass
         assert beats.empty()
     assert beat["url"].startswith("http://127.0.0.1:")
@@ -300,7 +303,7 @@ def test_sigterm_finishes_what_runs_refuses_what_is_new_and_says_so(tmp_path: Pa
 
 def follow(server: Server, job: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """The events of a job."""
-    with httpx.stream("GET", server.url + job["urls"]["events"], timeout=60) as stream:
+    with httpx.stream("GET", server.url + job["urls"]["events"], timeout=HANG_SECONDS) as stream:
         for line in stream.iter_lines():
             if line.startswith("data: "):
                 yield json.loads(line.removeprefix("data: "))
@@ -308,7 +311,7 @@ def follow(server: Server, job: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 def submit(server: Server, image: bytes) -> dict[str, Any]:
     body = {"image_b64": base64.b64encode(image).decode(), "target_resolution": "2k"}
-    answer = httpx.post(f"{server.url}/upscale", json=body, headers={"Prefer": "respond-async"})
+    answer = httpx.post(f"{server.url}/upscale", json=body, headers={"Prefer": "respond-async"}, timeout=HANG_SECONDS)
     assert answer.status_code == 202, answer.text
     job: dict[str, Any] = answer.json()
     return job
@@ -321,17 +324,17 @@ def test_jobs_are_followed_and_survive_the_death_of_the_process_as_far_as_that_i
         done = events[-1]
         assert done["status"] == "succeeded"
         assert len({event["progress"] for event in events}) > 2, "progress is that of the network's blocks"
-        data = httpx.get(server.url + done["result"]["url"]).content
+        data = get(server.url + done["result"]["url"]).content
         assert data == base64.b64decode(server.upscale(image)["base64"])
         running, waiting = (submit(server, encode(sample_crop(480, height))) for height in (300, 299))
         assert next(event for event in follow(server, running) if event["status"] == "processing")
         assert server.process
         server.process.kill()
     with running_server(tmp_path, WEIGHTS_DIR=str(WEIGHTS)) as server:
-        assert httpx.get(server.url + done["urls"]["get"]).json() == done
-        assert httpx.get(server.url + done["result"]["url"]).content == data
+        assert get(server.url + done["urls"]["get"]).json() == done
+        assert get(server.url + done["result"]["url"]).content == data
         for job in (running, waiting):
-            lost = httpx.get(server.url + job["urls"]["get"]).json()
+            lost = get(server.url + job["urls"]["get"]).json()
             assert (lost["status"], lost["error"]["code"], lost["error"]["status_code"]) == ("failed", "interrupted", 503)
             assert [event["status"] for event in follow(server, job)] == ["failed"]
         assert submit(server, image)["status"] in ("starting", "processing")

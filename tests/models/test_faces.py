@@ -31,6 +31,8 @@ SAMPLE = sample_crop(480, 300)
 DEVICE = select_device("cpu", "fp32")
 NO_PARSER = {"face_parsing": ModelStatus(reason="parser.pth is missing")}
 
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
+
 
 NOBODY = NullProgress()
 
@@ -65,9 +67,25 @@ def gfpgan_weights() -> dict[str, torch.Tensor]:
     return weights
 
 
+class Remembering(torch.nn.Module):
+    """A network that runs once for the same faces: it takes seconds, and most tests are about what surrounds it."""
+
+    def __init__(self, network: torch.nn.Module) -> None:
+        super().__init__()
+        self._network = network
+        self._known: dict[bytes, Any] = {}
+
+    def forward(self, faces: torch.Tensor, **options: bool) -> Any:
+        key = faces.numpy().tobytes() + repr(options).encode()
+        if key not in self._known:
+            self._known[key] = self._network(faces, **options)
+        return self._known[key]
+
+
 @pytest.fixture(scope="module")
 def restorer(gfpgan_weights: dict[str, torch.Tensor]) -> FaceRestorer:
-    return FaceRestorer.load(gfpgan_weights, None, DEVICE)
+    loaded = FaceRestorer.load(gfpgan_weights, None, DEVICE)
+    return FaceRestorer(Remembering(loaded._gfpgan), None, DEVICE)
 
 
 @pytest.fixture(scope="module")

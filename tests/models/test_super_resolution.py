@@ -28,6 +28,8 @@ X4PLUS = WEIGHTS / "RealESRGAN_x4plus.pth"
 ANIME = WEIGHTS / "RealESRGAN_x4plus_anime_6B.pth"
 FACE = sample_crop(72, 64, left=170, top=60)
 
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
+
 
 NOBODY = NullProgress()
 
@@ -45,11 +47,8 @@ class Steps(NullProgress):
         self.works.append(work)
 
 
-def resolver(precision: str = "auto", **networks: RRDBNet) -> SuperResolver:
-    x4plus = build_rrdbnet(load_state_dict(X4PLUS), 4)
-    return SuperResolver(
-        {4: x4plus} | {int(name[1:]): network for name, network in networks.items()}, select_device("cpu", precision)
-    )
+def x4plus() -> RRDBNet:
+    return build_rrdbnet(load_state_dict(X4PLUS), 4)
 
 
 def random_x2plus() -> RRDBNet:
@@ -63,7 +62,17 @@ def random_x2plus() -> RRDBNet:
 
 @pytest.fixture(scope="module")
 def fp32() -> SuperResolver:
-    return resolver("fp32")
+    return SuperResolver({4: x4plus()}, select_device("cpu", "fp32"))
+
+
+@pytest.fixture(scope="module")
+def fp32_with_x2plus() -> SuperResolver:
+    return SuperResolver({4: x4plus(), 2: random_x2plus()}, select_device("cpu", "fp32"))
+
+
+@pytest.fixture(scope="module")
+def result(fp32: SuperResolver) -> Image:
+    return fp32.super_resolve(FACE, 4, NOBODY)
 
 
 @pytest.fixture(scope="module")
@@ -83,19 +92,26 @@ def expected(reference: RealESRGANer) -> Image:
     return enhance(reference, FACE)
 
 
-def test_fp32_equals_the_reference_within_one_grey_level(fp32: SuperResolver, expected: Image) -> None:
-    result = fp32.super_resolve(FACE, 4, NOBODY)
+@pytest.fixture(scope="module")
+def x2_reference() -> RealESRGANer:
+    reference = RealESRGANer(2, str(X4PLUS), model=_Accepting(), tile=0, pre_pad=0, half=False, device=torch.device("cpu"))
+    reference.model = random_x2plus()
+    return reference
+
+
+def test_fp32_equals_the_reference_within_one_grey_level(result: Image, expected: Image) -> None:
     assert max_difference(result, expected) <= 1
 
 
 def test_the_default_precision_is_within_50_db_of_the_reference(expected: Image) -> None:
-    assert psnr(resolver().super_resolve(FACE, 4, NOBODY), expected) >= 50
+    usual = SuperResolver({4: x4plus()}, select_device("cpu"))
+    assert psnr(usual.super_resolve(FACE, 4, NOBODY), expected) >= 50
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("precision", ["auto", "fp16", "bf16"])
 def test_a_gpu_is_within_50_db_of_the_reference_and_repeats_itself(expected: Image, precision: str) -> None:
-    on_gpu = SuperResolver({4: build_rrdbnet(load_state_dict(X4PLUS), 4)}, select_device("cuda", precision))
+    on_gpu = SuperResolver({4: x4plus()}, select_device("cuda", precision))
     result = on_gpu.super_resolve(FACE, 4, NOBODY)
     assert psnr(result, expected) >= 50
     assert np.array_equal(on_gpu.super_resolve(FACE, 4, NOBODY), result)
@@ -107,7 +123,7 @@ def test_the_network_sees_rgb(fp32: SuperResolver, expected: Image) -> None:
     assert psnr(swapped, expected) < 45
 
 
-def test_anime_equals_the_reference_at_4_and_2_and_its_work_adds_up() -> None:
+def test_anime_equals_the_reference_at_4_and_2_and_its_work_adds_up(fp32: SuperResolver) -> None:
     network = RRDBNet(3, 3, scale=4, num_feat=64, num_block=6, num_grow_ch=32)
     reference = RealESRGANer(4, str(ANIME), model=network, tile=0, pre_pad=0, half=False, device=torch.device("cpu"))
     anime = SuperResolver({4: build_rrdbnet(load_state_dict(ANIME), 4)}, select_device("cpu", "fp32"))
@@ -116,9 +132,8 @@ def test_anime_equals_the_reference_at_4_and_2_and_its_work_adds_up() -> None:
     assert max_difference(result, enhance(reference, image)) <= 1
     assert max_difference(anime.super_resolve(image, 2, NOBODY), enhance(reference, image, 2)) <= 1
     assert math.isclose(sum(steps.works), anime.flops(24, 31, 4), rel_tol=1e-9)
-    photo = resolver("fp32")
-    assert 3 < photo.flops(24, 31, 4) / anime.flops(24, 31, 4) < 23 / 6
-    assert psnr(result, photo.super_resolve(image, 4, NOBODY)) < 40, "this is the network of photographs"
+    assert 3 < fp32.flops(24, 31, 4) / anime.flops(24, 31, 4) < 23 / 6
+    assert psnr(result, fp32.super_resolve(image, 4, NOBODY)) < 40, "this is the network of photographs"
 
 
 def test_without_x2plus_a_2x_pass_is_the_reference_at_outscale_2(fp32: SuperResolver, reference: RealESRGANer) -> None:
@@ -129,15 +144,14 @@ def test_without_x2plus_a_2x_pass_is_the_reference_at_outscale_2(fp32: SuperReso
 
 
 @pytest.mark.parametrize(("height", "width"), [(24, 32), (23, 31), (24, 31)])
-def test_x2plus_equals_the_reference_at_even_and_odd_sizes(height: int, width: int) -> None:
-    network = random_x2plus()
-    reference = RealESRGANer(2, str(X4PLUS), model=_Accepting(), tile=0, pre_pad=0, half=False, device=torch.device("cpu"))
-    reference.model = network
+def test_x2plus_equals_the_reference_at_even_and_odd_sizes(
+    fp32_with_x2plus: SuperResolver, x2_reference: RealESRGANer, height: int, width: int
+) -> None:
     image = FACE[:height, :width]
-    result = resolver("fp32", x2=random_x2plus()).super_resolve(image, 2, NOBODY)
+    result = fp32_with_x2plus.super_resolve(image, 2, NOBODY)
     assert result.shape == (height * 2, width * 2, 3)
     assert result.std() > 10
-    assert np.abs(result.astype(int) - enhance(reference, image)).max() <= 1
+    assert np.abs(result.astype(int) - enhance(x2_reference, image)).max() <= 1
 
 
 class _Accepting(torch.nn.Module):
@@ -147,14 +161,13 @@ class _Accepting(torch.nn.Module):
         """Nothing."""
 
 
-def test_upsampler_tiles_leave_no_trace(fp32: SuperResolver, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = fp32.super_resolve(FACE, 4, NOBODY)
+def test_upsampler_tiles_leave_no_trace(fp32: SuperResolver, result: Image, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(super_resolution, "UPSAMPLER_TILE_PX", 24)
-    assert np.array_equal(fp32.super_resolve(FACE, 4, NOBODY), whole)
+    assert np.array_equal(fp32.super_resolve(FACE, 4, NOBODY), result)
 
 
 def test_a_device_with_little_memory_tiles_the_body_with_a_small_error(expected: Image) -> None:
-    small = SuperResolver({4: build_rrdbnet(load_state_dict(X4PLUS), 4)}, Device(torch.device("cpu"), torch.float32, 0))
+    small = SuperResolver({4: x4plus()}, Device(torch.device("cpu"), torch.float32, 0))
     result = small.super_resolve(FACE, 4, NOBODY)
     assert max_difference(result, expected) <= 24
     assert psnr(result, expected) >= 40
@@ -169,14 +182,14 @@ def test_tiny_images_and_gray_ones_keep_their_shape(fp32: SuperResolver, shape: 
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 3), (1, 2, 3), (3, 1, 3)])
-def test_x2plus_takes_images_without_a_second_pixel(shape: tuple[int, int, int]) -> None:
-    result = resolver("fp32", x2=random_x2plus()).super_resolve(np.full(shape, 128, np.uint8), 2, NOBODY)
+def test_x2plus_takes_images_without_a_second_pixel(fp32_with_x2plus: SuperResolver, shape: tuple[int, int, int]) -> None:
+    result = fp32_with_x2plus.super_resolve(np.full(shape, 128, np.uint8), 2, NOBODY)
     assert result.shape == (shape[0] * 2, shape[1] * 2, 3)
 
 
 def test_an_overflow_is_redone_in_fp32(fp32: SuperResolver, caplog: pytest.LogCaptureFixture) -> None:
     """fp16 ends at 65,504: features beyond it are NaN in the picture unless somebody looks."""
-    hot = build_rrdbnet(load_state_dict(X4PLUS), 4)
+    hot = x4plus()
     hot.conv_first.weight *= 1e5
     image = FACE[:8, :8]
     expected = SuperResolver({4: hot}, select_device("cpu", "fp32")).super_resolve(image, 4, NOBODY)
@@ -196,10 +209,9 @@ def test_progress_adds_up_and_can_stop_a_pass(fp32: SuperResolver) -> None:
         fp32.super_resolve(FACE[:8, :8], 4, Steps(most=5))
 
 
-def test_the_same_image_gives_the_same_bytes(fp32: SuperResolver) -> None:
-    first = fp32.super_resolve(FACE, 4, NOBODY)
+def test_the_same_image_gives_the_same_bytes(fp32: SuperResolver, result: Image) -> None:
     fp32.super_resolve(FACE[:9, :9], 4, NOBODY)
-    assert np.array_equal(fp32.super_resolve(FACE, 4, NOBODY), first)
+    assert np.array_equal(fp32.super_resolve(FACE, 4, NOBODY), result)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine's card can be used")

@@ -13,7 +13,7 @@ import pytest
 
 from core.config import VERSION, Settings
 from outbound.heartbeat import Heartbeat
-from tests.helpers import with_settings
+from tests.helpers import HANG_SECONDS, with_settings
 
 TOKEN = "s3cret-token"
 PASSWORD = "pa55word"
@@ -24,7 +24,6 @@ DESCRIPTION: dict[str, object] = {
     "device": "cpu",
     "version": VERSION,
 }
-PATIENCE_SECONDS = 3.0
 
 
 @dataclass(frozen=True)
@@ -89,7 +88,7 @@ class Registry:
             await self._server.wait_closed()
 
     async def next_beat(self) -> Beat:
-        async with asyncio.timeout(PATIENCE_SECONDS):
+        async with asyncio.timeout(HANG_SECONDS):
             return await self.beats.get()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -105,12 +104,11 @@ class Registry:
         self.handled.put_nowait(None)
 
 
-def heartbeat(url: str, *, timeout_seconds: float = 1.0, **settings: object) -> Heartbeat:
+def heartbeat(url: str, *, timeout_seconds: float = HANG_SECONDS, **settings: object) -> Heartbeat:
     """A heartbeat in a hurry: it beats and retries after some 10 ms."""
-    chosen: dict[str, object] = {"public_url": PUBLIC_URL, "heartbeat_seconds": 0.01, **settings}
-    base = Settings(registry_url=url)
+    chosen: dict[str, object] = {"registry_url": url, "public_url": PUBLIC_URL, "heartbeat_seconds": 0.01, **settings}
     return Heartbeat(
-        with_settings(base, **chosen),
+        with_settings(Settings(), **chosen),
         lambda: dict(DESCRIPTION),
         timeout_seconds=timeout_seconds,
         rng=lambda: 0.001,
@@ -126,7 +124,7 @@ async def running(beating: Heartbeat) -> AsyncIterator[asyncio.Task[None]]:
         yield task
     finally:
         stop.set()
-        await asyncio.wait_for(task, PATIENCE_SECONDS)
+        await asyncio.wait_for(task, HANG_SECONDS)
 
 
 def logged(caplog: pytest.LogCaptureFixture) -> str:

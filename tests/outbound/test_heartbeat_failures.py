@@ -6,17 +6,8 @@ import asyncio
 
 import pytest
 
-from tests.outbound.registry import (
-    PATIENCE_SECONDS,
-    Registry,
-    Respond,
-    endless_body,
-    heartbeat,
-    own_warnings,
-    plain,
-    running,
-    status,
-)
+from tests.helpers import HANG_SECONDS
+from tests.outbound.registry import Registry, Respond, endless_body, heartbeat, own_warnings, plain, running, status
 
 
 @pytest.mark.parametrize(
@@ -68,7 +59,7 @@ async def test_body_of_the_response_is_not_read(
     beating = heartbeat(registry.url)
     async with running(beating):
         await registry.next_beat()
-        await asyncio.wait_for(registry.handled.get(), PATIENCE_SECONDS)
+        await asyncio.wait_for(registry.handled.get(), HANG_SECONDS)
         await registry.next_beat()
         assert beating.seconds_since_success is not None
     assert own_warnings(caplog) == []

@@ -20,7 +20,7 @@ from core.config import ConfigError, Settings
 from core.errors import QueueFull, WebhookRefused
 from outbound.public_network import MAX_LOOKUPS, MAX_URL_CHARACTERS, PublicNetwork, Resolve, is_public, resolve_host
 from outbound.webhooks import Webhooks
-from tests.helpers import assert_error, fake_models, ready, serving, until, with_settings
+from tests.helpers import HANG_SECONDS, assert_error, fake_models, ready, serving, until, with_settings
 from tests.serving.gated_service import ASYNC, request_fields
 
 SECRET = "whsec_" + base64.b64encode(bytes(range(32))).decode()
@@ -88,7 +88,7 @@ async def test_the_job_object_is_posted_when_the_job_is_done(open_settings: Sett
         await ready(client)
         answer = await client.post("/upscale", json=request_fields(webhook=hook.url), headers=ASYNC)
         assert answer.status_code == 202, answer.text
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(HANG_SECONDS):
             posted = json.loads(await hook.got.get())
         assert posted == (await client.get(answer.headers["location"])).json()
         assert posted["status"] == "succeeded"
@@ -126,15 +126,18 @@ async def test_an_address_that_is_silent_leaves_the_others_their_time(
         server = await asyncio.start_server(hook.serve, "127.0.0.1", port)
         async with server, webhooks(open_settings, lambda *_: ["127.0.0.2", "127.0.0.1"]) as sender:
             sender.deliver(f"http://two-addresses.example:{port}/", b"{}")
-            assert await asyncio.wait_for(hook.got.get(), 5) == b"{}"
+            assert await asyncio.wait_for(hook.got.get(), HANG_SECONDS) == b"{}"
 
 
-async def test_names_that_nobody_answers_for_hold_up_no_others_and_not_the_end(settings: Settings) -> None:
+async def test_names_that_nobody_answers_for_hold_up_no_others_and_not_the_end(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("outbound.public_network.RESOLVE_SECONDS", HANG_SECONDS)
     answered = threading.Event()
 
     def resolve(host: str, _port: int) -> list[str]:
         if host != "good.example":
-            answered.wait(30)
+            answered.wait(HANG_SECONDS)
         return ["93.184.216.34"]
 
     guard = network(settings, resolve)
@@ -181,7 +184,7 @@ async def test_what_is_not_taken_is_sent_again_a_bounded_number_of_times(
         hook.answers = [answer]
         sender = Webhooks(open_settings.webhook_key, network(open_settings), rng=lambda: 0.0)
         sender.deliver(hook.url, b"{}")
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(HANG_SECONDS):
             await asyncio.gather(*sender._pending)
         await sender.close()
     assert [head["line"] for head in hook.heads] == ["POST /done?a=b HTTP/1.1"] * attempts
@@ -193,7 +196,7 @@ async def test_at_the_end_what_waits_for_its_next_attempt_gets_one_at_once(open_
         sender = Webhooks(open_settings.webhook_key, network(open_settings), rng=lambda: 1.0)
         sender.deliver(hook.url, b"{}")
         await hook.got.get()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(HANG_SECONDS):
             await sender.close()
     assert len(hook.bodies) == 2
 
@@ -323,7 +326,7 @@ async def test_the_connection_goes_to_the_address_and_the_host_header_keeps_the_
         webhooks(open_settings, lambda _host, _port: ["127.0.0.1"]) as sender,
     ):
         sender.deliver(f"http://hooks.example.com:{hook.port}/x", b"{}")
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(HANG_SECONDS):
             await hook.got.get()
         assert hook.heads[0]["host"] == f"hooks.example.com:{hook.port}"
 

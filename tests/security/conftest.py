@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from bench.server import Server, running_server
-from tests.helpers import WEIGHTS
+from tests.helpers import SMALL_SERVER
 
-BODY_TIMEOUT_SECONDS = 1.5
+BODY_TIMEOUT_SECONDS = 2.5
 
 
 @pytest.fixture(scope="package")
@@ -20,6 +20,6 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="package")
 def server(outputs: Path) -> Iterator[Server]:
-    settings = {"WEIGHTS_DIR": str(WEIGHTS), "BODY_TIMEOUT_SECONDS": str(BODY_TIMEOUT_SECONDS), "LOG_LEVEL": "INFO"}
+    settings = {**SMALL_SERVER, "BODY_TIMEOUT_SECONDS": str(BODY_TIMEOUT_SECONDS), "LOG_LEVEL": "INFO"}
     with running_server(outputs, **settings) as running:
         yield running

@@ -12,8 +12,9 @@ import httpx
 import numpy as np
 import pytest
 
+from api import middleware
 from core.config import MAX_BODY_BYTES, MIB, Settings
-from tests.helpers import assert_error, encode, fake_models, post, ready, send_raw, serving, with_settings
+from tests.helpers import HANG_SECONDS, assert_error, encode, fake_models, post, ready, send_raw, serving, with_settings
 
 JSON = {"Content-Type": "application/json"}
 OVERSIZED = 20 * MIB
@@ -41,7 +42,7 @@ async def test_a_client_that_sends_all_before_it_reads_gets_its_413(
     framed = b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\n\r\n" % (OVERSIZED, body)
     plain = b"Content-Length: %d\r\n\r\n%s" % (OVERSIZED, body)
     reader, writer = await send_raw(settings.port, head + (framed if chunked else plain))
-    response = await asyncio.wait_for(reader.readuntil(b"}"), 10)
+    response = await asyncio.wait_for(reader.readuntil(b"}"), HANG_SECONDS)
     assert response.startswith(b"HTTP/1.1 413 ")
     assert b"body_too_large" in response
     writer.close()
@@ -63,6 +64,13 @@ async def test_curl_shows_the_413(client: httpx.AsyncClient, settings: Settings,
     assert json.loads(out[:-3])["code"] == "body_too_large"
 
 
+@pytest.fixture
+def short_linger(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that was answered early is soon taken to have stopped sending."""
+    monkeypatch.setattr(middleware, "LINGER_SILENCE_SECONDS", 0.05)
+
+
+@pytest.mark.usefixtures("short_linger")
 async def test_a_body_without_end_is_cut_off(client: httpx.AsyncClient, settings: Settings) -> None:
     reader, writer = await send_raw(
         settings.port,
@@ -76,15 +84,16 @@ async def test_a_body_without_end_is_cut_off(client: httpx.AsyncClient, settings
         sent += 65536
     assert (await response).startswith(b"HTTP/1.1 413 ")
     assert MAX_BODY_BYTES < sent < 4 * MAX_BODY_BYTES, sent
-    await asyncio.wait_for(reader.read(), 10)  # it closes although we do not
+    await asyncio.wait_for(reader.read(), HANG_SECONDS)  # it closes although we do not
     writer.close()
 
 
+@pytest.mark.usefixtures("short_linger")
 async def test_a_body_that_stops_coming_gets_408_and_the_connection_is_closed(settings: Settings) -> None:
     async with serving(with_settings(settings, body_timeout_seconds=0.2), lambda _: fake_models()) as (client, _):
         await ready(client)
         reader, writer = await send_raw(settings.port, post(b"{" * 100).removesuffix(b"{" * 99))
-        response = await asyncio.wait_for(reader.read(), 10)
+        response = await asyncio.wait_for(reader.read(), HANG_SECONDS)
         writer.close()
         health = await client.get("/health")
     assert response.startswith(b"HTTP/1.1 408 ")
@@ -100,11 +109,11 @@ async def test_of_bodies_that_outgrow_the_room_together_one_is_refused_and_the_o
         await ready(client)
         connections = [await send_raw(settings.port, request[:sent_bytes]) for _ in range(2)]  # neither is whole yet
         responses = [asyncio.create_task(reader.readuntil(b"}")) for reader, _ in connections]
-        (first,), _ = await asyncio.wait(responses, timeout=10, return_when=asyncio.FIRST_COMPLETED)
+        (first,), _ = await asyncio.wait(responses, timeout=HANG_SECONDS, return_when=asyncio.FIRST_COMPLETED)
         assert b"queue_full" in first.result()
         other = 1 - responses.index(first)
         connections[other][1].write(request[sent_bytes:])
-        assert b"missing_field" in await asyncio.wait_for(responses[other], 10)
+        assert b"missing_field" in await asyncio.wait_for(responses[other], HANG_SECONDS)
         for _, writer in connections:
             writer.close()
 
@@ -118,7 +127,7 @@ async def test_a_slow_reader_of_an_answer_keeps_no_room_of_others_bodies(setting
         writers = []
         for quality in (80, 81):  # so that they are two results
             reader, writer = await send_raw(settings.port, head.replace("png ", f"png&quality={quality} ", 1).encode() + image)
-            assert await asyncio.wait_for(reader.readuntil(b"\r\n"), 60) == b"HTTP/1.1 200 \r\n"
+            assert await asyncio.wait_for(reader.readuntil(b"\r\n"), HANG_SECONDS) == b"HTTP/1.1 200 \r\n"
             writers.append(writer)
         response = await client.post(f"/plan?{query}", content=image, headers={"Content-Type": "image/png"})
         assert response.status_code == 200, response.text
@@ -133,5 +142,5 @@ async def test_a_refused_request_whose_body_comes_later_gets_its_answer(client: 
     assert b"connection: close" in response
     writer.write(b"0123456789")
     await writer.drain()
-    assert await asyncio.wait_for(reader.read(), 10) == b""
+    assert await asyncio.wait_for(reader.read(), HANG_SECONDS) == b""
     writer.close()

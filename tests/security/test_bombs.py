@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-import time
 from collections.abc import Callable
 
 import pytest
@@ -12,8 +11,9 @@ from bench.server import Server
 from core.config import MAX_IMAGE_BYTES, MIB
 from tests.mutations import SRGB, with_right_checksums
 from tests.security.attack_files import icc_segments, jpeg, looping_exif, png, segment, webp, zeros
-from tests.security.attacked_server import HANG_SECONDS, assert_unharmed
+from tests.security.attacked_server import assert_unharmed, processor_seconds
 
+BOMB_SECONDS = 5.0  # of a processor
 BOMB_MARGIN_BYTES = 96 * MIB  # for one request: its body, its base64, its file and a copy or two
 LARGE_PROFILE = struct.pack(">I", 6 * MIB) + SRGB[4:] + bytes(6 * MIB - len(SRGB))
 RLE_HEADER = (
@@ -54,9 +54,9 @@ def test_a_bomb_does_not_go_off(server: Server, bomb: str) -> None:
     assert_unharmed(server)
     before = server.memory_bytes("VmRSS")
     server.forget_peak_memory()
-    start = time.monotonic()
+    start = processor_seconds(server)
     response = server.post(data)
-    assert time.monotonic() - start < HANG_SECONDS
+    assert processor_seconds(server) - start < BOMB_SECONDS
     assert server.memory_bytes("VmHWM") < before + BOMB_MARGIN_BYTES
     body = response.json()
     assert body.get("code") == code

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from core.config import Settings
-from tests.helpers import post, send_raw, until
+from tests.helpers import HANG_SECONDS, post, send_raw, until
 
 GARBAGE = {
     "binary": b"\x00\x01\x02\xff\r\n\r\n",
@@ -38,7 +38,7 @@ async def test_garbage_gets_4xx_and_the_server_goes_on(
     client: httpx.AsyncClient, settings: Settings, caplog: pytest.LogCaptureFixture, case: str
 ) -> None:
     reader, writer = await send_raw(settings.port, GARBAGE[case])
-    response = await asyncio.wait_for(reader.read(), 10)
+    response = await asyncio.wait_for(reader.read(), HANG_SECONDS)
     writer.close()
     assert response.split()[1] == b"501" if case == "an unknown coding" else response.split()[1].startswith(b"4")
     assert "Traceback" not in caplog.text

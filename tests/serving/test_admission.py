@@ -9,7 +9,7 @@ from pathlib import Path
 from core.config import MIB, Settings
 from storage.result_cache import ResultCache
 from storage.result_store import ResultStore
-from tests.helpers import assert_error, files_in, post, send_raw, until, with_settings
+from tests.helpers import HANG_SECONDS, assert_error, files_in, post, send_raw, until, with_settings
 from tests.serving.gated_service import gated_service, gray_of, png_request
 
 
@@ -85,7 +85,7 @@ async def test_a_client_that_leaves_while_its_result_is_saved_leaves_no_file_beh
     class SlowStore(ResultStore):
         def save(self, data: bytes, extension: str) -> Path:
             saving.set()
-            assert gate.wait(30)
+            assert gate.wait(HANG_SECONDS)
             return super().save(data, extension)
 
     async with gated_service(settings) as h:

@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from core.config import Settings
-from tests.helpers import assert_error
+from tests.helpers import advance_clock, assert_error, until
 from tests.serving.gated_service import ASYNC, gated_service, request_fields
 
 
@@ -41,10 +41,13 @@ async def test_the_same_put_is_the_same_job_in_whatever_state(settings: Settings
 async def test_a_put_that_waits_too_long_says_so_and_another_requests_job_goes_on(settings: Settings) -> None:
     async with gated_service(settings) as h:
         job = (await h.client.put("/jobs/my-own-id_1", json=request_fields(), headers=ASYNC)).json()
-        waiting = await h.client.put("/jobs/my-own-id_1", json=request_fields(), headers={"X-Request-Timeout": "0.2"})
-        assert_error(waiting, 504, "deadline_exceeded")
-        own = await h.client.put("/jobs/my-own-id_2", json=request_fields(20), headers={"X-Request-Timeout": "0.2"})
-        assert_error(own, 504, "deadline_exceeded")
+        hurried = {"X-Request-Timeout": "30"}
+        waiting = asyncio.create_task(h.client.put("/jobs/my-own-id_1", json=request_fields(), headers=hurried))
+        own = asyncio.create_task(h.client.put("/jobs/my-own-id_2", json=request_fields(20), headers=hurried))
+        await until(lambda: h.service._in_flight == 4)  # two jobs, and two requests that wait for them
+        advance_clock(30)
+        assert_error(await waiting, 504, "deadline_exceeded")
+        assert_error(await own, 504, "deadline_exceeded")
         failed = await h.job_is("my-own-id_2", "failed")
         assert failed["error"]["code"] == "deadline_exceeded"
         h.resolver.gate.set()

@@ -15,7 +15,7 @@ from core.config import Settings
 from schemas.request import IncomingRequest
 from serving.deadline import Deadline
 from serving.jobs import MAX_LIVE, Jobs
-from tests.helpers import assert_error, b64, files_in, send_raw, until, with_settings
+from tests.helpers import HANG_SECONDS, advance_clock, assert_error, b64, files_in, send_raw, until, with_settings
 from tests.serving.gated_service import ASYNC, gated_service, request_fields
 
 # the life of a job
@@ -126,7 +126,7 @@ async def test_a_cancelled_job_frees_the_device_at_its_next_step_and_leaves_no_f
         assert (canceled["status"], canceled["result"], canceled["error"]) == ("canceled", None, None)
         assert canceled["completed_at"]
         h.resolver.gate.set()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(HANG_SECONDS):
             while (await h.client.post("/upscale", json=request_fields(20))).status_code != 200:
                 pass
         assert (await h.client.post(f"/jobs/{job['id']}/cancel")).json() == await h.job(job["id"]) == canceled
@@ -154,7 +154,9 @@ async def test_jobs_that_ask_for_the_same_are_bounded_too(settings: Settings) ->
 
 async def test_a_job_that_is_not_done_at_its_deadline_has_failed_with_that(settings: Settings) -> None:
     async with gated_service(settings) as h:
-        response = await h.client.post("/upscale", json=request_fields(), headers={**ASYNC, "X-Request-Timeout": "0.3"})
+        response = await h.client.post("/upscale", json=request_fields(), headers={**ASYNC, "X-Request-Timeout": "30"})
+        await h.job_is(response.json()["id"], "processing")
+        advance_clock(30)
         failed = await h.job_is(response.json()["id"], "failed")
         assert (failed["error"]["code"], failed["error"]["status_code"]) == ("deadline_exceeded", 504)
         put = await h.client.put("/jobs/my-own-id_1", json=request_fields(20), headers={"X-Request-Timeout": "no"})

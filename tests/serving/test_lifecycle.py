@@ -16,7 +16,7 @@ from bench.server import ROOT
 from core.config import MIB, Settings
 from model_utility import Models
 from serving.lifecycle import Service
-from tests.helpers import assert_error, fake_models, files_in, send_raw, serving, with_settings
+from tests.helpers import HANG_SECONDS, assert_error, fake_models, files_in, send_raw, serving, with_settings
 from tests.serving.gated_service import gated_service, gray_of
 
 
@@ -59,16 +59,16 @@ async def test_the_drain_waits_for_what_began_before_it_and_for_nothing_else(set
         await asyncio.sleep(0)
         assert not drained.done()
     with service.in_flight():  # of a client that goes on sending
-        await asyncio.wait_for(drained, 1)
+        await asyncio.wait_for(drained, HANG_SECONDS)
     await service.close()
 
 
 async def test_an_idle_connection_does_not_hold_up_the_end(settings: Settings) -> None:
-    async with asyncio.timeout(5):
-        async with gated_service(settings) as h:
+    async with asyncio.timeout(HANG_SECONDS):
+        async with serving(settings, lambda _: fake_models(), close_seconds=3600) as (_, service):
             reader, writer = await send_raw(settings.port, b"GET /health HTTP/1.1\r\nHost: test\r\n\r\n")
             await reader.readuntil(b"}}")
-        assert h.service.state == "draining"
+        assert service.state == "draining"
         writer.close()
 
 
@@ -80,8 +80,8 @@ async def test_a_client_that_never_reads_its_answer_does_not_hold_up_the_end(set
     name = "0" * 32 + ".png"
     with (settings.output_dir / name).open("wb") as file:
         file.truncate(50 * MIB)
-    async with asyncio.timeout(10):
-        async with serving(settings, lambda _: fake_models(), stall_seconds=0.5):
+    async with asyncio.timeout(HANG_SECONDS):
+        async with serving(settings, lambda _: fake_models(), stall_seconds=0.5, close_seconds=3600):
             _, writer = await send_raw(settings.port, f"GET /files/{name} HTTP/1.1\r\nHost: test\r\n\r\n".encode())
     writer.close()
 
@@ -90,8 +90,8 @@ async def test_models_that_cannot_be_loaded_end_the_server_with_the_reason(setti
     def load(_: Settings) -> Models:
         raise OSError("the weights have gone")
 
-    async with asyncio.timeout(10):
-        async with serving(settings, load) as (_, service):
+    async with asyncio.timeout(HANG_SECONDS):
+        async with serving(settings, load) as (_, service):  # nobody asks it anything: it may have ended at any time
             await service.drained()
     assert str(service.failure) == "the weights have gone"
 

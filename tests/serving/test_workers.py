@@ -15,7 +15,7 @@ import pytest_asyncio
 from core.errors import DeadlineExceeded, JobCancelled, QueueFull
 from serving.admission import Admission
 from serving.workers import DeviceTask, DeviceWorker
-from tests.helpers import until
+from tests.helpers import HANG_SECONDS, until
 
 
 def test_a_task_counts_its_work_until_it_is_cancelled() -> None:
@@ -215,7 +215,7 @@ async def run_beside_a_long_one(device: Device, clock: Clock, short_work: float,
 
     def work_long() -> None:
         begun.set()
-        assert go.wait(10)
+        assert go.wait(HANG_SECONDS)
         for step in range(10):
             clock.now += 1
             order.append(f"long {step}")
@@ -229,7 +229,7 @@ async def run_beside_a_long_one(device: Device, clock: Clock, short_work: float,
     shorts = [DeviceTask(short_work) for _ in range(count)]
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(device.worker.run(long, work_long))
-        await asyncio.to_thread(begun.wait, 10)
+        await asyncio.to_thread(begun.wait, HANG_SECONDS)
         for number, task in enumerate(shorts):
             tasks.create_task(device.worker.run(task, partial(work_short, task, f"short {number}")))
         await asyncio.sleep(0)
@@ -262,7 +262,7 @@ async def test_an_error_in_a_short_task_is_its_own(measured: Device) -> None:
 
     def work_long() -> str:
         begun.set()
-        assert go.wait(10)
+        assert go.wait(HANG_SECONDS)
         long.advance(1)
         return "done"
 
@@ -270,7 +270,7 @@ async def test_an_error_in_a_short_task_is_its_own(measured: Device) -> None:
         raise RuntimeError("of the short one")
 
     running = asyncio.create_task(measured.worker.run(long, work_long))
-    await asyncio.to_thread(begun.wait, 10)
+    await asyncio.to_thread(begun.wait, HANG_SECONDS)
     failing = asyncio.create_task(measured.worker.run(short, work_short))
     await asyncio.sleep(0)
     go.set()

@@ -10,13 +10,14 @@ from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+from tests.helpers import HANG_SECONDS
 from weights.download import Patience
 from weights.fetch import fetch_all, summary
 from weights.manifest import WeightFile
 
 DATA = bytes(range(256)) * 4096  # 1 MiB: more than the socket buffers hold at once
-PATIENT = Patience(connect_seconds=5, silence_seconds=5)
-IMPATIENT = Patience(connect_seconds=0.5, silence_seconds=0.5)
+PATIENT = Patience(connect_seconds=HANG_SECONDS, silence_seconds=HANG_SECONDS)
+IMPATIENT = Patience(connect_seconds=1, silence_seconds=1)
 Respond = Callable[["Handler"], None]
 
 

@@ -105,7 +105,7 @@ def test_stalled_transfer_is_resumed(server: FileServer, tmp_path: Path) -> None
     server.script["/net.pth"] = [stall(), rest()]
     run = Run(tmp_path, a_file(server.url("/net.pth")), patience=IMPATIENT)
     assert run.folder == {"net.pth": DATA}
-    assert run.said("stalled for 0.5 s") == 1
+    assert run.said("stalled for 1 s") == 1
 
 
 def test_trickle_is_given_up(server: FileServer, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from bench.server import ROOT
+from tests.helpers import HANG_SECONDS
 from tests.weights.file_server import DATA, PATIENT, FileServer, Handler, Run, a_file, stall, status, whole
 from weights.fetch import fetch_all
 
@@ -63,7 +64,7 @@ def test_summary_says_what_a_missing_file_means_and_where_to_get_it(nowhere: str
 
 
 def test_two_runs_in_one_folder_do_not_disturb_each_other(server: FileServer, tmp_path: Path) -> None:
-    both = threading.Barrier(2, timeout=10)
+    both = threading.Barrier(2, timeout=HANG_SECONDS)
 
     def halves(handler: Handler) -> None:
         handler.head(200, Content_Length=len(DATA))
@@ -99,9 +100,9 @@ def test_stopped_command_leaves_nothing_behind(server: FileServer, tmp_path: Pat
     server.script["/RealESRGAN_x4plus.pth"] = [stalled]
     outside = {"WEIGHTS_DIR": str(tmp_path), "WEIGHTS_MIRROR": server.url("")}
     with subprocess.Popen(FETCH, env=outside, stdout=subprocess.PIPE, text=True, cwd=ROOT) as run:  # noqa: S603 - ours
-        assert arrived.wait(10)
+        assert arrived.wait(HANG_SECONDS)
         run.terminate()
-        output, _ = run.communicate(timeout=10)
+        output, _ = run.communicate(timeout=HANG_SECONDS)
     assert run.returncode == 130
     assert output.endswith("Stopped. Nothing half-written is left behind.\n")
     assert list(tmp_path.iterdir()) == []
