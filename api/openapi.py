@@ -1,4 +1,4 @@
-"""The OpenAPI 3.1 document: each operation with its parameters, and every status and code that it may answer.
+"""The OpenAPI 3.1 document: each operation with its parameters, and every status and code that it may respond with.
 
 Made from the models of bodies, the tree of errors and the list of headers that the service itself uses.
 """
@@ -137,7 +137,7 @@ def _plan() -> Fields:
         "plan",
         "pictures",
         "See what a request would give",
-        "Takes what `POST /upscale` takes, and answers with the plan, or with the error that the request itself would get.",
+        "Takes what `POST /upscale` takes, and responds with the plan, or with the error that the request itself would get.",
         {"200": _response("The plan.", {JSON: {"schema": _ref(PlanResponse)}}), **_failures(_TO_UPSCALE)},
         parameters=[*_QUERY, _TIMEOUT],
         requestBody=_BODY,
@@ -163,7 +163,7 @@ def _put_job() -> Fields:
         "jobs",
         "Start a job under an id of your own",
         "The body is that of `POST /upscale`. It may be sent again: the same request is the same job. Without "
-        "`Prefer: respond-async` it answers when the job is done, or with 504 when its time is over.",
+        "`Prefer: respond-async` the response comes when the job is done, or with 504 when its time is over.",
         {"200": _job("The job is done."), "202": _accepted(), **_failures([*_TO_UPSCALE, JobConflict])},
         parameters=[*_QUERY, _PREFER, _TIMEOUT],
         requestBody=_BODY,
@@ -239,7 +239,7 @@ _PREFER = {
 _TIMEOUT = {
     "name": "X-Request-Timeout",
     "in": "header",
-    "description": "seconds that the answer may take; less than the service allows, if given",
+    "description": "seconds that the response may take; less than the service allows, if given",
     "schema": {"type": "number", "exclusiveMinimum": 0},
 }
 _FILE: Fields = {"schema": {"description": "the image file: PNG, JPEG, WebP or BMP, whatever the type says"}}
@@ -281,7 +281,7 @@ def _accepted() -> Fields:
 
 
 def _failures(kinds: Iterable[type[ServiceError]]) -> Fields:
-    """A response for each status that these errors have, and for defects of ours, with the codes that come with it."""
+    """A response for each status that these errors have, and for internal errors, with the codes that come with it."""
     codes: dict[int, list[str]] = {}
     every: list[type[ServiceError]] = [*kinds, Unauthorized, ServiceError]
     for error in every:

@@ -40,7 +40,7 @@ class UpscaleParams(BaseModel):
 
     target_resolution: Annotated[TargetResolution, BeforeValidator(_lower)] = Field(
         default="4k",
-        description="the long side to reach at most: " + ", ".join(map(str, TARGET_PX.values())) + " px, in any case",
+        description="the long side to reach at most: " + ", ".join(map(str, TARGET_PX.values())) + " px; upper or lower case",
         examples=["2k"],
     )
     model: ModelName = Field(
