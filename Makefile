@@ -2,7 +2,7 @@
 # Settings are environment variables: `make run PORT=8000 DEVICE=cpu`. The README lists them.
 
 python := .venv/bin/python
-setup  := PYTHON="$(PYTHON)" requirements/setup.sh
+setup  := PYTHON="$(PYTHON)" scripts/setup.sh
 
 .PHONY: help setup weights run test test-page demo screenshots bench audit attack overload soak
 help:     ## this list
@@ -36,7 +36,7 @@ screenshots: weights ## and take the documents' pictures of the page, with Chrom
 	@$(python) -m bench.screenshots
 
 audit: setup    ## and ask osv.dev whether a vulnerability is known in what is installed (says so where it cannot be reached)
-	@$(python) requirements/audit.py
+	@$(python) scripts/audit.py
 
 attack: weights ## and send what the OpenAPI document allows and forbids, by the hundred, to a server of its own (schemathesis)
 	@$(python) -m bench.attack
