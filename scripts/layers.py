@@ -4,10 +4,11 @@ import-linter knows packages alone. In a folder of links, each module at the roo
 """
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
+
+from importlinter.cli import lint_imports
 
 ROOT = Path(__file__).parent.parent
 
@@ -21,8 +22,8 @@ def main() -> int:
             (packages / module.stem / "__init__.py").symlink_to(module)
         for package in ROOT.glob("*/__init__.py"):
             (packages / package.parent.name).symlink_to(package.parent)
-        command = [Path(sys.executable).with_name("lint-imports"), "--no-logo", "--no-cache", ROOT / "pyproject.toml"]
-        return subprocess.run(command, cwd=packages, env={**os.environ, "PYTHONPATH": folder}, check=False).returncode  # noqa: S603 - ours
+        os.chdir(packages)
+        return lint_imports(config_filename=str(ROOT / "pyproject.toml"), no_logo=True)
 
 
 if __name__ == "__main__":

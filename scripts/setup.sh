@@ -45,18 +45,19 @@ configure_uv() {
     if [ -n "$certificates" ]; then export SSL_CERT_FILE="$certificates"; fi
 }
 
-# install NAME OPTION COMMAND: by `uv pip COMMAND` what `uv export OPTION` reads from the lock. `uv sync --frozen` would do
+# install NAME OPTION COMMAND…: by `uv pip COMMAND` what `uv export OPTION` reads from the lock. `uv sync --frozen` would do
 # both, but takes each file from the address in the lock, whatever index is set. uv takes half a package for a whole one:
 # what was interrupted is installed again.
 install() {
+    name=$1 option=$2 again=
+    shift 2
     "$VENV/bin/python" -m pip install $quiet --disable-pip-version-check "$(sed -n 's/.*"\(uv==[0-9.]*\)".*/\1/p' pyproject.toml)"
     configure_uv
-    "$VENV/bin/uv" export --quiet --frozen --no-emit-project "$2" --output-file "$VENV/$1.txt"
-    again=
-    if [ -e "$VENV/.unfinished-$1" ]; then again=--reinstall; fi
-    touch "$VENV/.unfinished-$1"
-    BASICSR_EXT=False PYTHONPATH=$PWD/scripts/setup_hook "$VENV/bin/uv" $quiet pip $3 "$VENV/$1.txt" $again
-    rm "$VENV/.unfinished-$1"
+    "$VENV/bin/uv" export --quiet --frozen --no-emit-project "$option" --output-file "$VENV/$name.txt"
+    if [ -e "$VENV/.unfinished-$name" ]; then again=--reinstall; fi
+    touch "$VENV/.unfinished-$name"
+    BASICSR_EXT=False PYTHONPATH=$PWD/scripts/setup_hook "$VENV/bin/uv" $quiet pip "$@" "$VENV/$name.txt" $again
+    rm "$VENV/.unfinished-$name"
 }
 
 # Progress bars are for a person at a terminal.
@@ -81,7 +82,7 @@ if [ ! -e "$VENV/.service-$stamp" ]; then
     rm -f "$VENV"/.service-* "$VENV"/.dev-* "$VENV"/.bench-*
     echo "Installing what the service needs. The first time, torch and CUDA are about 3 GB to download."
     install service --no-dev sync
-    PYTHONDONTWRITEBYTECODE= "$VENV/bin/python" scripts/check.py
+    PYTHONDONTWRITEBYTECODE='' "$VENV/bin/python" scripts/check.py
     touch "$VENV/.service-$stamp"
 fi
 
@@ -89,6 +90,6 @@ extra=${1:-}
 extra=${extra#--}
 if [ -n "$extra" ] && [ ! -e "$VENV/.$extra-$stamp" ]; then
     echo "Installing what $extra needs."
-    install "$extra" "--only-group=$extra" "install --no-deps --requirement"
+    install "$extra" "--only-group=$extra" install --no-deps --requirement
     touch "$VENV/.$extra-$stamp"
 fi

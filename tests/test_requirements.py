@@ -23,7 +23,7 @@ TOOLS = [Requirement(line).name for group in PYPROJECT["dependency-groups"].valu
 
 def uv(*arguments: str) -> str:
     """What uv prints; it asks no network."""
-    command = [Path(sys.executable).with_name("uv"), "--offline", "--quiet", *arguments]
+    command = [str(Path(sys.executable).with_name("uv")), "--offline", "--quiet", *arguments]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout  # noqa: S603 - the lock's own uv
 
 
