@@ -65,7 +65,7 @@ def test_the_project_has_the_version_of_the_service() -> None:
 def stated_license(name: str) -> str:
     """What a package's metadata says, in one line."""
     about = metadata(name)
-    (stated, *_) = about.get_all("License-Expression") or about.get_all("License") or [""]
+    stated: str = (about.get_all("License-Expression") or about.get_all("License") or [""])[0]
     if stated and "\n" not in stated:
         return stated
     classifiers = about.get_all("Classifier") or []
