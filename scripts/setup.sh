@@ -13,6 +13,7 @@ set -eu
 cd "$(dirname "$0")/.."
 VENV=${VENV:-.venv}
 interpreters=${PYTHON:-python3 python3.13 python3.12 python3.11}
+export PIP_USER=0 PIP_DISABLE_PIP_VERSION_CHECK=1
 
 fail() { printf '\n%s\n' "$*" >&2; exit 1; }
 version_of() { "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null || echo missing; }
@@ -51,7 +52,7 @@ configure_uv() {
 install() {
     name=$1 option=$2 again=
     shift 2
-    "$VENV/bin/python" -m pip install $quiet --disable-pip-version-check "$(sed -n 's/.*"\(uv==[0-9.]*\)".*/\1/p' pyproject.toml)"
+    "$VENV/bin/python" -m pip install $quiet "$(sed -n 's/.*"\(uv==[0-9.]*\)".*/\1/p' pyproject.toml)"
     configure_uv
     "$VENV/bin/uv" export --quiet --frozen --no-emit-project "$option" --output-file "$VENV/$name.txt"
     if [ -e "$VENV/.unfinished-$name" ]; then again=--reinstall; fi
