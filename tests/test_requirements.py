@@ -1,74 +1,87 @@
-"""What is installed is what the requirements files pin, all of it; the hook that lets basicsr build does so on this Python."""
+"""The lock is what pyproject.toml asks for and what is installed; the hook that lets basicsr build does so on this Python."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
-from importlib.metadata import metadata, requires, version
+import tomllib
+from importlib.metadata import metadata, version
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
+
+from core.config import VERSION
 
 ROOT = Path(__file__).parent.parent
-CONSTRAINTS = ROOT / "requirements" / "constraints.txt"
-NODEPS = ROOT / "requirements" / "nodeps.txt"
-RESOLVED = [ROOT / "requirements.txt", ROOT / "requirements" / "dev.txt"]
-PINNED_BY_TORCH = ("nvidia-", "cuda-toolkit")
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+LOCK = tomllib.loads((ROOT / "uv.lock").read_text(encoding="utf-8"))
+SERVICE = [Requirement(line).name for line in PYPROJECT["project"]["dependencies"]]
+TOOLS = [Requirement(line).name for group in PYPROJECT["dependency-groups"].values() for line in group]
 
 
-def pinned_versions(*files: Path) -> dict[str, str]:
-    lines = [line.partition("#")[0].strip() for file in files for line in file.read_text(encoding="utf-8").splitlines()]
-    pairs = [line.split("==") for line in lines if line and not line.startswith("-")]
-    return {canonicalize_name(name): version for name, version in pairs}
+def uv(*arguments: str) -> str:
+    """What uv prints; it asks no network."""
+    command = [str(Path(sys.executable).with_name("uv")), "--offline", "--quiet", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout  # noqa: S603 - the lock's own uv
 
 
-def brought_along(names: Iterable[str], extras: frozenset[str] = frozenset()) -> Iterator[str]:
-    """What pip installs for these packages, the packages themselves left out."""
-    for name in names:
-        for line in requires(name) or []:
-            wanted = Requirement(line)
-            if not wanted.marker or any(wanted.marker.evaluate({"extra": extra}) for extra in extras | {""}):
-                yield canonicalize_name(wanted.name)
-                yield from brought_along([wanted.name], frozenset(wanted.extras))
+def exported(*options: str) -> list[str]:
+    """The lock's packages as lines of a requirements file."""
+    return uv("export", "--frozen", "--no-emit-project", "--no-hashes", "--no-annotate", "--no-header", *options).splitlines()
 
 
-def test_everything_that_comes_along_is_pinned() -> None:
-    pinned = pinned_versions(*RESOLVED, CONSTRAINTS)
-    coming = {name for name in brought_along(pinned_versions(*RESOLVED)) if not name.startswith(PINNED_BY_TORCH)}
-
-    assert coming <= pinned.keys()
+def test_the_lock_is_of_this_pyproject() -> None:
+    uv("lock", "--check")
 
 
-def test_every_pinned_package_is_installed() -> None:
-    pinned = pinned_versions(*RESOLVED, NODEPS, CONSTRAINTS)
+def test_requirements_txt_is_exported_from_the_lock() -> None:
+    lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    assert [line for line in lines if not line.startswith("#")] == exported("--no-dev")
 
-    assert {name: version(name) for name in pinned} == pinned
+
+def test_what_is_installed_is_what_the_lock_pins() -> None:
+    here = [wanted for wanted in map(Requirement, exported()) if not wanted.marker or wanted.marker.evaluate()]
+    assert {wanted.name: f"=={version(wanted.name)}" for wanted in here} == {w.name: str(w.specifier) for w in here}
+
+
+def test_the_lock_names_the_public_index_alone() -> None:
+    files = [file for package in LOCK["package"] for file in [*package.get("wheels", []), package.get("sdist")] if file]
+
+    assert {package["source"].get("registry") for package in LOCK["package"]} == {None, "https://pypi.org/simple"}
+    assert {file["url"].split("/packages/")[0] for file in files} == {"https://files.pythonhosted.org"}
+
+
+def test_every_direct_dependency_has_an_exact_version() -> None:
+    groups = [PYPROJECT["project"]["dependencies"], *PYPROJECT["dependency-groups"].values()]
+    assert [line for group in groups for line in group if "==" not in line] == []
+
+
+def test_the_project_has_the_version_of_the_service() -> None:
+    assert PYPROJECT["project"]["version"] == VERSION
 
 
 def stated_license(name: str) -> str:
     """What a package's metadata says, in one line."""
     about = metadata(name)
-    stated = about["License-Expression"] or about["License"] or ""
+    stated: str = (about.get_all("License-Expression") or about.get_all("License") or [""])[0]
     if stated and "\n" not in stated:
         return stated
     classifiers = about.get_all("Classifier") or []
     return ", ".join(text.rpartition(" :: ")[2] for text in classifiers if text.startswith("License"))
 
 
-@pytest.mark.parametrize("name", pinned_versions(RESOLVED[0], NODEPS))
+@pytest.mark.parametrize("name", SERVICE)
 def test_third_party_names_every_package_of_the_service_with_its_license(name: str) -> None:
     rows = (ROOT / "THIRD_PARTY.md").read_text(encoding="utf-8").splitlines()
-    (row,) = [row for row in rows if row.lower().startswith(f"| {name} |")]
+    (row,) = [row for row in rows if row.startswith(f"| {name} |")]
     assert row.split("|")[2].strip().startswith(stated_license(name)), stated_license(name)
 
 
-def test_third_party_names_every_tool_of_the_tests() -> None:
+def test_third_party_names_every_tool_of_development() -> None:
     text = (ROOT / "THIRD_PARTY.md").read_text(encoding="utf-8").lower()
-    assert [name for name in pinned_versions(RESOLVED[1]) if name not in text] == []
+    assert [name for name in TOOLS if name not in text] == []
 
 
 def test_setup_hook_lets_exec_write_into_the_function_that_calls_it() -> None:
@@ -76,7 +89,7 @@ def test_setup_hook_lets_exec_write_into_the_function_that_calls_it() -> None:
 
     done = subprocess.run(  # noqa: S603 - our own interpreter and line
         [sys.executable, "-c", as_in_setup_py],
-        env={**os.environ, "PYTHONPATH": str(ROOT / "requirements" / "setup_hook")},
+        env={**os.environ, "PYTHONPATH": str(ROOT / "scripts" / "setup_hook")},
         capture_output=True,
         text=True,
         check=True,
