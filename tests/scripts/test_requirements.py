@@ -14,7 +14,7 @@ from packaging.requirements import Requirement
 
 from core.config import VERSION
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 LOCK = tomllib.loads((ROOT / "uv.lock").read_text(encoding="utf-8"))
 SERVICE = [Requirement(line).name for line in PYPROJECT["project"]["dependencies"]]
