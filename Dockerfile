@@ -11,11 +11,14 @@ RUN apt-get update \
 
 FROM base AS packages
 ENV VENV=/opt/venv \
-    PIP_NO_CACHE_DIR=1
-COPY requirements.txt /build/
-COPY requirements /build/requirements
-# A company's pip settings: docker build --secret id=pip.conf,src=$HOME/.config/pip/pip.conf
-RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf /build/requirements/setup.sh
+    PIP_NO_CACHE_DIR=1 \
+    UV_NO_CACHE=1 \
+    UV_COMPILE_BYTECODE=1
+COPY pyproject.toml uv.lock /build/
+COPY scripts /build/scripts
+# A company's index and certificates: docker build --secret id=pip.conf,src=$HOME/.config/pip/pip.conf
+RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf \
+    /build/scripts/setup.sh && /opt/venv/bin/python -m pip uninstall --yes --quiet uv
 
 
 FROM base

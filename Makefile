@@ -2,9 +2,10 @@
 # Settings are environment variables: `make run PORT=8000 DEVICE=cpu`. The README lists them.
 
 python := .venv/bin/python
-setup  := PYTHON="$(PYTHON)" requirements/setup.sh
+setup  := PYTHON="$(PYTHON)" scripts/setup.sh
+uv     := UV_SYSTEM_CERTS=1 .venv/bin/uv --quiet
 
-.PHONY: help setup weights run test test-page demo screenshots bench audit attack overload soak
+.PHONY: help setup weights run test test-page demo screenshots bench audit attack overload soak lock
 help:     ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile
 
@@ -17,14 +18,14 @@ weights: setup  ## and fetch the networks' weights that are missing
 run: weights    ## and start the service on port 10005
 	@$(python) app.py
 
-test: ## and run the linters, the type checker and the tests (ARGS="-k name" goes to pytest)
+test: ## and run the linters, the type checker and the tests (ARGS="-k name" goes to pytest; COVERAGE=1 measures)
 	@$(setup) --dev
 	@$(python) -m weights.fetch
 	$(python) -m ruff check .
 	$(python) -m ruff format --check .
 	$(python) -m mypy
-	.venv/bin/lint-imports
-	$(python) -m pytest $(ARGS)
+	$(python) scripts/layers.py
+	$(python) -m pytest $(ARGS) $(if $(COVERAGE),--cov)
 
 test-page: ## and try the page at / in a real browser, which must be there (apt-get install chromium)
 	@command -v chromium > /dev/null || { echo "make test-page needs Chromium: apt-get install chromium" >&2; exit 1; }
@@ -37,7 +38,7 @@ screenshots: weights ## and take the screenshots of the page, with Chromium (apt
 	@$(python) -m bench.images.screenshots
 
 audit: setup    ## and ask osv.dev whether a vulnerability is known in what is installed (says so where it cannot be reached)
-	@$(python) requirements/audit.py
+	@$(python) scripts/audit.py
 
 attack: weights ## and send what the OpenAPI document allows and forbids, by the hundred, to a server of its own (schemathesis)
 	@$(python) -m bench.load.attack
@@ -55,3 +56,8 @@ bench:    ## measure docs/benchmarks.md (QUICK=1: some minutes, small pictures; 
 
 soak: weights   ## and keep it under every kind of load for SECONDS=600, see that nothing grows, and report in docs/benchmarks.md
 	@$(python) -m bench.load.soak $(SECONDS)
+
+lock:     ## and write uv.lock and requirements.txt anew, after a change in pyproject.toml (ARGS="--upgrade-package quart")
+	@$(setup) --dev
+	@$(uv) lock $(ARGS)
+	@$(uv) export --frozen --no-dev --no-emit-project --no-hashes --no-annotate --output-file requirements.txt

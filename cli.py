@@ -26,7 +26,6 @@ from tqdm import tqdm
 
 from core.config import EXTENSIONS, MAX_IMAGE_BYTES, ConfigError, OutputFormat, Settings
 from core.errors import ServiceError
-from core.progress import NullProgress
 from imaging.decode import decode_image
 from imaging.encode import encode_image
 from imaging.formats import open_image
@@ -228,15 +227,15 @@ def _run(tasks: list[_Task], options: argparse.Namespace, settings: Settings, lo
     upscaler, failed = Upscaler(load(settings)), 0
     params = UpscaleParams(enhance_faces=options.enhance_faces, face_strength=options.face_strength, quality=options.quality)
     works = [upscaler.work(task.plan, task.has_alpha, options.enhance_faces) for task in tasks]
-    with _Bar(f"{len(tasks)} pictures", sum(works), position=1, hidden=len(tasks) == 1) as overall:
+    with _Bar(f"{len(tasks)} pictures", sum(works), hidden=len(tasks) == 1) as overall:
         for (task, decoded), work in zip(_decoded_ahead(tasks), works, strict=True):
-            with _Bar(f"{task.source.name} {task.plan.original} → {task.plan.output}", work) as bar:
+            with _Bar(f"{task.source.name} {task.plan.original} → {task.plan.output}", work, overall) as bar:
                 try:
-                    _make(task, decoded, params, upscaler, _Bars(bar, overall))
+                    _make(task, decoded, params, upscaler, bar)
                 except (ServiceError, OSError, MemoryError, RuntimeError) as exc:  # the last is torch's of no memory
                     _say_failure(task.source, exc)
                     failed += 1
-                overall.advance(bar.left)  # of one that failed, or did not count all that it did
+                bar.advance(bar.left)  # of one that failed, or did not count all that it did
     return failed
 
 
@@ -261,11 +260,11 @@ def _make(
     decoded: Future[tuple[Picture, list[str]]],
     params: UpscaleParams,
     upscaler: Upscaler,
-    bars: _Bars,
+    bar: _Bar,
 ) -> None:
     start = time.monotonic()
     picture, warnings = decoded.result()
-    output = upscaler.run(picture, task.plan, params, bars)
+    output = upscaler.run(picture, task.plan, params, bar)
     data, encode_warnings = encode_image(output.picture, task.output_format, params.quality)
     try:
         write_atomically(task.result, data, task.result.with_name(f".{secrets.token_hex(8)}.part"))
@@ -280,13 +279,21 @@ def _make(
 
 
 class _Bar(tqdm):  # type: ignore[misc]
-    """On a terminal, how much of some work is done."""
+    """On a terminal, how much of some work is done: the progress of one picture, or of all of them as `overall`."""
 
-    def __init__(self, description: str, work: float, position: int = 0, hidden: bool = False) -> None:
+    clock = staticmethod(time.perf_counter)
+
+    def __init__(self, description: str, work: float, overall: _Bar | None = None, hidden: bool = False) -> None:
         super().__init__(
-            total=_BAR_STEPS, desc=description, bar_format=_BAR, position=position, leave=False, disable=hidden or None
+            total=_BAR_STEPS,
+            desc=description,
+            bar_format=_BAR,
+            position=0 if overall else 1,
+            leave=False,
+            disable=hidden or None,
         )
         self.left = work
+        self._overall = overall
         self._at = 0.0  # steps; what is shown is whole, and so ends at the end
 
     def advance(self, work: float) -> None:
@@ -295,27 +302,14 @@ class _Bar(tqdm):  # type: ignore[misc]
             self._at += (_BAR_STEPS - self._at) * min(work / self.left, 1)
             self.update(round(self._at) - self.n)
         self.left = max(self.left - work, 0)
+        if self._overall:
+            self._overall.advance(work)
 
     def add_work(self, work: float) -> None:
         """There is more to do than was known."""
         self.left += work
-
-
-class _Bars(NullProgress):
-    """The progress of one picture, on its own bar and on that of all."""
-
-    def __init__(self, *bars: _Bar) -> None:
-        self._bars = bars
-
-    def advance(self, work: float) -> None:
-        """That work has been done."""
-        for bar in self._bars:
-            bar.advance(work)
-
-    def add_work(self, work: float) -> None:
-        """There is more to do than was known."""
-        for bar in self._bars:
-            bar.add_work(work)
+        if self._overall:
+            self._overall.add_work(work)
 
 
 def _say(line: str) -> None:

@@ -20,8 +20,6 @@ from core.progress import Progress
 from weights.manifest import WeightFile, read_manifest, sha256_of
 
 if TYPE_CHECKING:
-    from basicsr.archs.rrdbnet_arch import RRDBNet
-
     from models.face_detection import FaceDetector
     from models.face_restoration import FaceRestorer
     from models.super_resolution import SuperResolver
@@ -114,7 +112,7 @@ def load_models(settings: Settings) -> Models:
     if device.warning:
         logger.warning("%s", device.warning)
     weights = _Weights(settings.weights_dir)
-    by_model: dict[str, dict[int, RRDBNet]] = {}
+    by_model: dict[str, dict[int, Any]] = {}
     for model, scale, name, file in _SUPER_RESOLUTION:
         if (state_dict := weights.load(name, file)) is not None:
             by_model.setdefault(model, {})[scale] = build_rrdbnet(state_dict, scale)

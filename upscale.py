@@ -146,3 +146,7 @@ def _clipped(box: tuple[float, float, float, float], size: Size) -> Box:
         min(max(round(at), 0), limit) for at, limit in zip(box, (size.width, size.height) * 2, strict=True)
     )
     return left, top, right, bottom
+
+
+if __name__ == "__main__":
+    raise SystemExit("The command line is cli.py: python cli.py --help")

@@ -16,7 +16,7 @@ from core.config import ConfigError, Settings
 FREE_PATH = "/health"  # load balancers have no key
 CHALLENGE = 'Basic realm="upscale", charset="UTF-8"'  # a browser asks for name and password; the key is the password
 
-# What a browser may do with an answer of ours: show our own page with our own files, and the pictures that it makes.
+# What a browser may do with a response: show the page with its own files, and the pictures that it makes.
 _POLICY = {
     "default-src": "'none'",
     "script-src": "'self'",

@@ -34,9 +34,9 @@ logger = logging.getLogger(__name__)
 LINGER_SECONDS = 30.0  # in which a client that was answered early may go on sending
 LINGER_SILENCE_SECONDS = 2.0  # after which it is taken to have stopped
 LOGGED_PATH_CHARACTERS = 80
-OVERLOADED = "upscale.overloaded"  # in a scope: its body had no room
-CLIENT_GONE = 499  # nobody gets to see it; nginx, too, logs this for a client that did not wait for its answer
-INTERNAL_ERROR = 500  # what the server answers where the framework does not
+OVERLOADED = "upscale.overloaded"  # in a scope: its body was over the budget
+CLIENT_GONE = 499  # nobody gets to see it; nginx, too, logs this for a client that did not wait for its response
+INTERNAL_ERROR = 500  # the server's status where the framework does not
 
 Count = Callable[[str, str, int, str, float], None]  # of a request: method, route, status, code, seconds
 
@@ -56,7 +56,7 @@ class RequestMiddleware:
         self._bodies = BodyBudget(bodies_max_bytes)
 
     async def __call__(self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
-        if scope["type"] == "websocket":  # the framework's answer to one without a route is a 500
+        if scope["type"] == "websocket":  # the framework responds to one without a route with a 500
             await send({"type": "websocket.close", "code": 1000, "reason": None})  # which becomes a 403
         elif scope["type"] == "http":
             await self._serve(scope, receive, send)
@@ -66,7 +66,7 @@ class RequestMiddleware:
     async def _serve(self, scope: HTTPScope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         notes = begin_request(_request_id_of(scope))
         scope["path"] = _path_of(scope["path"])
-        # Nothing here depends on the host, and the framework answers 500 to one that is no domain name.
+        # Nothing here depends on the host, and the framework responds with 500 to one that is no domain name.
         scope["headers"] = [(name, b"localhost" if name == b"host" else value) for name, value in scope["headers"]]
         cycle = RequestCycle(scope, notes.request_id, receive, send, self._bodies)
         try:
@@ -108,7 +108,7 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}", re.ASCII)
 def _path_of(target: str) -> str:
     """The path of a request target, which a client may also send whole (`http://host/path`), or without a slash.
 
-    The framework answers 500 to `?x` and to `http://[x/`.
+    The framework responds with 500 to `?x` and to `http://[x/`.
     """
     return target if target.startswith("/") else "/" + re.sub(r"^https?://[^/]*/?", "", target)
 
@@ -132,7 +132,7 @@ class RequestCycle:
     """One request and its response, which may come before all of the request has.
 
     A server that closes the connection then, with something unread in it, makes the kernel send a reset, and that may
-    overtake the answer on its way to the client (RFC 9112, section 9.6). So it says that it will close, and reads on a while.
+    overtake the response (RFC 9112, section 9.6). So it says that it will close, and reads on a while.
     """
 
     def __init__(
@@ -167,12 +167,12 @@ class RequestCycle:
 
     @property
     def status(self) -> int:
-        """Of the answer, if it was begun."""
+        """Of the response, if it was begun."""
         return self._status or (INTERNAL_ERROR if self.failed else CLIENT_GONE)
 
     @property
     def outcome(self) -> str:
-        """What kept the answer from being given; empty where nothing did."""
+        """What kept the response from being given; empty where nothing did."""
         if self._answered:
             return ""
         return "internal_error" if self.failed else "client_gone"
@@ -188,16 +188,16 @@ class RequestCycle:
         return message
 
     def _hold(self, message: HTTPRequestEvent) -> None:
-        """Count a piece of the body in, or throw it away: what is answered already, or has no room."""
+        """Count a piece of the body in, or throw it away: what is answered already, or over the budget."""
         size_bytes = len(message["body"])
         if self._status is None and OVERLOADED not in self._scope and self._bodies.take(size_bytes):
             self.held_bytes += size_bytes
             return
         message["body"] = b""
         if self._status is None:
-            message["more_body"] = False  # for the framework: its answer need not wait
+            message["more_body"] = False  # for the framework: its response need not wait
             cast(dict[str, Any], self._scope)[OVERLOADED] = True
-            self.let_go()  # now: while this client goes on sending, the bodies of others may have the room
+            self.let_go()  # now: while this client goes on sending, the bodies of others may come in
 
     def let_go(self) -> None:
         """Of the body, nothing is in memory any more."""
@@ -207,7 +207,7 @@ class RequestCycle:
     async def send(self, message: ASGISendEvent) -> None:
         if message["type"] == "http.response.start":
             self._status = message["status"]
-            self.let_go()  # whoever reads an answer slowly keeps no room of others' bodies
+            self.let_go()  # whoever reads a response slowly takes nothing of others' budget
             message["headers"] = [*message["headers"], *self._headers()]
         elif message["type"] == "http.response.body":
             self.bytes_out += len(message["body"]) if self._has_body else 0

@@ -1,4 +1,4 @@
-"""The OpenAPI 3.1 document: each operation with its parameters, and every status and code that it may answer.
+"""The OpenAPI 3.1 document: each operation with its parameters, and every status and code that it may respond with.
 
 Made from the models of bodies, the tree of errors and the list of headers that the service itself uses.
 """
@@ -12,21 +12,9 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from api.responses import RESULT_HEADERS
+from core import errors
 from core.config import EXTENSIONS, VERSION
-from core.errors import (
-    BadRequest,
-    BodyTimeout,
-    BodyTooLarge,
-    DeadlineExceeded,
-    FileNotFound,
-    Interrupted,
-    JobConflict,
-    JobNotFound,
-    NotAcceptable,
-    ServiceError,
-    Unauthorized,
-    Unavailable,
-)
+from core.errors import ServiceError
 from schemas.json_schema import PlainJsonSchema, Schema
 from schemas.params import PARAMS
 from schemas.request import IMAGE, IMAGE_FIELD, UpscaleBody
@@ -89,8 +77,9 @@ def _leaves(kind: type[ServiceError]) -> list[type[ServiceError]]:
     return [leaf for child in children for leaf in _leaves(child)] if children else [kind]
 
 
-_OVERLOADED = [error for error in _leaves(Unavailable) if error is not Interrupted]
-_TO_UPSCALE = [*_leaves(BadRequest), NotAcceptable, BodyTimeout, BodyTooLarge, *_OVERLOADED, DeadlineExceeded]
+_OVERLOADED = [error for error in _leaves(errors.Unavailable) if error is not errors.Interrupted]
+_BODIES = [errors.NotAcceptable, errors.BodyTimeout, errors.BodyTooLarge]
+_TO_UPSCALE = [*_leaves(errors.BadRequest), *_BODIES, *_OVERLOADED, errors.DeadlineExceeded]
 
 
 def _paths() -> Fields:
@@ -112,7 +101,7 @@ def _paths() -> Fields:
         "/docs": {"get": _plain("getDocs", "This document, for people", "text/html", {"type": "string"})},
         "/docs/{name}": {
             "parameters": [_path_parameter("name", "a part of that page", "swagger-ui.css")],
-            "get": _plain("getDocsPart", "A part of the page of documents", "*/*", {}, [FileNotFound]),
+            "get": _plain("getDocsPart", "A part of the page of documents", "*/*", {}, [errors.FileNotFound]),
         },
     }
 
@@ -127,7 +116,7 @@ def _plain(name: str, summary: str, media_type: str, schema: Schema, failures: I
 
 
 def _page(name: str, summary: str, media_type: str) -> Fields:
-    operation = _plain(name, summary, media_type, {}, [FileNotFound])
+    operation = _plain(name, summary, media_type, {}, [errors.FileNotFound])
     operation["responses"]["304"] = _response("It is still the same.")
     return operation
 
@@ -137,7 +126,7 @@ def _plan() -> Fields:
         "plan",
         "pictures",
         "See what a request would give",
-        "Takes what `POST /upscale` takes, and answers with the plan, or with the error that the request itself would get.",
+        "Takes what `POST /upscale` takes, and responds with the plan, or with the error that the request itself would get.",
         {"200": _response("The plan.", {JSON: {"schema": _ref(PlanResponse)}}), **_failures(_TO_UPSCALE)},
         parameters=[*_QUERY, _TIMEOUT],
         requestBody=_BODY,
@@ -163,21 +152,21 @@ def _put_job() -> Fields:
         "jobs",
         "Start a job under an id of your own",
         "The body is that of `POST /upscale`. It may be sent again: the same request is the same job. Without "
-        "`Prefer: respond-async` it answers when the job is done, or with 504 when its time is over.",
-        {"200": _job("The job is done."), "202": _accepted(), **_failures([*_TO_UPSCALE, JobConflict])},
+        "`Prefer: respond-async` the response comes when the job is done, or with 504 when its time is over.",
+        {"200": _job("The job is done."), "202": _accepted(), **_failures([*_TO_UPSCALE, errors.JobConflict])},
         parameters=[*_QUERY, _PREFER, _TIMEOUT],
         requestBody=_BODY,
     )
 
 
 def _get_job() -> Fields:
-    responses = {"200": _job("What is known of it now."), **_failures([JobNotFound])}
+    responses = {"200": _job("What is known of it now."), **_failures([errors.JobNotFound])}
     return _operation("getJob", "jobs", "Look at a job", "Its state, its progress, and its result when it is done.", responses)
 
 
 def _cancel_job() -> Fields:
     done = _job("The job, which ends at its next step, if it was not done.")
-    responses = {"200": done, **_failures([JobNotFound, JobConflict])}
+    responses = {"200": done, **_failures([errors.JobNotFound, errors.JobConflict])}
     return _operation("cancelJob", "jobs", "Cancel a job", "A job that is done stays as it is.", responses)
 
 
@@ -187,7 +176,7 @@ def _follow_job() -> Fields:
         {"text/event-stream": {}},
     )
     gone = _response("The last event was received before.")
-    responses = {"200": events, "204": gone, **_failures([JobNotFound])}
+    responses = {"200": events, "204": gone, **_failures([errors.JobNotFound])}
     description = "Server-sent events, at every change of state and a few times a second, until the job is done."
     return _operation("followJob", "jobs", "Follow a job", description, responses)
 
@@ -198,7 +187,7 @@ def _get_file() -> Fields:
     responses = {
         "200": _response("The file.", content),
         "304": _response("It is still the same."),
-        **_failures([FileNotFound]),
+        **_failures([errors.FileNotFound]),
     }
     description = "Results are removed after a while."
     return _operation("getFile", "pictures", "Fetch a result", description, responses, parameters=[name])
@@ -239,7 +228,7 @@ _PREFER = {
 _TIMEOUT = {
     "name": "X-Request-Timeout",
     "in": "header",
-    "description": "seconds that the answer may take; less than the service allows, if given",
+    "description": "seconds that the response may take; less than the service allows, if given",
     "schema": {"type": "number", "exclusiveMinimum": 0},
 }
 _FILE: Fields = {"schema": {"description": "the image file: PNG, JPEG, WebP or BMP, whatever the type says"}}
@@ -281,9 +270,9 @@ def _accepted() -> Fields:
 
 
 def _failures(kinds: Iterable[type[ServiceError]]) -> Fields:
-    """A response for each status that these errors have, and for defects of ours, with the codes that come with it."""
+    """A response for each status that these errors have, and for internal errors, with the codes that come with it."""
     codes: dict[int, list[str]] = {}
-    every: list[type[ServiceError]] = [*kinds, Unauthorized, ServiceError]
+    every: list[type[ServiceError]] = [*kinds, errors.Unauthorized, ServiceError]
     for error in every:
         codes.setdefault(error.status, []).append(error.code)
     return {str(status): _failure(status, codes[status]) for status in sorted(codes)}

@@ -15,7 +15,7 @@ from core.errors import FileNotFound
 
 WEB = PROJECT / "web"
 # By ending, and not as the machine's own table has it, which differs from system to system; no other file is given out.
-TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml", ".png": "image/png"}
 # Nothing from another host, and no script or style inside the page; blob: is a picture before it is sent.
 CONTENT_SECURITY_POLICY = (
     "default-src 'self'; img-src 'self' blob:; object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'self'"
@@ -44,29 +44,7 @@ async def _send(name: str) -> Response:
 
 
 _PACKAGE = "drf_spectacular_sidecar"  # which carries Swagger UI's files; its own code, for Django, is never imported
-_DOCS_PARTS = {
-    "swagger-ui.css": "text/css",
-    "swagger-ui-bundle.js": "text/javascript",
-    "favicon-32x32.png": "image/png",
-}
-_DOCS_PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Upscale: the API</title>
-<link rel="icon" href="/docs/favicon-32x32.png">
-<link rel="stylesheet" href="/docs/swagger-ui.css">
-</head>
-<body>
-<div id="swagger-ui"></div>
-<script src="/docs/swagger-ui-bundle.js"></script>
-<script src="/docs/start.js"></script>
-</body>
-</html>
-"""
-_DOCS_START = """SwaggerUIBundle({ url: "/openapi.json", dom_id: "#swagger-ui", deepLinking: true, validatorUrl: null });
-"""
+_DOCS_PARTS = ("swagger-ui.css", "swagger-ui-bundle.js", "favicon-32x32.png")
 # Swagger UI draws its icons from data: URLs and puts style elements into the page; scripts come from here alone.
 DOCS_CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; connect-src 'self'; "
@@ -83,17 +61,16 @@ def add_docs(app: Quart) -> None:
 
     @app.get("/docs")
     async def docs() -> Response:
-        response = Response(_DOCS_PAGE, content_type="text/html; charset=utf-8")
+        response = await send_file(WEB / "docs" / "index.html", mimetype="text/html")
         response.headers["Content-Security-Policy"] = DOCS_CONTENT_SECURITY_POLICY
         return response
 
     @app.get("/docs/<name>")
     async def docs_part(name: str) -> Response:
-        if name == "start.js":
-            return Response(_DOCS_START, content_type="text/javascript")
-        if name not in _DOCS_PARTS:
+        if name not in ("start.js", *_DOCS_PARTS):
             raise FileNotFound(f"The page of documents has no part {name[:80]!r}.")
-        return await send_file(_folder() / name, mimetype=_DOCS_PARTS[name])
+        folder = WEB / "docs" if name == "start.js" else _swagger_ui()
+        return await send_file(folder / name, mimetype=TYPES[Path(name).suffix])
 
 
 @cache
@@ -101,7 +78,7 @@ def _document() -> bytes:
     return orjson.dumps(build_document())
 
 
-def _folder() -> Path:
+def _swagger_ui() -> Path:
     spec = importlib.util.find_spec(_PACKAGE)
     if spec is None or spec.origin is None:
         raise FileNotFound(f"{_PACKAGE} is not installed: it carries the page of documents.")

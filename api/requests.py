@@ -50,7 +50,7 @@ async def read_request() -> IncomingRequest:
     except RequestTimeout as exc:
         raise BodyTimeout("The body did not arrive in time: the connection is too slow, or Content-Length too large.") from exc
     if OVERLOADED in current.scope:
-        current.body.clear()  # its room is given to others already
+        current.body.clear()  # its share of the budget is given to others already
         raise QueueFull("Too many large requests are under way. Try again soon.", retry_after_seconds=RETRY_SECONDS)
     return IncomingRequest(
         body, current.is_raw, current.query_string.decode("utf-8", "replace"), _accepted(current.accept_mimetypes)

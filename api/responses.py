@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 BASE64_CHUNK_BYTES = 48 * 1024  # a multiple of 3, so that the pieces join without padding
 FILE_CHUNK_BYTES = 256 * 1024
-MAX_HEADER_ITEMS = 6  # of a list, in a header: proxies give up on an answer with some 4 KB of headers
+MAX_HEADER_ITEMS = 6  # of a list, in a header: proxies give up on a response with some 4 KB of headers
 MAX_HEADER_ITEM_CHARACTERS = 300
 RESULT_HEADERS = {  # X-Upscale-<name>: the field of a result, where the body is the image itself
     "Original-Size": "original_size",

@@ -1,7 +1,6 @@
 """Settings: every environment variable, its default and its unit, read once at start.
 
-The name of a variable is the name of its field in upper case. The documents' table of variables is `settings_table()`;
-a test holds the two together.
+The name of a variable is the name of its field in upper case.
 """
 
 from __future__ import annotations
@@ -182,13 +181,3 @@ _RIGHT = {
     **dict.fromkeys(_MAY_HOLD_A_PASSWORD, "a URL that begins with http:// or https://"),
 }
 _KINDS: dict[Any, str] = {bool: "true or false", int: "a whole number", float: "a number"}
-
-
-def settings_table() -> str:
-    """The documents' table of variables, in Markdown."""
-    rows = ["| variable | default | meaning |", "|---|---|---|"]
-    for name, field in Settings.model_fields.items():
-        shown = field.default.name if isinstance(field.default, Path) else str(field.default)
-        default = f"`{shown}`" if shown else ""
-        rows.append(f"| `{name.upper()}` | {default} | {field.description} |")
-    return "\n".join(rows)

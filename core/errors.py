@@ -47,7 +47,7 @@ from __future__ import annotations
 class ServiceError(Exception):
     """An error that a client can be told about.
 
-    The message is a sentence that a person can act on; `details` are extra JSON fields of the answer.
+    The message is a sentence that a person can act on; `details` are extra JSON fields of the response.
     """
 
     status = 500

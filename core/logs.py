@@ -1,7 +1,7 @@
 """The log: one record is one line of named values, and every line of a request carries the request's id.
 
 A line is `key=value …`, or a JSON object with `LOG_FORMAT=json`. Whatever is not plain is quoted and escaped, line breaks too,
-so that nobody can forge a line with what they send. This room knows neither HTTP nor what the values mean.
+so that nobody can forge a line with what they send. It knows neither HTTP nor what the values mean.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ class Values(dict[str, object]):
 
 @dataclass
 class RequestNotes:
-    """What is known of the request that is being served; the rooms that learn of something add it to `values`."""
+    """What is known of the request that is being served; whoever learns of something adds it to `values`."""
 
     request_id: str
     route: str = ""  # the rule that matched the path; empty while none has
-    code: str = ""  # of the error that is the answer
+    code: str = ""  # of the error that is the response
     values: dict[str, object] = field(default_factory=dict)  # for its line in the log
 
 

@@ -1,6 +1,6 @@
-"""Figures for Prometheus: what has been counted since the start, and what is true now.
+"""Metrics for Prometheus: what has been counted since the start, and what is true now.
 
-It knows names and numbers, and neither requests nor networks. A label has a bounded set of values, whatever clients send.
+It knows names and numbers, and neither requests nor models. A label has a bounded set of values, whatever clients send.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class MetricsSnapshot:
 
 
 class Metrics:
-    """The figures of one service, in a registry of their own. `look` is called once a page; call all on the event loop."""
+    """The metrics of one service, in a registry of their own. `look` is called once a page; call all on the event loop."""
 
     def __init__(self, look: Callable[[], MetricsSnapshot]) -> None:
         self._registry = registry = CollectorRegistry()
@@ -43,7 +43,7 @@ class Metrics:
         self._requests = Counter("upscale_requests", "Requests, by what became of them", labels, registry=registry)
         self._jobs = Counter("upscale_jobs", "Jobs that have ended, by how", ["status", "code"], registry=registry)
         self._request_seconds = Histogram(
-            "upscale_request_seconds", "Time from headers to the answer's end", ["route"], buckets=SECONDS, registry=registry
+            "upscale_request_seconds", "Time from headers to the response's end", ["route"], buckets=SECONDS, registry=registry
         )
         self._stage_seconds = Histogram(
             "upscale_stage_seconds", "Time of each stage of an upscale", ["stage"], buckets=SECONDS, registry=registry
@@ -99,7 +99,7 @@ class _SnapshotCollector(Collector):
             "upscale_queue_waiting": ("Upscales whose turn has not come", now.waiting),
             "upscale_queue_capacity": ("Upscales that may wait", now.capacity),
             "upscale_heartbeat_age_seconds": ("Time since the registry took a heartbeat", now.heartbeat_age_seconds),
-            "upscale_device_memory_bytes": ("Memory of the GPU that the networks hold", now.device_memory_bytes),
+            "upscale_device_memory_bytes": ("Memory of the GPU that the models hold", now.device_memory_bytes),
         }
         for name, (meaning, value) in gauges.items():
             if value is not None:

@@ -23,7 +23,7 @@ def encode_image(picture: Picture, image_format: str, quality: int) -> tuple[byt
         quality: 1 to 100, for JPEG and WebP.
 
     Raises:
-        ValueError: the format is none of the three, or cannot hold a picture of this size (a defect of the caller).
+        ValueError: the format is none of the three, or cannot hold a picture of this size (the caller's mistake).
     """
     if image_format not in _MAX_SIDE_PX:
         raise ValueError(f"{image_format!r} is none of {', '.join(_MAX_SIDE_PX)}.")

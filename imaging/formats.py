@@ -80,7 +80,7 @@ class OpenedImage:
 
 @contextmanager
 def translate_errors(format_name: str | None) -> Iterator[None]:
-    """Pillow raises nearly anything on damaged files; here it becomes an error of ours. A lack of memory stays what it is."""
+    """Pillow raises nearly anything on damaged files; here it becomes a BadRequest. A lack of memory stays what it is."""
     try:
         yield
     except (BadRequest, MemoryError):

@@ -16,7 +16,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 @dataclass(frozen=True)
 class Device:
-    """Where and how the networks run.
+    """Where and how the models run.
 
     `memory_bytes` is what one pass may use, half of all that the device has: a choice that followed the momentary load would
     give the same request different bytes.

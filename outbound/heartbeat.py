@@ -139,7 +139,7 @@ class Heartbeat:
             return json.dumps({**known, **override}).encode()
 
     async def _post(self, body: bytes) -> None:
-        """Send `body`. The answer's status line is all that counts, so its body, of whatever size, is never read."""
+        """Send `body`. The response's status line is all that counts, so its body, of whatever size, is never read."""
         url = httpx.URL(self._settings.registry_url)
         headers = {b"Content-Type": b"application/json"}
         if self._settings.registry_token:

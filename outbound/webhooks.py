@@ -1,6 +1,6 @@
 """Webhooks: one POST to a URL of the client's choice, signed, and repeated until it is taken.
 
-No redirect is followed, and nothing of an answer but its status is read. Signatures follow https://www.standardwebhooks.com.
+No redirect is followed, and nothing of a response but its status is read. Signatures follow https://www.standardwebhooks.com.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class Webhooks:
         logger.warning("%s webhook given up: %s", message_id, outcome)
 
     async def _attempt(self, url: str, body: bytes, message_id: str) -> int | str:
-        """The status of the answer, or why there is none, in words that hold nothing of what was received."""
+        """The status of the response, or why there is none, in words that hold nothing of what was received."""
         try:
             async with asyncio.timeout(ATTEMPT_SECONDS):
                 return await self._post(url, body, message_id)
@@ -117,4 +117,4 @@ def signature_headers(key: bytes, message_id: str, now: float, body: bytes) -> l
 
 
 _TAKEN = range(200, 300)
-_GONE = 410  # who answers so wants to hear no more
+_GONE = 410  # who responds so wants to hear no more

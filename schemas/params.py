@@ -40,7 +40,7 @@ class UpscaleParams(BaseModel):
 
     target_resolution: Annotated[TargetResolution, BeforeValidator(_lower)] = Field(
         default="4k",
-        description="the long side to reach at most: " + ", ".join(map(str, TARGET_PX.values())) + " px, in any case",
+        description="the long side to reach at most: " + ", ".join(map(str, TARGET_PX.values())) + " px; upper or lower case",
         examples=["2k"],
     )
     model: ModelName = Field(
@@ -69,7 +69,7 @@ class UpscaleParams(BaseModel):
     )
     webhook: Annotated[_WebhookURL | SkipJsonSchema[None], BeforeValidator(_refuse_null)] = Field(
         default=None,
-        description="for jobs: an http or https URL, without a password, that receives the job object when the job is done",
+        description="an http or https URL, without a password, to which the job object is posted when the job is done",
         examples=["https://example.com/upscaled"],
     )
 

@@ -138,20 +138,3 @@ def _parse_object(body: bytes) -> dict[str, Any]:
     if not isinstance(parsed, dict):
         raise NotAnObject(f'The body must be a JSON object such as {{"image_b64": "…"}}, not {shown(parsed)}.')
     return parsed
-
-
-def fields_table() -> str:
-    """The documents' table of fields, in Markdown."""
-    rows = ["| field | type | default | meaning |", "|---|---|---|---|"]
-    for name, schema in FIELDS.items():
-        default = f"`{orjson.dumps(schema['default']).decode()}`" if "default" in schema else ""
-        kind = _type_in_words(schema) + (", required" if name == IMAGE_FIELD else "")
-        rows.append(f"| `{name}` | {kind} | {default} | {schema['description']} |")
-    return "\n".join(rows)
-
-
-def _type_in_words(schema: Mapping[str, Any]) -> str:
-    if "enum" in schema:
-        return ", ".join(f'`"{choice}"`' for choice in schema["enum"])
-    limits = f" from {schema['minimum']:g} to {schema['maximum']:g}" if "minimum" in schema else ""
-    return KINDS[schema["type"]].removeprefix("a ") + limits

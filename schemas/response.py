@@ -188,9 +188,9 @@ class ErrorResponse(_Response):
     request_id: _RequestId
 
     @classmethod
-    def of(cls, error: ServiceError, request_id: str) -> Self:
+    def of(cls, error: ServiceError, request_id: str, **more: object) -> Self:
         """What a client hears of an error."""
-        fields = {"error": error.message, "code": error.code, "request_id": request_id, **error.details}
+        fields = {"error": error.message, "code": error.code, "request_id": request_id, **error.details, **more}
         return cls.model_validate(fields)
 
 
@@ -198,12 +198,6 @@ class JobError(ErrorResponse):
     """The error of a job."""
 
     status_code: int = Field(description="the HTTP status that it would have", examples=[503])
-
-    @classmethod
-    def of(cls, error: ServiceError, request_id: str) -> Self:
-        """What a client hears of an error, with the status for which a job has no other place."""
-        fields = {"error": error.message, "code": error.code, "request_id": request_id, **error.details}
-        return cls.model_validate({**fields, "status_code": error.status})
 
 
 class JobResult(UpscaleSummary):

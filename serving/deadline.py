@@ -1,4 +1,4 @@
-"""How long a request may take, from its arrival to its answer, on a clock that nobody sets."""
+"""How long a request may take, from its arrival to its response, on a clock that nobody sets."""
 
 from __future__ import annotations
 

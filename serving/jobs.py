@@ -19,19 +19,8 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
+from core import errors
 from core.config import Settings
-from core.errors import (
-    FileNotFound,
-    JobCancelled,
-    JobConflict,
-    JobNotFound,
-    OutOfRange,
-    QueueFull,
-    ResultExpired,
-    ResultNotSaved,
-    ServiceError,
-    internal_error,
-)
 from core.logs import Values, timestamp
 from schemas.request import IncomingRequest, UpscaleRequest
 from schemas.response import (
@@ -126,14 +115,14 @@ class Jobs:
             JobConflict: another request has this id.
         """
         if not _ID.fullmatch(job_id):
-            raise OutOfRange("The id of a job must be 8 to 64 letters, digits, - and _.", field="id")
+            raise errors.OutOfRange("The id of a job must be 8 to 64 letters, digits, - and _.", field="id")
         naming = self._naming.setdefault(job_id, asyncio.Lock())
         async with naming:
             record = await self._look_up(job_id)
             if record is None:
                 return await self._start(job_id, await self._service.read_request(incoming), request_id, deadline)
         if record.fingerprint != (await self._service.io.run(parse_request, incoming)).fingerprint:
-            raise JobConflict("Another request was sent under this id. Choose another id, or send the same request.")
+            raise errors.JobConflict("Another request was sent under this id. Choose another id, or send the same request.")
         return self._to_response(record)
 
     async def get(self, job_id: str) -> JobResponse:
@@ -144,7 +133,7 @@ class Jobs:
         """
         record = await self._look_up(job_id)
         if record is None:
-            raise JobNotFound("There is no such job: what is known of jobs is removed after a while, with their results.")
+            raise errors.JobNotFound("There is no such job. Records of jobs are removed after a while, with their results.")
         return self._to_response(record)
 
     async def wait(self, job_id: str) -> JobResponse:
@@ -176,7 +165,7 @@ class Jobs:
             live.given_up = True
             live.pending.cancel()
         elif not job.completed_at:
-            raise JobConflict("Another instance of this service is at this job, and it alone can cancel it.")
+            raise errors.JobConflict("Another instance of this service is at this job, and it alone can cancel it.")
         return await self.wait(job_id)
 
     async def events(self, job_id: str) -> AsyncGenerator[JobResponse | None]:
@@ -226,7 +215,7 @@ class Jobs:
         pending = await self._service.submit(request, deadline)
         if len(self._live) >= MAX_LIVE:
             pending.cancel()
-            raise QueueFull("Too many jobs are under way. Try again later.", retry_after_seconds=FULL_RETRY_SECONDS)
+            raise errors.QueueFull("Too many jobs are under way. Try again later.", retry_after_seconds=FULL_RETRY_SECONDS)
         record = JobRecord(
             id=job_id,
             request_id=request_id,
@@ -270,16 +259,16 @@ class Jobs:
             seconds = time.time() - record.created_at
             kept = _kept(replace(result, processing_seconds=seconds, request_id=record.request_id))
             return {"status": JobStatus.SUCCEEDED, "progress": 1.0, "result": kept}
-        except JobCancelled:
+        except errors.JobCancelled:
             if live.given_up:
                 return {"status": JobStatus.CANCELED}
-            error: ServiceError = interrupted()  # the drain took too long
-        except ServiceError as exc:
+            error: errors.ServiceError = interrupted()  # the drain took too long
+        except errors.ServiceError as exc:
             error = exc
         except Exception as exc:
             logger.error("internal error in a job", exc_info=exc)
-            error = internal_error()
-        return {"status": JobStatus.FAILED, "error": JobError.of(error, record.request_id)}
+            error = errors.internal_error()
+        return {"status": JobStatus.FAILED, "error": JobError.of(error, record.request_id, status_code=error.status)}
 
     async def _save(self, record: JobRecord) -> None:
         try:
@@ -304,9 +293,9 @@ class Jobs:
             return record
         try:
             await self._service.io.run(self._service.store.find, PurePath(record.result.file_path).name)
-        except FileNotFound:
-            error = ResultExpired("The result of this job was removed after its time. Send it again, as another job.")
-            expired = JobError.of(error, record.request_id)
+        except errors.FileNotFound:
+            error = errors.ResultExpired("The result of this job was removed after its time. Send it again, as another job.")
+            expired = JobError.of(error, record.request_id, status_code=error.status)
             return record.model_copy(update={"status": JobStatus.FAILED, "result": None, "error": expired})
         return record
 
@@ -344,5 +333,5 @@ def _kept(result: UpscaleResult) -> JobResult:
         ResultNotSaved: there is none.
     """
     if not result.name:
-        raise ResultNotSaved("The server could not keep the result: its disk is full or out of order. Try again later.")
+        raise errors.ResultNotSaved("The server could not keep the result: its disk is full or out of order. Try again later.")
     return JobResult(**dict(result.summary()), url=f"/files/{result.name}")

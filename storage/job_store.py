@@ -123,7 +123,8 @@ class JobStore:
             return None, False
 
     def _interrupt(self, record: JobRecord) -> JobRecord:
-        error = JobError.of(interrupted(), record.request_id)
+        died = interrupted()
+        error = JobError.of(died, record.request_id, status_code=died.status)
         changes = {"status": JobStatus.FAILED, "completed_at": time.time(), "error": error}
         failed = record.model_copy(update=changes)
         try:

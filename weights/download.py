@@ -1,6 +1,6 @@
 """One URL into one file, over a network that may fail in every way.
 
-This room knows HTTP and nothing of weights, hashes or the manifest. What httpx raises is translated here, once, into
+It knows HTTP and nothing of weights, hashes or the manifest. What httpx raises is translated here, once, into
 `SourceError`, whose message is one line for the operator.
 """
 
@@ -102,7 +102,7 @@ class Downloader:
             response.close()
 
     def _ask(self, url: str, headers: dict[str, str]) -> httpx.Response:
-        """The answer, of which only the head has been read."""
+        """The response, of which only the head has been read."""
         try:
             return self._client.send(self._client.build_request("GET", url, headers=headers), stream=True)
         except (httpx.ConnectError, httpx.TimeoutException, httpx.ProxyError) as exc:

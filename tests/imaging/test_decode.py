@@ -37,7 +37,7 @@ from tests.imaging.pictures import (
     saved,
     unfiltered,
 )
-from tests.mutations import mutated_file
+from tests.security.mutations import mutated_file
 
 LOSSLESS = [
     ("PNG", "RGB", RGB, None),

@@ -10,7 +10,7 @@ from PIL import Image
 
 from core.config import MIB
 from tests.helpers import encode, sample_crop
-from tests.mutations import PNG_SIGNATURE
+from tests.security.mutations import PNG_SIGNATURE
 
 # One 2× pass of a thousand pixels: what is valid is answered in a tenth of a second.
 STRIP = Image.fromarray(np.tile(sample_crop(260, 2, top=40), (1, 2, 1)))

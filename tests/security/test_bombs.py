@@ -9,9 +9,9 @@ import pytest
 
 from bench.server import Server
 from core.config import MAX_IMAGE_BYTES, MIB
-from tests.mutations import SRGB, with_right_checksums
 from tests.security.attack_files import icc_segments, jpeg, looping_exif, png, segment, webp, zeros
 from tests.security.attacked_server import assert_unharmed, processor_seconds
+from tests.security.mutations import SRGB, with_right_checksums
 
 BOMB_SECONDS = 5.0  # of a processor
 BOMB_MARGIN_BYTES = 96 * MIB  # for one request: its body, its base64, its file and a copy or two

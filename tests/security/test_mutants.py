@@ -19,9 +19,9 @@ from PIL import Image
 from bench.server import Server
 from core.config import MIB
 from tests.helpers import HANG_SECONDS, b64, encode, wait_until
-from tests.mutations import corpus, mutated_file, mutated_request
 from tests.security.attack_files import STRIP
 from tests.security.attacked_server import assert_unharmed, handles
+from tests.security.mutations import corpus, mutated_file, mutated_request
 
 SEED = 20261122
 # What the allocators may keep of such requests beyond what they kept of the first ones; ten thousand leaks of 10 kB are more.

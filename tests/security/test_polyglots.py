@@ -14,8 +14,8 @@ from PIL import Image
 
 from bench.server import ROOT, Server
 from tests.helpers import encode
-from tests.mutations import SRGB
 from tests.security.attack_files import PAYLOAD, STRIP, icc_segments, jpeg, png, segment, webp
+from tests.security.mutations import SRGB
 
 
 def zipped() -> bytes:
@@ -65,7 +65,7 @@ from PIL import Image
 from imaging.decode import decode_image, read_header
 from imaging.encode import encode_image
 from core.errors import BadRequest
-from tests.mutations import corpus
+from tests.security.mutations import corpus
 
 picture = Image.linear_gradient("L").resize((40, 30)).convert("RGB")
 for name in ("jpeg", "png", "webp"):  # Pillow prepares itself when it first writes

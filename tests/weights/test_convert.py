@@ -34,8 +34,9 @@ def test_wheels_of_the_package_index_give_the_files_of_the_manifest(from_wheels:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")  # what basicsr and facexlib import
-def test_converted_networks_load_strictly(from_wheels: Run) -> None:
-    import torch  # noqa: I001 - the order matters
+def test_converted_models_load_strictly(from_wheels: Run) -> None:
+    import models  # noqa: F401, I001 - prepares the process
+    import torch
 
     from basicsr.archs.rrdbnet_arch import RRDBNet
     from facexlib.detection.retinaface import RetinaFace

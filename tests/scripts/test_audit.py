@@ -59,7 +59,7 @@ def osv(bad: set[str]) -> Iterator[str]:
 def audit(url: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "OSV_URL": url}
     return subprocess.run(
-        [sys.executable, "requirements/audit.py"], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+        [sys.executable, "scripts/audit.py"], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
     )
 
 

@@ -1,15 +1,15 @@
-"""Imports the packages of requirements.txt and finds those of nodeps.txt: the last step of setup.sh.
+"""Imports what the service imports: the last step of setup.sh.
 
-What pip cannot see shows only here: a system library that is not there, a broken file.
+What uv cannot see shows only here: a system library that is not there, a broken file. It also compiles, for the first start.
 """
 
 import importlib
 import importlib.util
 import sys
 
-NETWORKS = ("torch", "torchvision", "scipy", "tqdm", "yaml", "requests")
-SERVICE = ("quart", "hypercorn", "httpx", "orjson", "pybase64", "prometheus_client", "numpy", "PIL")
-FOUND = ("basicsr", "facexlib", "gfpgan", "realesrgan")  # model_utility.py imports them, behind its shim
+SERVICE = ("quart", "hypercorn", "httpx", "pydantic", "orjson", "pybase64", "prometheus_client", "numpy", "PIL")
+MODELS = ("torch", "torchvision", "scipy", "tqdm", "yaml", "requests")
+FOUND = ("basicsr", "facexlib", "gfpgan", "realesrgan")  # imported behind a shim, by the service
 
 
 def check() -> None:
@@ -18,7 +18,7 @@ def check() -> None:
         importlib.import_module("cv2")
     except ImportError as exc:
         sys.exit(f"\nOpenCV needs a system library: {exc}. On Debian and Ubuntu: apt-get install libgl1 libglib2.0-0")
-    for name in SERVICE + NETWORKS:
+    for name in SERVICE + MODELS:
         try:
             importlib.import_module(name)
         except ImportError as exc:

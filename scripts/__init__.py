@@ -1,0 +1,1 @@
+"""What developers, continuous integration and the Dockerfile run."""
