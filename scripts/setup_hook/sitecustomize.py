@@ -1,4 +1,4 @@
-"""Lets basicsr's setup.py run on Python 3.13. In force for the one pip command that has this folder in its PYTHONPATH.
+"""Lets basicsr's setup.py run on Python 3.13. In force where setup.sh puts this folder into PYTHONPATH.
 
 That setup.py does, inside a function, `exec(source)` and then `return locals()["__version__"]`. Up to Python 3.12, exec()
 writes into the very dict that locals() gives. Since 3.13 (PEP 667) it writes into a copy, and the return is a KeyError. Here,
