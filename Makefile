@@ -1,5 +1,5 @@
 # Everything here works in a fresh clone with Python 3.11, 3.12 or 3.13, and a second call does only what is left to do.
-# Settings are environment variables: `make run PORT=8000 DEVICE=cpu`. The README lists them.
+# Settings are environment variables: `make run PORT=8000 DEVICE=cpu`. docs/configuration.md lists them.
 
 python := .venv/bin/python
 setup  := PYTHON="$(PYTHON)" scripts/setup.sh
@@ -12,7 +12,7 @@ help:     ## this list
 setup:    ## make .venv and install what is missing (PYTHON=python3.12 chooses the interpreter)
 	@$(setup)
 
-weights: setup  ## and fetch the networks' weights that are missing
+weights: setup  ## and fetch the models' weights that are missing
 	@$(python) -m weights.fetch
 
 run: weights    ## and start the service on port 10005

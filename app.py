@@ -40,7 +40,7 @@ logger = logging.getLogger(__name__)
 RESPONSE_TIMEOUT_SECONDS = 600  # a response of 60 MB at 1 Mbit/s takes 8 minutes
 TRY_IT = (
     """(printf '{{"target_resolution": "2k", "image_b64": "'; base64 -w0 samples/astronaut.jpg; printf '"}}') | """
-    "curl -sS http://127.0.0.1:{port}/upscale -H 'Content-Type: application/json' --data-binary @- -o answer.json"
+    "curl -sS http://127.0.0.1:{port}/upscale -H 'Content-Type: application/json' --data-binary @- -o response.json"
 )
 
 
@@ -70,7 +70,7 @@ def create_app(settings: Settings, *, load: Callable[[Settings], Models] = load_
     add_page(app)
     add_error_handlers(app)
     inner, count = cast(ASGIFramework, app.asgi_app), service.metrics.count_request
-    middleware = RequestMiddleware(inner, service.in_flight, settings.bodies_max_bytes, count)
+    middleware = RequestMiddleware(inner, service.held_for_drain, settings.bodies_max_bytes, count)
     app.asgi_app = middleware  # type: ignore[method-assign]
     return app
 

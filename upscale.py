@@ -1,4 +1,7 @@
-"""The pipeline: detect faces → passes of 2× and 4× → restore faces in the first. Pictures in and out; no HTTP."""
+"""The pipeline: detect faces → passes of 2× and 4× → restore faces in the first. Pictures in and out; no HTTP.
+
+Which passes an image takes, `schemas.plan.plan_upscale` says.
+"""
 
 from __future__ import annotations
 

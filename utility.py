@@ -51,7 +51,7 @@ def decode_base64(text: str) -> bytes:
 
 
 def _fault_of_base64(text: str) -> str:
-    """Of a text that is none: what is wrong with it, and what would be right."""
+    """What is wrong with a text that is not base64, and what would be right."""
     if stranger := re.search(r"[^A-Za-z0-9+/=]", text):
         if stranger[0] in "-_":
             return "it is of the URL-safe kind. Replace - by + and _ by /"

@@ -42,7 +42,7 @@ class Access:
     """The rules of one service.
 
     Raises:
-        ConfigError: an API key is required and there is none, or an origin is none.
+        ConfigError: API_KEY or its file holds no key, or an entry of CORS_ORIGINS is not an origin.
     """
 
     def __init__(self, settings: Settings, result_headers: Iterable[str] = ()) -> None:

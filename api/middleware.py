@@ -44,14 +44,18 @@ Count = Callable[[str, str, int, str, float], None]  # of a request: method, rou
 class RequestMiddleware:
     """The outermost layer of the application.
 
-    `in_flight` holds a request for the drain to wait for; `bodies_max_bytes` may be held of all bodies at one time.
+    `held_for_drain` holds a request for the drain to wait for; `bodies_max_bytes` may be held of all bodies at one time.
     """
 
     def __init__(
-        self, app: ASGIFramework, in_flight: Callable[[], AbstractContextManager[None]], bodies_max_bytes: int, count: Count
+        self,
+        app: ASGIFramework,
+        held_for_drain: Callable[[], AbstractContextManager[None]],
+        bodies_max_bytes: int,
+        count: Count,
     ) -> None:
         self._app = app
-        self._in_flight = in_flight
+        self._held_for_drain = held_for_drain
         self._count = count
         self._bodies = BodyBudget(bodies_max_bytes)
 
@@ -70,7 +74,7 @@ class RequestMiddleware:
         scope["headers"] = [(name, b"localhost" if name == b"host" else value) for name, value in scope["headers"]]
         cycle = RequestCycle(scope, notes.request_id, receive, send, self._bodies)
         try:
-            with self._in_flight():
+            with self._held_for_drain():
                 await self._app(scope, cycle.receive, cycle.send)
         except Exception:
             cycle.failed = True

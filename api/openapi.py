@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from api.requests import JSON
 from api.responses import RESULT_HEADERS
 from core import errors
 from core.config import EXTENSIONS, VERSION
@@ -21,8 +22,6 @@ from schemas.request import IMAGE, IMAGE_FIELD, UpscaleBody
 from schemas.response import ErrorResponse, HealthResponse, JobResponse, PlanResponse, UpscaleResponse
 
 Fields = dict[str, Any]
-
-JSON = "application/json"
 
 
 def build_document() -> Fields:
@@ -91,7 +90,7 @@ def _paths() -> Fields:
         "/jobs/{id}/events": {"parameters": [_JOB_ID], "get": _follow_job()},
         "/files/{name}": {"get": _get_file()},
         "/health": {"get": _get_health()},
-        "/metrics": {"get": _plain("getMetrics", "Figures for Prometheus", "text/plain", {"type": "string"})},
+        "/metrics": {"get": _plain("getMetrics", "Metrics for Prometheus", "text/plain", {"type": "string"})},
         "/": {"get": _page("getPage", "The page for people", "text/html")},
         "/web/{name}": {
             "parameters": [_path_parameter("name", "a part of that page", "page.css")],

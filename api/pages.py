@@ -27,19 +27,19 @@ def add_page(app: Quart) -> None:
 
     @app.get("/")
     async def page() -> Response:
-        return await _send("index.html")
+        return await _send(WEB / "index.html", CONTENT_SECURITY_POLICY)
 
     @app.get("/web/<name>")
     async def web(name: str) -> Response:
-        return await _send(name)
+        if name not in {path.name for path in WEB.iterdir() if path.suffix in TYPES}:
+            raise FileNotFound(f"The page has no file {name[:80]!r}.")
+        return await _send(WEB / name, CONTENT_SECURITY_POLICY)
 
 
-async def _send(name: str) -> Response:
-    if name not in {path.name for path in WEB.iterdir() if path.suffix in TYPES}:
-        raise FileNotFound(f"The page has no file {name[:80]!r}.")
-    response = await send_file(WEB / name, mimetype=TYPES[Path(name).suffix], cache_timeout=0, conditional=True)
+async def _send(path: Path, policy: str) -> Response:
+    response = await send_file(path, mimetype=TYPES[path.suffix], cache_timeout=0, conditional=True)
     response.headers["Cache-Control"] = "no-cache"  # to be kept, and asked after each time: 304 while it is the same
-    response.headers["Content-Security-Policy"] = CONTENT_SECURITY_POLICY
+    response.headers["Content-Security-Policy"] = policy
     return response
 
 
@@ -61,16 +61,14 @@ def add_docs(app: Quart) -> None:
 
     @app.get("/docs")
     async def docs() -> Response:
-        response = await send_file(WEB / "docs" / "index.html", mimetype="text/html")
-        response.headers["Content-Security-Policy"] = DOCS_CONTENT_SECURITY_POLICY
-        return response
+        return await _send(WEB / "docs" / "index.html", DOCS_CONTENT_SECURITY_POLICY)
 
     @app.get("/docs/<name>")
     async def docs_part(name: str) -> Response:
         if name not in ("start.js", *_DOCS_PARTS):
             raise FileNotFound(f"The page of documents has no part {name[:80]!r}.")
         folder = WEB / "docs" if name == "start.js" else _swagger_ui()
-        return await send_file(folder / name, mimetype=TYPES[Path(name).suffix])
+        return await _send(folder / name, DOCS_CONTENT_SECURITY_POLICY)
 
 
 @cache

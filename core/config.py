@@ -9,9 +9,9 @@ import base64
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
@@ -22,6 +22,8 @@ MIB = 1024 * 1024
 GIB = 1024 * MIB
 HOURS = 60 * 60
 MAX_PORT = 65535
+
+MAX_URL_CHARACTERS = 2000  # of a webhook
 
 # Fixed by the contract, so not settings.
 MAX_IMAGE_BYTES = 7 * MIB
@@ -40,6 +42,11 @@ class ConfigError(ValueError):
 
 def _setting(default: object, description: str, *, secret: bool = False, **limits: Any) -> Any:
     return Field(default=default, description=description, repr=not secret, **limits)
+
+
+def _switch(value: object) -> object:
+    """`true`, `1`, `false` or `0`: pydantic would also take `y`, `off` and others."""
+    return {"true": True, "1": True, "false": False, "0": False}.get(value.lower(), "") if isinstance(value, str) else value
 
 
 _URL = r"(?i)^(https?://[^\s/].*)?$"
@@ -90,7 +97,9 @@ class Settings(BaseModel):
     drain_seconds: float = _setting(120.0, "time that running requests get to finish after SIGTERM, in seconds", ge=0)
 
     webhook_secret: str = _setting("", "base64 of the 24 to 64 bytes that sign webhooks; empty: unsigned", secret=True)
-    webhook_allow_private: bool = _setting(False, "`True`: webhooks may go to your own network, and to this machine")
+    webhook_allow_private: Annotated[bool, BeforeValidator(_switch)] = _setting(
+        False, "`True`: webhooks may go to your own network, and to this machine"
+    )
 
     api_key: str = _setting("", "comma-separated keys; every request except `/health` must carry one", secret=True)
     api_key_file: str = _setting("", "file with such keys, one a line, read once at the start")

@@ -35,9 +35,9 @@ class MetricsSnapshot:
 
 
 class Metrics:
-    """The metrics of one service, in a registry of their own. `look` is called once a page; call all on the event loop."""
+    """The metrics of one service, in a registry of their own. `snapshot` is called once a page; call all on the event loop."""
 
-    def __init__(self, look: Callable[[], MetricsSnapshot]) -> None:
+    def __init__(self, snapshot: Callable[[], MetricsSnapshot]) -> None:
         self._registry = registry = CollectorRegistry()
         labels = ["method", "route", "status", "code"]
         self._requests = Counter("upscale_requests", "Requests, by what became of them", labels, registry=registry)
@@ -52,7 +52,7 @@ class Metrics:
         self._pixels_out = Counter("upscale_pixels_out", "Pixels of their results", registry=registry)
         self._faces = Counter("upscale_faces", "Faces that were found", registry=registry)
         self._cache_hits = Counter("upscale_cache_hits", "Results that were there already", registry=registry)
-        registry.register(_SnapshotCollector(look))
+        registry.register(_SnapshotCollector(snapshot))
         ProcessCollector(registry=registry)  # memory, CPU time, open files
 
     def count_request(self, method: str, route: str, status: int, code: str, seconds: float) -> None:
@@ -85,15 +85,15 @@ class Metrics:
 
 
 class _SnapshotCollector(Collector):
-    def __init__(self, look: Callable[[], MetricsSnapshot]) -> None:
-        self._look = look
+    def __init__(self, snapshot: Callable[[], MetricsSnapshot]) -> None:
+        self._snapshot = snapshot
 
     def describe(self) -> list[Metric]:
-        """Nothing, so that registering looks at nothing."""
+        """Nothing, so that registering takes no snapshot."""
         return []
 
     def collect(self) -> Iterator[Metric]:
-        now = self._look()
+        now = self._snapshot()
         gauges = {
             "upscale_queue_running": ("Upscales on the device, or past it and not done", now.running),
             "upscale_queue_waiting": ("Upscales whose turn has not come", now.waiting),

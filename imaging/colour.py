@@ -12,12 +12,12 @@ from imaging.picture import Array, stripes
 
 
 def use_profile(opened: OpenedImage, warnings: list[str]) -> tuple[bytes | None, ImageCms.ImageCmsTransform | None]:
-    """The profile to keep, or for CMYK the way from it to sRGB."""
-    profile = opened.icc_profile
+    """The profile to keep, or for CMYK the way from it to sRGB. A sentence is appended to `warnings` where it is ignored."""
+    profile = opened.file.profile
     if profile is None:
         return None, None
     profile = profile[: int.from_bytes(profile[:4], "big")]  # what follows it, of whatever kind, does not go out again
-    is_cmyk = opened.image.mode == "CMYK"
+    is_cmyk = opened.mode == "CMYK"
     space = b"CMYK" if is_cmyk else b"GRAY" if opened.is_gray else b"RGB "
     to_srgb = None
     is_usable = profile[36:40] == b"acsp" and profile[16:20] == space
@@ -38,7 +38,10 @@ def _cmyk_to_srgb(profile: bytes) -> ImageCms.ImageCmsTransform | None:
 
 
 def flatten_on_white(pixels: Array, alpha: Array) -> Array:
-    """round(p·a/255 + 255 − a), in whole numbers, some rows at a time."""
+    """round(p·a/255 + 255 − a), in whole numbers, some rows at a time: uint8 like `pixels`, `(h, w, 3)` or `(h, w)`.
+
+    `alpha` is uint8 `(h, w)`; 0 is transparent.
+    """
     flat = np.empty_like(pixels)
     for rows in stripes(*alpha.shape):
         a = alpha[rows].astype(np.uint16)

@@ -15,7 +15,7 @@ from imaging.picture import Array, Picture, stripes
 
 
 def decode_image(opened: OpenedImage) -> tuple[Picture, list[str]]:
-    """The upright picture in an opened file, which is closed, and warnings for the client in whole sentences.
+    """The upright picture in an opened file, and warnings for the client in whole sentences.
 
     Sixteen bits become eight, palettes and CMYK become RGB; gray stays gray. A profile is kept only where it describes the
     pixels that are returned: not one of RGB on a gray image, which PNG forbids and other readers ignore as well.
@@ -28,9 +28,8 @@ def decode_image(opened: OpenedImage) -> tuple[Picture, list[str]]:
     if orientation is None:
         warnings.append("The EXIF data is damaged: the image was not rotated.")
     icc_profile, to_srgb = use_profile(opened, warnings)
-    with closing(opened.image), translate_errors(opened.image.format):
-        opened.image.load()
-        pixels, alpha = _to_arrays(opened, to_srgb)
+    with translate_errors(opened.plugin.format), closing(opened.load()) as image:
+        pixels, alpha = _to_arrays(opened, image, to_srgb)
     turn = _TURNS[orientation or 1]
     upright_alpha = None if alpha is None else np.ascontiguousarray(turn(alpha))
     return Picture(np.ascontiguousarray(turn(pixels)), upright_alpha, icc_profile), warnings
@@ -48,16 +47,18 @@ _TURNS: dict[int, Callable[[Array], Array]] = {
 }
 
 
-def _to_arrays(opened: OpenedImage, to_srgb: ImageCms.ImageCmsTransform | None) -> tuple[Array, Array | None]:
-    width, height = opened.image.size
+def _to_arrays(
+    opened: OpenedImage, image: Image.Image, to_srgb: ImageCms.ImageCmsTransform | None
+) -> tuple[Array, Array | None]:
+    width, height = opened.size
     pixels = np.empty((height, width, 1 if opened.is_gray else 3), np.uint8)
     alpha = np.empty((height, width), np.uint8) if opened.has_alpha else None
     for rows in stripes(height, width):
-        stripe = _plain(opened.image.crop((0, rows.start, width, rows.stop)), to_srgb)
+        stripe = _plain(image.crop((0, rows.start, width, rows.stop)), to_srgb)
         samples = np.asarray(stripe).reshape(-1, width, len(stripe.getbands()))
         color = samples[..., : pixels.shape[2]]
         if alpha is not None:
-            key = opened.color_key
+            key = opened.file.color_key
             alpha[rows] = samples[..., -1] if key is None else np.where((color == key).all(axis=2), 0, 255)
         pixels[rows] = color if color.dtype == np.uint8 else (color.astype(np.uint32) + 128) // 257  # round(v / 257)
     return pixels[..., 0] if opened.is_gray else pixels, alpha

@@ -8,8 +8,8 @@ from __future__ import annotations
 import io
 import struct
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
 
 from PIL import Image
 from PIL.BmpImagePlugin import BmpImageFile
@@ -20,7 +20,7 @@ from PIL.WebPImagePlugin import WebPImageFile
 
 from core.config import MAX_IMAGE_BYTES, MIB, TARGET_PX
 from core.errors import AnimatedImage, BadRequest, BrokenImage, FileTooLarge, NotAnImage, TooManyPixels, UnsupportedFormat
-from imaging.sanitize import MAX_PROFILE_BYTES, PNG_SIGNATURE, SanitizedFile, sanitize_jpeg, sanitize_png
+from imaging.sanitize import PNG_SIGNATURE, SanitizedFile, sanitize_jpeg, sanitize_png
 
 MAX_PIXELS = TARGET_PX["8k"] ** 2  # 58,982,400: nothing larger can become smaller than the largest target
 
@@ -46,36 +46,45 @@ _OTHER_FORMATS: list[tuple[str, int, tuple[bytes, ...]]] = [
 _MARKUP = [("SVG or other XML", (b"<svg", b"<?xml")), ("an HTML page", (b"<!doctype html", b"<html"))]
 
 
-@dataclass
+@dataclass(frozen=True)
 class OpenedImage:
-    """An opened file: its header is read, its pixels are not."""
+    """A file whose header has been read. It holds the file and no decoder: that of a WebP holds two pictures of its size."""
 
-    image: ImageFile
-    exif: bytes = b""
-    icc_profile: bytes | None = None  # b"" where there was one that cannot be read
-    frame_count: int = 1
-    color_key: tuple[int, ...] | None = None  # the one colour that a PNG without alpha declares transparent
-    is_gray: bool = field(init=False)
-    has_alpha: bool = field(init=False)
+    plugin: type[ImageFile]
+    file: SanitizedFile
+    mode: str  # of Pillow
+    size: tuple[int, int]  # width and height in pixels, as they are in the file
+    is_gray: bool
+    has_alpha: bool
 
-    def __post_init__(self) -> None:
-        self.is_gray = self.image.mode in ("1", "L", "LA", "I;16")
-        self.has_alpha = self.color_key is not None or self.image.has_transparency_data
+    @classmethod
+    def of(cls, image: ImageFile, file: SanitizedFile) -> OpenedImage:
+        """What Pillow has read of a file's header; `image` is closed."""
+        is_gray = image.mode in ("1", "L", "LA", "I;16") if file.is_gray is None else file.is_gray
+        has_alpha = file.color_key is not None or image.has_transparency_data
+        with closing(image):
+            return cls(type(image), file, image.mode, image.size, is_gray, has_alpha)
+
+    def load(self) -> ImageFile:
+        """Decode the pixels. The caller closes the image."""
+        image = self.plugin(io.BytesIO(self.file.data))
+        image.load()
+        return image
 
     @property
     def orientation(self) -> int | None:
         """1 to 8 as in the EXIF standard, 1 where nothing is said, None where the data is damaged."""
-        return _read_orientation(self.exif)
+        return _read_orientation(self.file.exif)
 
     @property
     def width(self) -> int:
         """In pixels, once it is upright."""
-        return self.image.height if (self.orientation or 1) >= 5 else self.image.width
+        return self.size[(self.orientation or 1) >= 5]
 
     @property
     def height(self) -> int:
         """In pixels, once it is upright."""
-        return self.image.width if (self.orientation or 1) >= 5 else self.image.height
+        return self.size[(self.orientation or 1) < 5]
 
 
 @contextmanager
@@ -110,12 +119,10 @@ def open_image(data: bytes) -> OpenedImage:
     format_name = _recognise(data)
     with translate_errors(format_name):
         opened = _OPENERS[format_name](data)
-    if len(opened.icc_profile or b"") > MAX_PROFILE_BYTES:
-        opened.icc_profile = b""
-    if opened.image.width * opened.image.height > MAX_PIXELS:
+    if opened.width * opened.height > MAX_PIXELS:
         raise _too_many_pixels()
-    if opened.frame_count > 1:
-        raise AnimatedImage(f"The {format_name} file has {opened.frame_count} frames: send a single still image.")
+    if opened.file.frame_count > 1:
+        raise AnimatedImage(f"The {format_name} file has {opened.file.frame_count} frames: send a single still image.")
     return opened
 
 
@@ -148,30 +155,25 @@ def _name_of_other(start: bytes) -> str | None:
 
 def _open_png(data: bytes) -> OpenedImage:
     file = sanitize_png(data)
-    opened = _opened(PngImageFile, file)
-    opened.is_gray = file.data[25] in (0, 4)  # the type of colour: Pillow opens 16-bit gray with alpha as RGBA
-    return opened
+    return OpenedImage.of(PngImageFile(io.BytesIO(file.data)), file)
 
 
 def _open_jpeg(data: bytes) -> OpenedImage:
-    return _opened(JpegImageFile, sanitize_jpeg(data))
-
-
-def _opened(plugin: type[ImageFile], file: SanitizedFile) -> OpenedImage:
-    return OpenedImage(plugin(io.BytesIO(file.data)), file.exif, file.icc_profile, file.frame_count, file.color_key)
+    file = sanitize_jpeg(data)
+    return OpenedImage.of(JpegImageFile(io.BytesIO(file.data)), file)
 
 
 def _open_webp(data: bytes) -> OpenedImage:
     image = WebPImageFile(io.BytesIO(data))
     exif, profile = image.info.get("exif", b""), image.info.get("icc_profile")
-    return OpenedImage(image, exif=exif, icc_profile=profile, frame_count=image.n_frames)
+    return OpenedImage.of(image, SanitizedFile(data, exif, profile, image.n_frames))
 
 
 def _open_bmp(data: bytes) -> OpenedImage:
     image = BmpImageFile(io.BytesIO(data))
     if any(tile.codec_name == "bmp_rle" for tile in image.tile):  # Pillow decodes it in Python: 7 MB would take seconds
         raise UnsupportedFormat(f"The BMP file is compressed (RLE). Save it without compression, or send {ALLOWED_OTHERS}.")
-    return OpenedImage(image)
+    return OpenedImage.of(image, SanitizedFile(data))
 
 
 _OPENERS: dict[str, Callable[[bytes], OpenedImage]] = {

@@ -15,7 +15,9 @@ from dataclasses import dataclass
 from core.config import MIB
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-MAX_PROFILE_BYTES = 4 * MIB  # a PNG's profile is compressed: 7 MB could hold 7 GB of it; that of a press has 2 MB at most
+MAX_PROFILE_BYTES = (
+    4 * MIB
+)  # a PNG's profile is compressed: 7 MB could hold 7 GB of it; profiles of printing presses have 2 MB at most
 # Empty chunks cost 12 bytes and 1 µs of the interpreter each: 7 MB of them, 0.4 s. Encoders write 8 kB to a chunk, or more.
 MAX_PNG_CHUNKS = 20_000
 # An empty scan of a progressive JPEG costs 14 bytes and, at 7680×7680, 10 ms: 7 MB of them would keep a thread for an hour.
@@ -33,6 +35,12 @@ class SanitizedFile:
     icc_profile: bytes | None = None  # b"" where there was one that cannot be read
     frame_count: int = 1
     color_key: tuple[int, ...] | None = None  # the one colour that a PNG without alpha declares transparent
+    is_gray: bool | None = None  # None: Pillow tells
+
+    @property
+    def profile(self) -> bytes | None:
+        """The colour profile, unless it is too large to go out again; b"" in place of one that cannot be used."""
+        return self.icc_profile if self.icc_profile is None or len(self.icc_profile) <= MAX_PROFILE_BYTES else b""
 
 
 def sanitize_png(data: bytes) -> SanitizedFile:
@@ -59,6 +67,7 @@ def sanitize_png(data: bytes) -> SanitizedFile:
         icc_profile=_png_profile(chunks[b"iCCP"][8:-4]) if b"iCCP" in chunks else None,
         frame_count=struct.unpack_from(">I", chunks[b"acTL"], 8)[0] if b"acTL" in chunks else 1,
         color_key=_png_color_key(chunks[b"tRNS"][8:-4], depth, color_type) if b"tRNS" in chunks else None,
+        is_gray=color_type in (0, 4),  # Pillow opens 16-bit gray with alpha as RGBA
     )
 
 

@@ -1,4 +1,4 @@
-"""Torch lives here alone: the device, super-resolution, faces. Arrays in and out; nothing here knows requests or files.
+"""What runs on torch: the device, super-resolution, faces. Arrays in and out; nothing here knows requests.
 
 Only the worker that owns the device may call into a loaded model.
 """

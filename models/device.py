@@ -7,9 +7,14 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from core.config import ConfigError
+
+Image = NDArray[np.uint8]
+"""`(h, w, 3)` RGB, or `(h, w)` gray where a function says so."""
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 

@@ -12,9 +12,8 @@ from facexlib.detection.retinaface import RetinaFace
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.device import Device
+from models.device import Device, Image
 
-Image = NDArray[np.uint8]
 Matrix = NDArray[np.float64]
 
 MIN_SCORE = 0.97  # facexlib's FaceRestoreHelper

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from core.progress import Progress
-from models.device import Device
-from models.face_detection import FACE_PX, Face, Image, Matrix
+from models.device import Device, Image
+from models.face_detection import FACE_PX, Face, Matrix
 
 Mask = NDArray[np.float32]
 

@@ -11,12 +11,11 @@ import cv2
 import numpy as np
 import torch
 from basicsr.archs.rrdbnet_arch import ResidualDenseBlock, RRDBNet
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
 from core.progress import NullProgress, Progress
-from models.device import Device
+from models.device import Device, Image
 from models.process import return_freed_memory
 
 logger = logging.getLogger(__name__)
@@ -31,8 +30,6 @@ BODY_CHANNELS = 850  # live per pixel in the body at its peak, as counted: resid
 FLOPS_PER_BLOCK_PX = 2 * 718_848  # of one block of RRDBNet, per pixel of the features, multiply and add counted apart
 FLOPS_AROUND_BLOCKS_PX = 2 * 38_592  # of the convolutions before and after the blocks
 FLOPS_UPSAMPLER_PX = 2 * 1_354_752  # of the last four
-
-Image = NDArray[np.uint8]
 
 
 class _Uncounted(NullProgress):

@@ -17,12 +17,12 @@ from concurrent.futures import Future
 import httpcore
 import httpx
 
+from core.config import MAX_URL_CHARACTERS
 from core.errors import QueueFull, WebhookRefused
 
 RESOLVE_SECONDS = 5.0
 MAX_LOOKUPS = 32  # at once: names that nobody answers for keep a thread each
 LOOKUP_RETRY_SECONDS = 5
-MAX_URL_CHARACTERS = 2000
 
 Resolve = Callable[[str, int], list[str]]
 """The addresses of a host, for a port; it waits for DNS and raises OSError."""

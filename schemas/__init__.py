@@ -1,1 +1,1 @@
-"""The data that comes in and goes out, as pydantic models and dataclasses. It knows neither HTTP nor torch."""
+"""The data that comes in and goes out, and the plan that follows from it. It knows neither HTTP nor torch."""

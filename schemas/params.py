@@ -14,12 +14,12 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic.json_schema import SkipJsonSchema
 from pydantic_core import ErrorDetails, PydanticCustomError
 
-from core.config import TARGET_PX, Fit, ModelName, OutputFormat, TargetResolution
+from core.config import MAX_URL_CHARACTERS, TARGET_PX, Fit, ModelName, OutputFormat, TargetResolution
 from core.errors import OutOfRange, ServiceError, WrongType
 from schemas.json_schema import Schema, properties_of
 
 _URL = r"^[Hh][Tt][Tt][Pp][Ss]?://[^\s\x1c-\x1f/?#@]+([/?#][^\s\x1c-\x1f]*)?$"
-_WebhookURL = Annotated[str, Field(max_length=2000, pattern=_URL)]
+_WebhookURL = Annotated[str, Field(max_length=MAX_URL_CHARACTERS, pattern=_URL)]
 
 
 def _lower(value: Any) -> Any:

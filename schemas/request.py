@@ -27,7 +27,7 @@ MAX_COMMAS = 20_000
 
 
 class UpscaleBody(UpscaleParams):
-    """The JSON object that a request may be: the parameters, and the image."""
+    """The JSON object that a request may be, for the OpenAPI document; `read_fields` and `parse_params` validate requests."""
 
     image_b64: str = Field(
         description="the image file (PNG, JPEG, WebP or BMP) in standard base64; "

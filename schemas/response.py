@@ -106,7 +106,7 @@ class UpscaleResult:
     cached: bool = False
     processing_seconds: float = 0.0
     request_id: str = ""
-    origin: UpscaleResult | None = None  # what this was made from; whoever has this keeps that
+    origin: UpscaleResult | None = None  # kept alive meanwhile, so that others can share its bytes: Dispatcher._recalled
 
     def with_warnings(self, before: tuple[str, ...] = (), after: tuple[str, ...] = ()) -> UpscaleResult:
         """The same result, with the warnings of one request beside its own."""

@@ -16,7 +16,7 @@ from core.errors import DeadlineExceeded, QueueFull
 from schemas.response import QueueStatus
 from serving.workers import SHORT_SHARE, DeviceTask
 
-NEXT_REQUEST_SECONDS = 1.0  # of the device's time: the request whose wait `wait_seconds` tells
+NEXT_REQUEST_SECONDS = 1.0  # of the device's time: the size of the request that `wait_seconds` is about
 MAX_RETRY_SECONDS = 600  # beyond that, no prediction is worth waiting for
 MEMORY_OF_RATE = 0.7  # what a measurement still weighs after the next
 

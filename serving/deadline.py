@@ -15,7 +15,7 @@ TIMEOUT_HEADER = "X-Request-Timeout"
 
 @dataclass(frozen=True)
 class Deadline:
-    """`seconds` from its making, at `at` on the event loop's monotonic clock."""
+    """`seconds` after it was made; `at` is that moment on the event loop's monotonic clock."""
 
     seconds: float
     at: float

@@ -29,7 +29,9 @@ def service_status(state: ServiceState, models: Models | None, admission: Admiss
     return ServiceStatus(status=state, queue=admission.status(), device=device)
 
 
-def health(status: ServiceStatus, models: Models | None, *, heartbeat_active: bool, uptime_seconds: float) -> HealthResponse:
+def health_response(
+    status: ServiceStatus, models: Models | None, *, heartbeat_active: bool, uptime_seconds: float
+) -> HealthResponse:
     """The body of GET /health."""
     return HealthResponse(
         **dict(status),

@@ -36,7 +36,7 @@ from schemas.response import (
 from serving.deadline import Deadline
 from serving.lifecycle import Service, shutting_down
 from serving.pending import PendingResult
-from serving.requests import parse_request
+from serving.validation import parse_request
 from storage.job_store import JobRecord, JobStore, interrupted
 
 if TYPE_CHECKING:
@@ -104,14 +104,15 @@ class Jobs:
         Raises:
             BadRequest, Unavailable: as the same request would get without a job.
         """
-        request = await self._service.read_request(incoming)
+        request = await self._service.validate(incoming)
         return await self._start(secrets.token_hex(16), request, request_id, deadline)
 
     async def put(self, job_id: str, incoming: IncomingRequest, request_id: str, deadline: Deadline) -> JobResponse:
         """Start a job under the caller's id, or return the one that the same request has started.
 
         Raises:
-            BadRequest, Unavailable: as the same request would get without a job, or the id is none.
+            BadRequest, Unavailable: as the same request would get without a job.
+            OutOfRange: the id is not 8 to 64 letters, digits, - and _.
             JobConflict: another request has this id.
         """
         if not _ID.fullmatch(job_id):
@@ -120,8 +121,12 @@ class Jobs:
         async with naming:
             record = await self._look_up(job_id)
             if record is None:
-                return await self._start(job_id, await self._service.read_request(incoming), request_id, deadline)
-        if record.fingerprint != (await self._service.io.run(parse_request, incoming)).fingerprint:
+                return await self._start(job_id, await self._service.validate(incoming), request_id, deadline)
+        try:
+            fingerprint = (await self._service.io.run(parse_request, incoming)).fingerprint
+        except errors.ImageTooLarge:  # which no job's is
+            fingerprint = ""
+        if record.fingerprint != fingerprint:
             raise errors.JobConflict("Another request was sent under this id. Choose another id, or send the same request.")
         return self._to_response(record)
 
@@ -209,7 +214,7 @@ class Jobs:
     async def _start(self, job_id: str, request: UpscaleRequest, request_id: str, deadline: Deadline) -> JobResponse:
         if webhook := request.params.webhook:
             if self._webhooks is None:
-                made = await self._service.io.run(_webhooks, self._service.settings)
+                made = await self._service.io.run(_build_webhooks, self._service.settings)
                 self._webhooks = self._webhooks or made  # another job may have been quicker
             await self._webhooks.network.check(webhook)
         pending = await self._service.submit(request, deadline)
@@ -245,7 +250,7 @@ class Jobs:
                 self._webhooks.deliver(live.webhook, self._to_response(record).model_dump_json().encode())
             while len(self._finished) > self._finished_in_memory:
                 self._finished.popitem(last=False)
-            seconds = round(completed_at - record.created_at, 3)
+            seconds = round(max(completed_at - record.created_at, 0.0), 3)
             code = record.error.code if record.error else ""
             logger.info(Values(message="job", status=record.status, code=code, seconds=seconds, **live.log_values))
             self._service.metrics.count_job(record.status, code)
@@ -256,7 +261,7 @@ class Jobs:
         try:
             result = await live.pending.result()
             live.log_values = result.log_values
-            seconds = time.time() - record.created_at
+            seconds = max(time.time() - record.created_at, 0.0)  # clocks are set back
             kept = _kept(replace(result, processing_seconds=seconds, request_id=record.request_id))
             return {"status": JobStatus.SUCCEEDED, "progress": 1.0, "result": kept}
         except errors.JobCancelled:
@@ -319,7 +324,7 @@ class Jobs:
         )
 
 
-def _webhooks(settings: Settings) -> Webhooks:
+def _build_webhooks(settings: Settings) -> Webhooks:
     from outbound.public_network import PublicNetwork  # with httpx, like the heartbeat's: not before it is needed
     from outbound.webhooks import Webhooks
 

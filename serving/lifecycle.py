@@ -24,7 +24,7 @@ from serving.admission import Admission
 from serving.deadline import Deadline
 from serving.dispatcher import Dispatcher
 from serving.pending import PendingResult
-from serving.requests import parse_request
+from serving.validation import parse_request
 from serving.workers import DeviceTask, DeviceWorker
 from storage.result_cache import ResultCache
 from storage.result_store import ResultStore
@@ -58,10 +58,10 @@ class Service:
         self._dispatcher = Dispatcher(self._admission, self._worker, ResultCache(self.store), self.io, self.metrics)
         self._load = load
         self._upscaler: Upscaler | None = None
-        self._heartbeat = _heartbeat(settings, self._describe) if settings.registry_url else None
+        self._heartbeat = _build_heartbeat(settings, self._describe) if settings.registry_url else None
         self._tasks: list[asyncio.Task[None]] = []
         self._stop = asyncio.Event()
-        self._in_flight = 0
+        self._open_requests = 0
         self._idle = asyncio.Event()
         self._idle.set()
         self._drained = False  # what is not done will not be
@@ -88,7 +88,7 @@ class Service:
                 await self._idle.wait()
         except TimeoutError:
             logger.warning(
-                "%d requests are not done after %g s and are cancelled", self._in_flight, self.settings.drain_seconds
+                "%d requests are not done after %g s and are cancelled", self._open_requests, self.settings.drain_seconds
             )
             self._drained = True
             self._dispatcher.cancel_all()
@@ -142,16 +142,18 @@ class Service:
 
     @property
     def uptime_seconds(self) -> float:
+        """Since the process began."""
         return time.monotonic() - self._started_at
 
     @property
     def state(self) -> ServiceState:
+        """What a load balancer should know."""
         return health.service_state(self._models, stopping=self._stop.is_set())
 
     def health(self) -> HealthResponse:
         """The body of GET /health."""
         active, uptime_seconds = self._heartbeat is not None, self.uptime_seconds
-        return health.health(self._status(), self._models, heartbeat_active=active, uptime_seconds=uptime_seconds)
+        return health.health_response(self._status(), self._models, heartbeat_active=active, uptime_seconds=uptime_seconds)
 
     @property
     def _models(self) -> Models | None:
@@ -169,20 +171,20 @@ class Service:
 
     # one request
 
-    def in_flight(self) -> contextlib.AbstractContextManager[None]:
+    def held_for_drain(self) -> contextlib.AbstractContextManager[None]:
         """A request from its first byte to its response's last: what the drain waits for, if it began before it."""
         return contextlib.nullcontext() if self._stop.is_set() else self.waited_for()
 
     @contextlib.contextmanager
     def waited_for(self) -> Iterator[None]:
         """What the drain waits for, also if it begins after it: a job whose request was in flight."""
-        self._in_flight += 1
+        self._open_requests += 1
         self._idle.clear()
         try:
             yield
         finally:
-            self._in_flight -= 1
-            if self._in_flight == 0:
+            self._open_requests -= 1
+            if self._open_requests == 0:
                 self._idle.set()
 
     async def upscale(self, incoming: IncomingRequest, request_id: str, deadline: Deadline) -> UpscaleResult:
@@ -193,7 +195,7 @@ class Service:
             asyncio.CancelledError: the client went away; its place is free and its work ends at the next step.
         """
         start = time.perf_counter()
-        request = await self.read_request(incoming)
+        request = await self.validate(incoming)
         pending = await self.submit(request, deadline)
         try:
             result = await pending.result()
@@ -203,7 +205,7 @@ class Service:
             result = result.with_warnings(after=(_NO_WEBHOOK,))
         return replace(result, processing_seconds=time.perf_counter() - start, request_id=request_id)
 
-    async def read_request(self, incoming: IncomingRequest) -> UpscaleRequest:
+    async def validate(self, incoming: IncomingRequest) -> UpscaleRequest:
         """The valid request, where requests can be served now.
 
         Raises:
@@ -218,7 +220,7 @@ class Service:
         Raises:
             BadRequest, Unavailable, DeadlineExceeded: as the request itself would.
         """
-        return await self._dispatcher.plan(await self.read_request(incoming), self._ready(), deadline)
+        return await self._dispatcher.plan(await self.validate(incoming), self._ready(), deadline)
 
     async def submit(self, request: UpscaleRequest, deadline: Deadline) -> PendingResult:
         """Take a request in, and return without waiting for its result.
@@ -239,7 +241,7 @@ class Service:
         return self._upscaler
 
 
-def _heartbeat(settings: Settings, describe: Callable[[], dict[str, object]]) -> Heartbeat:
+def _build_heartbeat(settings: Settings, describe: Callable[[], dict[str, object]]) -> Heartbeat:
     from outbound.heartbeat import Heartbeat  # httpx takes a tenth of the time to the first /health, and few have a registry
 
     return Heartbeat(settings, describe)

@@ -114,7 +114,6 @@ class DeviceWorker:
         task.future = Future()
         with self._lock:
             self._waiting[task] = partial(contextvars.copy_context().run, function)  # for its log lines
-        task.future.add_done_callback(partial(self._forget, task))
         self._executor.submit(self._run_next)
         result: asyncio.Future[T] = asyncio.wrap_future(task.future)
         try:
@@ -123,11 +122,8 @@ class DeviceWorker:
             return await result
         finally:
             result.cancel()
-
-    def _forget(self, task: DeviceTask, _: Future[Any]) -> None:
-        """Of a task that was cancelled before its turn, nothing is kept."""
-        with self._lock:
-            self._waiting.pop(task, None)
+            with self._lock:
+                self._waiting.pop(task, None)  # of a task that was cancelled before its turn, nothing is kept
 
     def _start_thread(self) -> ThreadPoolExecutor:
         def note_thread() -> None:
@@ -136,7 +132,7 @@ class DeviceWorker:
         return ThreadPoolExecutor(1, thread_name_prefix="device", initializer=note_thread)
 
     def _watch_thread(self, watched: DeviceTask) -> None:
-        """Replace a thread that has died, with what it had taken: the executor takes it for a busy one for ever."""
+        """Replace a thread that has died, and fail the tasks that it had: the executor would take it for busy for ever."""
         if self._thread is None or self._thread.is_alive():
             return
         logger.error("the device's thread died; another takes its place")
@@ -157,14 +153,15 @@ class DeviceWorker:
             if task is None:
                 return False
             function = self._waiting.pop(task)
+            self._running.append(task)
         self._run(task, function)
         return True
 
     def _run(self, task: DeviceTask, function: Callable[[], Any]) -> None:
         future = task.future
         if future is None or not future.set_running_or_notify_cancel():
+            self._running.remove(task)
             return
-        self._running.append(task)
         task.started_at, task.begun_at, task.give_way = time.time(), self._clock(), self._give_way
         try:
             result = function()

@@ -1,7 +1,7 @@
 """Results by their content: the same picture, with the same parameters and models, is made once.
 
-Beside each result lies a record, named by a hash of all that its bytes depend on, with the result's random name in it: who has
-the input only cannot guess the name. A record is written after its file and read with it; age removes both.
+Beside each result lies a record, named by a hash of all that its bytes depend on, with the result's random name in it: the
+input alone does not reveal the name. A record is written after its file and read with it; age removes both.
 """
 
 from __future__ import annotations

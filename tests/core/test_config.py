@@ -59,6 +59,7 @@ WRONG = [
     ("BODY_TIMEOUT_SECONDS", "0", "at least 0.1"),
     ("HEARTBEAT_SECONDS", "0", "at least 0.01"),
     ("PUBLIC_PORT", "-1", "from 0 to 65535"),
+    ("WEBHOOK_ALLOW_PRIVATE", "yes", "true or false"),
     ("DEVICE", "gpu", "auto, cpu, cuda or cuda:N"),
     ("DEVICE", "cuda:", "auto, cpu, cuda or cuda:N"),
     ("PRECISION", "fp8", "auto, fp32, bf16, fp16"),

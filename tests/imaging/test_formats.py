@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import gc
 import struct
 import zlib
 
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.ImageFile import ImageFile
 
 from core.config import MAX_IMAGE_BYTES
 from core.errors import AnimatedImage, BadRequest, BrokenImage, FileTooLarge, NotAnImage, TooManyPixels, UnsupportedFormat
 from imaging import formats, sanitize
+from imaging.decode import decode_image
 from imaging.formats import open_image
-from tests.helpers import decode
+from tests.helpers import decode, encode
 from tests.imaging.pictures import RGB, chunk, close, flat, huge, in_mode, png, saved, unfiltered
 
 
@@ -155,3 +158,12 @@ def test_png_without_pixels_is_broken() -> None:
     for data in (png(8, 2, b""), png(8, 2, unfiltered(RGB)[:100]), png(8, 9, unfiltered(RGB)), png(3, 2, unfiltered(RGB))):
         with pytest.raises(BrokenImage):
             decode(data)
+
+
+@pytest.mark.parametrize("image_format", ["PNG", "JPEG", "WEBP", "BMP"])
+def test_an_opened_file_holds_no_decoder(image_format: str) -> None:
+    """Requests wait with it, and that of a WebP holds two pictures of its size."""
+    opened = open_image(encode(np.zeros((40, 60, 3), np.uint8), image_format))
+    decode_image(opened)
+    assert not any(isinstance(referent, ImageFile) for referent in gc.get_referents(opened.__dict__))
+    assert [name for name, value in vars(opened).items() if isinstance(value, ImageFile)] == []

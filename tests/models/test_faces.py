@@ -17,8 +17,8 @@ from core.progress import NullProgress
 from imaging.picture import Picture
 from model_utility import Models, ModelStatus
 from models.checkpoint import load_state_dict
-from models.device import select_device
-from models.face_detection import FACE_PX, Face, FaceDetector, Image, Matrix
+from models.device import Image, select_device
+from models.face_detection import FACE_PX, Face, FaceDetector, Matrix
 from models.face_restoration import FaceRestorer, _build_gfpgan, _build_parser, align_face, paste_face, paste_matrix
 from schemas.params import UpscaleParams
 from schemas.plan import Plan, Size, plan_upscale

@@ -17,8 +17,8 @@ from core.config import ConfigError
 from core.progress import NullProgress
 from models import super_resolution
 from models.checkpoint import load_state_dict
-from models.device import Device, _unusable_gpu_reason, select_device
-from models.super_resolution import Image, SuperResolver, build_rrdbnet
+from models.device import Device, Image, _unusable_gpu_reason, select_device
+from models.super_resolution import SuperResolver, build_rrdbnet
 from tests.helpers import WEIGHTS, max_difference, psnr, sample_crop
 
 from basicsr.archs.rrdbnet_arch import RRDBNet  # isort: skip - after models has prepared the process

@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 import httpx
 import pytest
 
-from core.config import ConfigError, Settings
+from core.config import MAX_URL_CHARACTERS, ConfigError, Settings
 from core.errors import QueueFull, WebhookRefused
-from outbound.public_network import MAX_LOOKUPS, MAX_URL_CHARACTERS, PublicNetwork, Resolve, is_public, resolve_host
+from outbound.public_network import MAX_LOOKUPS, PublicNetwork, Resolve, is_public, resolve_host
 from outbound.webhooks import Webhooks
 from tests.helpers import HANG_SECONDS, assert_error, fake_models, ready, serving, until, with_settings
 from tests.serving.gated_service import ASYNC, request_fields

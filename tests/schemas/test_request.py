@@ -12,7 +12,7 @@ from core.errors import BadRequest, InvalidJSON, NotAnImage, OutOfRange
 from schemas.params import PARAMS, UpscaleParams, parse_params
 from schemas.plan import Size, plan_upscale
 from schemas.request import FIELDS, MAX_NAMED_FIELDS, IncomingRequest, UpscaleRequest
-from serving.requests import parse_request
+from serving.validation import parse_request
 from tests.helpers import b64, encode
 
 GRAY = np.zeros((20, 30), np.uint8)

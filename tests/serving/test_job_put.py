@@ -44,7 +44,7 @@ async def test_a_put_that_waits_too_long_says_so_and_another_requests_job_goes_o
         hurried = {"X-Request-Timeout": "30"}
         waiting = asyncio.create_task(h.client.put("/jobs/my-own-id_1", json=request_fields(), headers=hurried))
         own = asyncio.create_task(h.client.put("/jobs/my-own-id_2", json=request_fields(20), headers=hurried))
-        await until(lambda: h.service._in_flight == 4)  # two jobs, and two requests that wait for them
+        await until(lambda: h.service._open_requests == 4)  # two jobs, and two requests that wait for them
         advance_clock(30)
         assert_error(await waiting, 504, "deadline_exceeded")
         assert_error(await own, 504, "deadline_exceeded")

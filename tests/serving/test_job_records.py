@@ -81,7 +81,7 @@ async def test_those_who_wait_for_another_instances_job_do_not_hold_up_the_end(s
         async with gated_service(with_settings(settings, port=free_port())) as other:
             following = asyncio.create_task(_all_of(other.follow(job["id"])))
             waiting = asyncio.create_task(other.client.put(f"/jobs/{job['id']}", json=request_fields()))
-            await until(lambda: other.service._in_flight == 2)
+            await until(lambda: other.service._open_requests == 2)
             other.service.stop()
             assert [event["status"] for event in await asyncio.wait_for(following, HANG_SECONDS)] == ["starting"]
             assert_error(await asyncio.wait_for(waiting, HANG_SECONDS), 503, "shutting_down")

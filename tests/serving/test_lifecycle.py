@@ -50,15 +50,15 @@ async def test_past_the_drain_time_waiting_and_running_requests_get_503(settings
 
 async def test_the_drain_waits_for_what_began_before_it_and_for_nothing_else(settings: Settings) -> None:
     service = Service(settings, lambda _: fake_models())
-    with service.in_flight():
+    with service.held_for_drain():
         drained = asyncio.create_task(service.drained())
         service.stop()
         await asyncio.sleep(0)
-        with service.in_flight():
+        with service.held_for_drain():
             pass
         await asyncio.sleep(0)
         assert not drained.done()
-    with service.in_flight():  # of a client that goes on sending
+    with service.held_for_drain():  # of a client that goes on sending
         await asyncio.wait_for(drained, HANG_SECONDS)
     await service.close()
 

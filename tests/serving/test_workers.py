@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 import time
+import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 
+import numpy as np
 import pytest
 import pytest_asyncio
 
@@ -277,3 +280,44 @@ async def test_an_error_in_a_short_task_is_its_own(measured: Device) -> None:
     assert await running == "done"
     with pytest.raises(RuntimeError, match="of the short one"):
         await failing
+
+
+async def test_a_result_goes_with_its_task_and_waits_for_no_garbage_collection(device: Device) -> None:
+    class Result:
+        """What a weak reference can be made to."""
+
+    async def serve() -> weakref.ref[Result]:
+        task = DeviceTask(1)
+        with place(device, task):
+            return weakref.ref(await device.worker.run(task, Result))
+
+    gc.disable()
+    try:
+        result = await serve()
+        await asyncio.sleep(0)  # callbacks of what has ended
+        await until(lambda: result() is None)
+    finally:
+        gc.enable()
+
+
+async def test_of_a_task_that_is_cancelled_before_its_turn_nothing_is_kept(device: Device) -> None:
+    begun, go = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        begun.set()
+        assert go.wait(60)
+
+    running = asyncio.create_task(device.worker.run(DeviceTask(1), hold))
+    await asyncio.to_thread(begun.wait, 60)
+    task, picture = DeviceTask(1), np.zeros(1)
+    picture_ref = weakref.ref(picture)
+    waiting = asyncio.create_task(device.worker.run(task, partial(np.sum, picture)))
+    del picture
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    del waiting
+    await until(lambda: picture_ref() is None)
+    go.set()
+    await running

@@ -19,7 +19,7 @@ def parse_request(incoming: IncomingRequest) -> UpscaleRequest:
 
     Raises:
         BadRequest: which field, what was wrong with it, and what would be right.
-        NotAcceptable: the format of the result is none that the client would take.
+        NotAcceptable: the client accepts no format that the result may have.
     """
     given = read_fields(incoming)
     data = incoming.body if incoming.is_raw else decode_base64(image_text(given))
@@ -28,9 +28,10 @@ def parse_request(incoming: IncomingRequest) -> UpscaleRequest:
     output_format = _output_format(params.output_format, usual_format(image.has_alpha), incoming.accepted)
     plan = plan_upscale(Size(image.width, image.height), params.target_resolution, params.fit, params.model)
     choices = {**params.model_dump(), "output_format": output_format}
-    fingerprint = hashlib.sha256(repr(sorted(choices.items())).encode() + data).hexdigest()
+    fingerprint = hashlib.sha256(repr(sorted(choices.items())).encode())
+    fingerprint.update(data)
     warnings = unknown_fields_warning(given, PARAMS if incoming.is_raw else FIELDS)
-    return UpscaleRequest(image, params, output_format, plan, fingerprint, warnings)
+    return UpscaleRequest(image, params, output_format, plan, fingerprint.hexdigest(), warnings)
 
 
 def _output_format(asked: OutputFormat | None, usual: OutputFormat, accepted: Mapping[OutputFormat, float]) -> OutputFormat:
