@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -243,8 +244,8 @@ async def test_an_output_folder_that_cannot_be_written_is_said_at_the_start(
     assert f"OUTPUT_DIR {settings.output_dir} cannot be written: File exists" in warning
 
 
-@pytest.mark.parametrize("log_format", ["text", "json"])
-def test_no_key_token_or_image_is_in_the_log_of_a_whole_run(tmp_path: Path, log_format: str) -> None:
+def whole_run(outputs: Path, log_format: str) -> str:
+    """The log of a server that has secrets, and of requests that hold them where they belong and where they do not."""
     environment = {
         "API_KEY": "the-key-of-the-house",
         "REGISTRY_TOKEN": "the-token-of-the-registry",
@@ -254,18 +255,33 @@ def test_no_key_token_or_image_is_in_the_log_of_a_whole_run(tmp_path: Path, log_
         "LOG_FORMAT": log_format,
         **SMALL_SERVER,
     }
-    image = b64(encode(sample_crop(257, 2)))
-    with running_server(tmp_path, **environment) as server, httpx.Client(base_url=server.url, timeout=60) as client:
+    with running_server(outputs, **environment) as server, httpx.Client(base_url=server.url, timeout=HANG_SECONDS) as client:
         for headers in (
             {"X-API-Key": "the-key-of-the-house"},
             {"Authorization": "Bearer the-key-of-the-house"},
             {"Authorization": basic("", "the-key-of-the-house")},
             {"X-API-Key": "the-key-of-the-house-mistyped"},
         ):
-            client.post("/upscale", json={"image_b64": image, "target_resolution": "2k"}, headers=headers)
-            client.post("/upscale?key=the-key-of-the-house", json={"image_b64": [image]}, headers=headers)
-    log = "".join(server.log)
+            client.post("/upscale", json={"image_b64": LOGGED_IMAGE, "target_resolution": "2k"}, headers=headers)
+            client.post("/upscale?key=the-key-of-the-house", json={"image_b64": [LOGGED_IMAGE]}, headers=headers)
+    return "".join(server.log)
+
+
+LOGGED_IMAGE = b64(encode(sample_crop(257, 2)))
+
+
+@pytest.fixture(scope="module")
+def logs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Of a run in each format; both at once, since each waits mostly for its start."""
+    formats = ("text", "json")
+    with ThreadPoolExecutor() as runs:
+        return dict(zip(formats, runs.map(whole_run, map(tmp_path_factory.mktemp, formats), formats), strict=True))
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_no_key_token_or_image_is_in_the_log_of_a_whole_run(logs: dict[str, str], log_format: str) -> None:
+    log = logs[log_format]
     assert log.count("/upscale") >= 8
     encoded = base64.b64encode(b":the-key-of-the-house").decode()
-    for secret in ("the-key", "the-token", "the-password", "the-query", encoded, image[:40]):
+    for secret in ("the-key", "the-token", "the-password", "the-query", encoded, LOGGED_IMAGE[:40]):
         assert secret not in log

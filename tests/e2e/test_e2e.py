@@ -131,7 +131,7 @@ def test_exact_fit_ends_on_the_target(server: Server) -> None:
 
 
 def test_eight_requests_at_once_give_the_bytes_that_each_gives_alone(server: Server) -> None:
-    images = [encode(sample_crop(257 + 9 * i, 6 + i, left=10 * i, top=20 * i)) for i in range(8)]
+    images = [encode(sample_crop(257 + 9 * i, 3 + i, left=10 * i, top=20 * i)) for i in range(8)]
 
     def made(image: bytes) -> str:
         response = server.upscale(image)
@@ -161,13 +161,8 @@ def test_a_small_picture_overtakes_a_large_one_and_both_get_the_bytes_that_each_
 
 
 def test_a_hundred_uploads_at_once_are_bounded_in_memory(server: Server) -> None:
-    def resident_bytes() -> int:
-        assert server.process
-        status = Path(f"/proc/{server.process.pid}/status").read_text()
-        return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) * 1024  # type: ignore[index]
-
     server.upscale(encode(sample_crop(257, 2)))
-    before_bytes = resident_bytes()
+    before_bytes = server.memory_bytes("VmHWM")
     body = b'{"image_b64": "' + b"A" * (16 * MIB - 20) + b'"}'
     headers = {"Content-Type": "application/json"}
     with ThreadPoolExecutor(100) as clients:
@@ -176,7 +171,7 @@ def test_a_hundred_uploads_at_once_are_bounded_in_memory(server: Server) -> None
         )
     codes = Counter((response.status_code, response.json()["code"]) for response in responses)
     assert set(codes) == {(400, "file_too_large"), (503, "queue_full")}, codes
-    assert resident_bytes() - before_bytes < 800 * MIB  # 1600 came
+    assert server.memory_bytes("VmHWM") - before_bytes < 800 * MIB  # 1600 came
     assert server.upscale(encode(sample_crop(257, 3)))["success"] is True
 
 

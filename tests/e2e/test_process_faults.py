@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
 import pytest
 
-from bench.server import running_server
+from bench.server import Server, running_server
 from core.config import HOURS
 from tests.e2e.faults import Check, assert_kept, new_picture
 from tests.helpers import HANG_SECONDS, SMALL_SERVER, wait_until
@@ -32,25 +33,51 @@ time.time = lambda: honest() + float((hooks / "clock").read_text())
 """
 
 
-@pytest.fixture
-def hooks(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def hooks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that makes a server write for as long as it has a file `hold`, and its clock wrong by what `clock` says."""
-    (tmp_path / "sitecustomize.py").write_text(HOOKS)
-    (tmp_path / "clock").write_text("0")
-    return tmp_path
+    folder = tmp_path_factory.mktemp("hooks")
+    (folder / "sitecustomize.py").write_text(HOOKS)
+    (folder / "clock").write_text("0")
+    return folder
 
 
-def test_a_server_killed_while_it_writes_leaves_nothing_that_is_served(tmp_path: Path, hooks: Path, right: Check) -> None:
-    outputs, image = tmp_path / "outputs", new_picture()
-    with (
-        running_server(outputs, PYTHONPATH=str(hooks), **SMALL_SERVER) as server,
-        ThreadPoolExecutor(1) as client,
-    ):
-        assert server.process
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("outputs")
+
+
+@pytest.fixture(scope="module")
+def hooked_server(hooks: Path, outputs: Path) -> Iterator[Server]:
+    """Of what it keeps nothing is swept away while its clock is wrong."""
+    settings = {**SMALL_SERVER, "PYTHONPATH": str(hooks), "RETENTION_SECONDS": f"{36500 * DAYS}"}
+    with running_server(outputs, **settings) as running:
+        yield running
+
+
+def test_a_clock_that_jumps_touches_no_request(hooked_server: Server, hooks: Path, right: Check) -> None:
+    assert_kept(right(hooked_server))
+    for days in (3650, -3650, 0):
+        (hooks / "next").write_text(f"{days * DAYS}")
+        (hooks / "next").replace(hooks / "clock")  # which the server reads at any time
+        health = hooked_server.health()
+        assert abs(health["timestamp"] - time.time() - days * DAYS) < 60, "the clock did not jump"
+        assert 0 < health["uptime_seconds"] < 600
+        response = right(hooked_server)
+        assert_kept(response)
+        assert 0 < response["processing_time"] < 60
+
+
+def test_a_server_killed_while_it_writes_leaves_nothing_that_is_served(
+    hooked_server: Server, hooks: Path, outputs: Path, right: Check
+) -> None:
+    image = new_picture()
+    with ThreadPoolExecutor(1) as client:
+        assert hooked_server.process
         (hooks / "hold").touch()
-        asking = client.submit(server.post, image)
+        asking = client.submit(hooked_server.post, image)
         wait_until(lambda: any(outputs.glob("*.part")))
-        server.process.kill()
+        hooked_server.process.kill()
         assert isinstance(asking.exception(), httpx.TransportError)
     (unfinished,) = outputs.glob("*.part")
     two_hours_ago = time.time() - 2 * HOURS
@@ -62,19 +89,3 @@ def test_a_server_killed_while_it_writes_leaves_nothing_that_is_served(tmp_path:
         assert not response.get("cached", False)
         assert_kept(response)
         wait_until(lambda: not unfinished.exists())
-
-
-def test_a_clock_that_jumps_touches_no_request(tmp_path: Path, hooks: Path, right: Check) -> None:
-    # Of what it keeps nothing may be swept away just then: it is ten years old.
-    settings = {**SMALL_SERVER, "PYTHONPATH": str(hooks), "RETENTION_SECONDS": f"{36500 * DAYS}"}
-    with running_server(tmp_path / "outputs", **settings) as server:
-        assert_kept(right(server))
-        for days in (3650, -3650, 0):
-            (hooks / "next").write_text(f"{days * DAYS}")
-            (hooks / "next").replace(hooks / "clock")  # which the server reads at any time
-            health = server.health()
-            assert abs(health["timestamp"] - time.time() - days * DAYS) < 60, "the clock did not jump"
-            assert 0 < health["uptime_seconds"] < 600
-            response = right(server)
-            assert_kept(response)
-            assert 0 < response["processing_time"] < 60

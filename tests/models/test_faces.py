@@ -19,7 +19,7 @@ from model_utility import Models, ModelStatus
 from models.checkpoint import load_state_dict
 from models.device import Image, select_device
 from models.face_detection import FACE_PX, Face, FaceDetector, Matrix
-from models.face_restoration import FaceRestorer, _build_gfpgan, _build_parser, align_face, paste_face, paste_matrix
+from models.face_restoration import FaceRestorer, _build_parser, align_face, paste_face, paste_matrix
 from schemas.params import UpscaleParams
 from schemas.plan import Plan, Size, plan_upscale
 from tests.helpers import WEIGHTS, FakeResolver, max_difference, sample_crop
@@ -47,8 +47,8 @@ def detector() -> FaceDetector:
 
 
 @pytest.fixture(scope="module")
-def gfpgan_weights() -> dict[str, torch.Tensor]:
-    """What a GFPGANv1.4.pth holds, by name and shape, seeded: the official one cannot be shipped."""
+def gfpgan() -> GFPGANv1Clean:
+    """The network that a GFPGANv1.4.pth is for, with seeded weights: the official ones cannot be shipped."""
     torch.manual_seed(14)
     network = GFPGANv1Clean(
         512,
@@ -60,11 +60,10 @@ def gfpgan_weights() -> dict[str, torch.Tensor]:
         different_w=True,
         sft_half=True,
     )
-    weights: dict[str, torch.Tensor] = network.state_dict()
-    for name in weights:
-        if weights[name].shape == (1,):  # strengths of the noise, which start at 0
-            weights[name] += 0.1
-    return weights
+    for weight in network.state_dict().values():
+        if weight.shape == (1,):  # the strength of a noise, which starts at 0
+            weight += 0.1
+    return network.eval()
 
 
 class Remembering(torch.nn.Module):
@@ -83,8 +82,8 @@ class Remembering(torch.nn.Module):
 
 
 @pytest.fixture(scope="module")
-def restorer(gfpgan_weights: dict[str, torch.Tensor]) -> FaceRestorer:
-    loaded = FaceRestorer.load(gfpgan_weights, None, DEVICE)
+def restorer(gfpgan: GFPGANv1Clean) -> FaceRestorer:
+    loaded = FaceRestorer.load(gfpgan.state_dict(), None, DEVICE)
     return FaceRestorer(Remembering(loaded._gfpgan), None, DEVICE)
 
 
@@ -122,13 +121,12 @@ def test_a_large_photograph_is_searched_on_a_bounded_copy_and_answered_at_full_s
     assert np.allclose(found.landmarks, face.landmarks * 6, atol=6 * 3)
 
 
-def test_restoration_equals_gfpganer(restorer: FaceRestorer, gfpgan_weights: dict[str, torch.Tensor], face: Face) -> None:
+def test_restoration_equals_gfpganer(restorer: FaceRestorer, gfpgan: GFPGANv1Clean, face: Face) -> None:
     """GFPGANer's arithmetic around the network, and the network itself with its stored noise instead of random noise."""
     crop = align_face(SAMPLE, face.alignment)
-    network = _build_gfpgan(gfpgan_weights).eval()
     normalized = torch.from_numpy(crop.astype(np.float32) / 255).permute(2, 0, 1)[None].sub(0.5).div(0.5)
     with torch.no_grad():
-        output = network(normalized, return_rgb=False, randomize_noise=False)[0][0]
+        output = gfpgan(normalized, return_rgb=False, randomize_noise=False)[0][0]
     expected = ((output.clamp(-1, 1) + 1) / 2 * 255).round().permute(1, 2, 0).numpy()
     (restored,) = restorer.restore([crop])
     assert restored.dtype == np.uint8

@@ -27,7 +27,7 @@ SEED = 20261122
 # What the allocators may keep of such requests beyond what they kept of the first ones; ten thousand leaks of 10 kB are more.
 MEMORY_MARGIN_BYTES = 64 * MIB
 CLIENTS = 4
-TALKERS = 32  # most of them wait until the server has had enough of a body that does not come
+TALKERS = 64  # most of them wait until the server has had enough of a body that does not come
 _numbers = count(1)
 
 
