@@ -7,18 +7,18 @@ uv     := UV_SYSTEM_CERTS=1 .venv/bin/uv --quiet
 
 .PHONY: help setup weights run test test-page demo screenshots bench audit attack overload soak lock
 help:     ## this list
-	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile
+	@sed -n 's/^\([a-z-]*\):.*## /\1:/p' Makefile | awk -F: '{ printf "  make %-12s %s\n", $$1, substr($$0, length($$1) + 2) }'
 
 setup:    ## make .venv and install what is missing (PYTHON=python3.12 chooses the interpreter)
 	@$(setup)
 
-weights: setup  ## and fetch the models' weights that are missing
+weights: setup  ## fetch the models' weights that are missing
 	@$(python) -m weights.fetch
 
-run: weights    ## and start the service on port 10005
+run: weights    ## start the service on port 10005
 	@$(python) app.py
 
-test: ## and run the linters, the type checker and the tests (ARGS="-k name" goes to pytest; COVERAGE=1 measures)
+test: ## run the linters, the type checker and the tests (ARGS="-k name" goes to pytest; COVERAGE=1 measures)
 	@$(setup) --dev
 	@$(python) -m weights.fetch
 	$(python) -m ruff check .
@@ -27,26 +27,26 @@ test: ## and run the linters, the type checker and the tests (ARGS="-k name" goe
 	$(python) scripts/layers.py
 	$(python) -m pytest $(ARGS) $(if $(COVERAGE),--cov)
 
-test-page: ## and try the page at / in a real browser, which must be there (apt-get install chromium)
+test-page: ## try the page at / in a real browser, which must be there (apt-get install chromium)
 	@command -v chromium > /dev/null || { echo "make test-page needs Chromium: apt-get install chromium" >&2; exit 1; }
 	@$(setup) --dev
 	@$(python) -m weights.fetch
 	$(python) -m pytest -m browser tests/page $(ARGS)
 
-screenshots: weights ## and take the screenshots of the page, with Chromium (apt-get install chromium fonts-inter)
+screenshots: weights ## take the screenshots of the page, with Chromium (apt-get install chromium fonts-inter)
 	@$(setup) --dev
 	@$(python) -m bench.images.screenshots
 
-audit: setup    ## and ask osv.dev whether a vulnerability is known in what is installed (says so where it cannot be reached)
+audit: setup    ## ask osv.dev whether a vulnerability is known in what is installed (says so where it cannot be reached)
 	@$(python) scripts/audit.py
 
-attack: weights ## and send what the OpenAPI document allows and forbids, by the hundred, to a server of its own (schemathesis)
+attack: weights ## send what the OpenAPI document allows and forbids, by the hundred, to a server of its own (schemathesis)
 	@$(python) -m bench.load.attack
 
-overload: weights ## and send four times what the server can do, for SECONDS=60, and report in docs/benchmarks.md
+overload: weights ## send four times what the server can do, for SECONDS=60, and report in docs/benchmarks.md
 	@$(python) -m bench.load.overload $(SECONDS)
 
-demo: weights   ## and show what it does to pictures
+demo: weights   ## show what it does to pictures
 	@$(python) -m bench.images.demo
 
 bench:    ## measure docs/benchmarks.md (QUICK=1: some minutes, small pictures; ARGS="pass128 start" names some sections)
@@ -54,10 +54,10 @@ bench:    ## measure docs/benchmarks.md (QUICK=1: some minutes, small pictures; 
 	@$(python) -m weights.fetch
 	@$(python) -m bench $(if $(QUICK),--quick) $(ARGS)
 
-soak: weights   ## and keep it under every kind of load for SECONDS=600, see that nothing grows, and report in docs/benchmarks.md
+soak: weights   ## keep it under every kind of load for SECONDS=600, see that nothing grows, and report in docs/benchmarks.md
 	@$(python) -m bench.load.soak $(SECONDS)
 
-lock:     ## and write uv.lock and requirements.txt anew, after a change in pyproject.toml (ARGS="--upgrade-package quart")
+lock:     ## write uv.lock and requirements.txt anew, after a change in pyproject.toml (ARGS="--upgrade-package quart")
 	@$(setup) --dev
 	@$(uv) lock $(ARGS)
 	@$(uv) export --frozen --no-dev --no-emit-project --no-hashes --no-annotate --output-file requirements.txt

@@ -39,8 +39,8 @@ logger = logging.getLogger(__name__)
 
 RESPONSE_TIMEOUT_SECONDS = 600  # a response of 60 MB at 1 Mbit/s takes 8 minutes
 TRY_IT = (
-    """(printf '{{"target_resolution": "2k", "image_b64": "'; base64 -w0 samples/astronaut.jpg; printf '"}}') | """
-    "curl -sS http://127.0.0.1:{port}/upscale -H 'Content-Type: application/json' --data-binary @- -o response.json"
+    "curl -sS --fail '{url}upscale?target_resolution=2k' -H 'Content-Type: image/jpeg' -H 'Accept: image/*' "
+    "--data-binary @samples/astronaut.jpg -o larger.jpg"
 )
 
 
@@ -103,7 +103,7 @@ async def _serve(settings: Settings) -> int:
         return 1
     access: Access = app.extensions["access"]
     logger.info("API_KEY is not set: anybody who reaches the port is served" if access.is_open else "an API key is required")
-    logger.info("loading the models; once they are ready, try: %s", TRY_IT.format(port=settings.port))
+    logger.info("loading the models; once they are ready, try: %s", TRY_IT.format(url=settings.local_url))
     await serve(app, server_config, shutdown_trigger=service.drained)
     if service.failure:
         expected = isinstance(service.failure, (ConfigError, WeightsError))

@@ -157,5 +157,5 @@ class _Weights:
 def _fix(path: Path, weight_file: WeightFile) -> str:
     return (
         f"Without it, {weight_file.without}. "
-        f"To get it, run `python -m weights.fetch`, or put {weight_file.url} into {path.parent.resolve()}."
+        f"To get it, run `.venv/bin/python -m weights.fetch`, or put {weight_file.url} into {path.parent.resolve()}."
     )

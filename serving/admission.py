@@ -62,7 +62,7 @@ class Admission:
         wait, own = self._wait_seconds(task.work), self._seconds(task.work)
         if own > 2 * timeout_seconds:
             raise DeadlineExceeded(
-                f"This alone takes about {own:.0f} s here, and may take {round(timeout_seconds, 1):g} s. "
+                f"This alone takes about {own:.0f} s here; the limit is {round(timeout_seconds, 1):g} s. "
                 "Send a smaller image, ask for a smaller target_resolution, or allow more time.",
                 predicted_seconds=round(own, 1),
                 timeout_seconds=round(timeout_seconds, 1),
