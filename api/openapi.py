@@ -97,10 +97,10 @@ def _paths() -> Fields:
             "get": _page("getPagePart", "A part of the page", "*/*"),
         },
         "/openapi.json": {"get": _plain("getOpenapi", "This document", JSON, {"type": "object"})},
-        "/docs": {"get": _plain("getDocs", "This document, for people", "text/html", {"type": "string"})},
+        "/docs": {"get": _page("getDocs", "This document, for people", "text/html")},
         "/docs/{name}": {
             "parameters": [_path_parameter("name", "a part of that page", "swagger-ui.css")],
-            "get": _plain("getDocsPart", "A part of the page of documents", "*/*", {}, [errors.FileNotFound]),
+            "get": _page("getDocsPart", "A part of the page of documents", "*/*"),
         },
     }
 

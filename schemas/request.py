@@ -30,7 +30,7 @@ class UpscaleBody(UpscaleParams):
     """The JSON object that a request may be, for the OpenAPI document; `read_fields` and `parse_params` validate requests."""
 
     image_b64: str = Field(
-        description="in JSON only: the image file (PNG, JPEG, WebP or BMP) in standard base64; "
+        description="the image file (PNG, JPEG, WebP or BMP) in standard base64, in JSON only; "
         "whitespace and a `data:image/…;base64,` prefix are accepted",
         # 8×8 gray pixels, as PNG
         examples=["iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAAAAADhZOFXAAAAEElEQVR42mNsYIAAJgaKGAAmCACQtTEKkQAAAABJRU5ErkJggg=="],
