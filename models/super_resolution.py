@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from core.progress import NullProgress, Progress
 from models.device import Device, Image
+from models.device_faults import is_out_of_memory
 from models.process import return_freed_memory
 
 logger = logging.getLogger(__name__)
@@ -143,7 +144,7 @@ class SuperResolver:
                     return _body(rrdbnet, unshuffled, progress)
                 return _tiled_body(rrdbnet, unshuffled, tile_px, progress)
             except RuntimeError as exc:
-                if not _is_out_of_memory(exc) or tile_px <= BODY_MIN_TILE_PX:
+                if not is_out_of_memory(exc) or tile_px <= BODY_MIN_TILE_PX:
                     raise
                 tile_px = max(min(tile_px, max(height, width)) // 2, BODY_MIN_TILE_PX)
                 self.shortages += 1
@@ -158,10 +159,6 @@ class SuperResolver:
 def _kept_bytes(pixel_count: int, bytes_per_channel: int) -> int:
     """Features, twice, and the result, of all pixels."""
     return pixel_count * (2 * 64 * bytes_per_channel + 3 * 4 * 4)
-
-
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)  # on a GPU, on the CPU
 
 
 Region = tuple[slice, slice]
