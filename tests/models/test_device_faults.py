@@ -15,15 +15,7 @@ import torch
 
 from bench.server import ROOT
 from models.device_faults import LOST_CODES, device_lost_reason, is_out_of_memory, probe_device
-
-ADVICE = "\nCUDA kernel errors might be asynchronously reported at some other API call.\nFor debugging …"
-
-
-def accelerator_error(code: int, text: str) -> torch.AcceleratorError:
-    """As `torch::detail::_new_accelerator_error_object` makes it: the text first, then the code as an attribute."""
-    error = torch.AcceleratorError(f"CUDA error: {text}{ADVICE}")
-    error.error_code = code  # type: ignore[attr-defined]
-    return error
+from tests.lost_device import accelerator_error
 
 
 def healthy() -> None:
