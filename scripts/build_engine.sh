@@ -64,9 +64,11 @@ clean() {
     rm -rf "$work"
 }
 trap clean EXIT
-trap 'exit 129' HUP
-trap 'exit 130' INT
-trap 'exit 143' TERM
+# A signal may come between the start of a process and its place in the list.
+stop() { running="$running ${!:-}" && exit "$1"; }
+trap 'stop 129' HUP
+trap 'stop 130' INT
+trap 'stop 143' TERM
 export TMPDIR="$work" ZIG_GLOBAL_CACHE_DIR="$work/cache" ZIG_LOCAL_CACHE_DIR="$work/cache"
 
 # Waits for what runs; a signal ends the waiting, and clean() what runs.

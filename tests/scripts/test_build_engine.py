@@ -139,7 +139,9 @@ def test_an_interrupted_build_leaves_no_half_file(clone: Clone) -> None:
     os.mkfifo(clone.folder / "started")
     clone.program("slow", f'for last; do :; done; echo half >"$last"; echo >{clone.folder}/started; exec sleep 60')
     process = clone.start(CXX="slow")
-    (clone.folder / "started").read_text(encoding="utf-8")  # waits for the compiler
+    with (clone.folder / "started").open("r+b", buffering=0) as started:  # a pipe that we too could write to has no end
+        while started.read(1) + started.read(1) != b"\n\n":  # one from each compiler
+            pass
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=30)
     assert process.returncode == 128 + signal.SIGTERM
