@@ -129,6 +129,14 @@ def test_a_gpu_is_within_50_db_of_the_reference_and_repeats_itself(expected: Ima
     assert np.array_equal(on_gpu.super_resolve(FACE, 4, NOBODY), result)
 
 
+@pytest.mark.gpu
+def test_on_a_gpu_the_upsamplers_tiles_leave_no_trace_of_our_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = TorchEngine(x4plus(), select_device("cuda"))
+    whole = engine.upscale(FACE, NOBODY)
+    monkeypatch.setitem(torch_engine.UPSAMPLER_TILE_PX, "cuda", 24)
+    assert np.array_equal(engine.upscale(FACE, NOBODY), whole)
+
+
 def test_the_network_sees_rgb(fp32: SuperResolver, expected: Image) -> None:
     """The network is no symmetric function of its channels: fed BGR, it gives a visibly different picture."""
     swapped = fp32.super_resolve(np.ascontiguousarray(FACE[:, :, ::-1]), 4, NOBODY)[:, :, ::-1]
