@@ -42,7 +42,7 @@ lib=$PWD/models/engines/lib
 if command -v flock >/dev/null; then exec 8<scripts/build_engine.sh && flock 8; fi
 
 # A stamp names the checksum of all that the libraries are made from.
-checksum=$(cat models/engines/*.[ch]* scripts/build_engine.sh | cksum)
+checksum=$(cat models/engines/*.cpp models/engines/*.h scripts/build_engine.sh | cksum)
 stamp=$lib/.built-${checksum%% *}
 if [ -e "$stamp" ] && [ -e "$lib/winograd_avx2.so" ] && [ -e "$lib/winograd_avx512.so" ]; then exit 0; fi
 

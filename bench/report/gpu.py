@@ -19,7 +19,7 @@ def _context(figures: Figures) -> str:
     context, versions = figures["context"], figures["torch, CUDA, cuDNN, architectures"]
     return (
         f"{context['date']}, {context['device']}, torch {versions[0]}, cuDNN {versions[2]}, Python {context['python']}; "
-        f"commit {context['commit']}. Measured ceilings: {figures['matrix product, TFLOP/s']} TFLOP/s for an fp16 matrix "
+        f"commit {context['commit']}. Measured ceilings: {figures['matrix product, TFLOP/s']:.0f} TFLOP/s for an fp16 matrix "
         f"product of 8192³, {figures['copy, TB/s']} TB/s for a copy within the card. Medians of seven, in milliseconds, from "
         "picture to picture in the host's memory."
     )
