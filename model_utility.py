@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from core.config import Settings
 from core.errors import ModelUnavailable
-from core.progress import Progress
+from core.progress import NullProgress, Progress
 from weights.manifest import WeightFile, read_manifest, sha256_of
 
 if TYPE_CHECKING:
@@ -68,13 +69,19 @@ class Models:
     status: Mapping[str, ModelStatus] = field(default_factory=dict)  # by name in /health
     device: str = "cpu"
     precision: str = "fp32"
+    platform: str = "cpu"  # of the device, all that bytes depend on: what it is, and the versions of its libraries
     allocated_bytes: Callable[[], int | None] = lambda: None  # of the device's own memory, where it has one
 
     @property
     def identity(self) -> str:
-        """Of all that the same picture's result depends on here: the files of weights by their hashes, device, precision."""
+        """Of all that the same picture's result depends on here: the files of weights by their hashes, engine, platform."""
         weights = {name: status.sha256 for name, status in self.status.items()}
-        return f"{weights}, {self.device}, {self.precision}"
+        return f"{weights}, {self.engine}, {self.platform}"
+
+    @property
+    def engine(self) -> str:
+        """For people: what runs the networks, and in what precision."""
+        return self.super_resolvers["photo"].engine
 
     def super_resolver(self, model: str) -> SuperResolver:
         """The super resolver of a request's `model`.
@@ -91,9 +98,27 @@ class Models:
             )
         return self.super_resolvers[model]
 
+    def run_all_once(self, side_px: int) -> None:
+        """Each network once on a small picture: libraries load, kernels are chosen, and the first request is not slow."""
+        picture = _noise(side_px)
+        for super_resolver in self.super_resolvers.values():
+            for scale in super_resolver.scales:
+                super_resolver.super_resolve(picture, scale, NullProgress())
+
     def warm_up(self, side_px: int, progress: Progress) -> None:
-        """One pass over a square, so that the first request is not the slow one and the device's rate is known."""
-        self.super_resolvers["photo"].super_resolve(np.zeros((side_px, side_px, 3), np.uint8), 4, progress)
+        """One pass over a square, so that the device's rate is known."""
+        self.super_resolvers["photo"].super_resolve(_noise(side_px), 4, progress)
+
+    def measure_faces(self, flops_per_second: float) -> None:
+        """Learn what faces cost on this device, in FLOPs of a pass of super-resolution, of which it does so many a second."""
+        for model in (self.face_detector, self.face_restorer):
+            if model is not None:
+                model.measure(flops_per_second)
+
+
+def _noise(side_px: int) -> NDArray[np.uint8]:
+    """Pixels that cost what a photograph's do: a device may be faster with zeros."""
+    return np.random.default_rng(side_px).integers(0, 256, (side_px, side_px, 3), np.uint8)
 
 
 def load_models(settings: Settings) -> Models:
@@ -104,9 +129,10 @@ def load_models(settings: Settings) -> Models:
         ConfigError: `DEVICE` is not there.
     """
     from models.device import select_device
+    from models.engines.rrdbnet import build_rrdbnet
     from models.face_detection import FaceDetector
     from models.face_restoration import FaceRestorer
-    from models.super_resolution import SuperResolver, build_rrdbnet
+    from models.super_resolution import SuperResolver
 
     device = select_device(settings.device, settings.precision, settings.torch_threads)
     if device.warning:
@@ -125,7 +151,16 @@ def load_models(settings: Settings) -> Models:
     parser = weights.load("face_parsing", "parsing_parsenet.pth")
     if (gfpgan := weights.load("face_restoration", "GFPGANv1.4.pth")) is not None:
         restorer = FaceRestorer.load(gfpgan, parser, device)
-    return Models(super_resolvers, detector, restorer, weights.status, str(device), device.precision, device.allocated_bytes)
+    return Models(
+        super_resolvers,
+        detector,
+        restorer,
+        weights.status,
+        str(device),
+        device.precision,
+        device.identity,
+        device.allocated_bytes,
+    )
 
 
 class _Weights:

@@ -69,9 +69,7 @@ class Settings(BaseModel):
     device: str = _setting(
         "auto", "`auto` (the first GPU, else the CPU), `cpu`, `cuda` or `cuda:N`", pattern=r"^(auto|cpu|cuda(:[0-9]+)?)$"
     )
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = _setting(
-        "auto", "`auto` (the fastest that the device does natively), `fp32`, `bf16` or `fp16`"
-    )
+    precision: Literal["auto", "fp32", "fp16"] = _setting("auto", "`auto` (fp16 on a GPU, fp32 on a CPU), `fp32` or `fp16`")
     torch_threads: int = _setting(0, "CPU threads of the models; 0: torch chooses", ge=0)
     weights_dir: Path = _setting(PROJECT / "weights", "folder of the weights; by default, beside `app.py`")
     weights_mirror: str = _setting("", "base URL of your own mirror of the weights, asked first for `/<file>`", pattern=_URL)

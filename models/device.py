@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +19,9 @@ from core.config import ConfigError
 Image = NDArray[np.uint8]
 """`(h, w, 3)` RGB, or `(h, w)` gray where a function says so."""
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+FIRST_TIME_SECONDS = 1.0  # what loading libraries and choosing kernels may take, the first time that a network runs
+
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,15 @@ class Device:
     memory_bytes: int
     warning: str = ""
 
+    def current(self) -> contextlib.AbstractContextManager[object]:
+        """Within it, this GPU is the one that the thread's events, streams and allocations are of."""
+        return torch.cuda.device(self.torch_device) if self.torch_device.type == "cuda" else contextlib.nullcontext()
+
+    def release_cached_memory(self) -> None:
+        """Give the GPU back what torch keeps of freed memory: in other pieces, it may be enough."""
+        if self.torch_device.type == "cuda":
+            torch.cuda.empty_cache()
+
     def allocated_bytes(self) -> int | None:
         """Memory of the GPU that tensors hold now; None on a CPU."""
         return torch.cuda.memory_allocated(self.torch_device) if self.torch_device.type == "cuda" else None
@@ -40,33 +54,62 @@ class Device:
     def precision(self) -> str:
         return next(name for name, dtype in DTYPES.items() if dtype is self.dtype)
 
+    @property
+    def identity(self) -> str:
+        """Of all that the bytes of a result depend on here, but for the weights and the engine; equal for equal cards."""
+        if self.torch_device.type == "cuda":
+            name, cudnn = torch.cuda.get_device_name(self.torch_device), torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
+            return f"{name}, {self.precision}, torch {torch.__version__}, cuDNN {cudnn}"
+        return f"cpu, {self.precision}, torch {torch.__version__}"
+
     def __str__(self) -> str:
         if self.torch_device.type == "cuda":
             return f"{self.torch_device} ({torch.cuda.get_device_name(self.torch_device)})"
         return f"cpu ({torch.get_num_threads()} threads)"
 
 
+def seconds_of(run: Callable[[], object]) -> float:
+    """Seconds that `run` takes; the second time, if the first was too short to tell it from what is done once."""
+    for _ in range(2):
+        start = time.perf_counter()
+        run()
+        seconds = time.perf_counter() - start
+        if seconds > FIRST_TIME_SECONDS:
+            break
+    return seconds
+
+
 def select_device(name: str = "auto", precision: str = "auto", threads: int = 0) -> Device:
     """Resolve `DEVICE`, `PRECISION` and `TORCH_THREADS` on this machine.
 
     Raises:
-        ConfigError: the device named is not there.
+        ConfigError: the device named is not there or of no use, or the precision is not one that it computes in.
     """
     if threads:
         torch.set_num_threads(threads)
     unusable = _unusable_gpu_reason()
-    torch_device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
-    if torch_device.type == "cuda" and (torch_device.index or 0) >= torch.cuda.device_count():
+    torch_device = torch.device(("cpu" if unusable or not torch.cuda.is_available() else "cuda") if name == "auto" else name)
+    if torch_device.type == "cpu":
+        if precision == "fp16":
+            raise ConfigError("PRECISION=fp16 is for graphics cards; a CPU computes in fp32. Leave PRECISION unset.")
+        return Device(torch_device, torch.float32, _memory_bytes(torch_device) // 2, unusable if name == "auto" else "")
+    if (torch_device.index or 0) >= torch.cuda.device_count():
         found = f"torch finds {torch.cuda.device_count()} CUDA devices here"
         raise ConfigError(f"DEVICE={name}, but {found}. {unusable}".rstrip())
-    warning = unusable if torch_device.type == "cpu" and name == "auto" else ""
-    dtype = DTYPES[precision] if precision != "auto" else _native_dtype(torch_device)
-    return Device(torch_device, dtype, _memory_bytes(torch_device) // 2, warning)
+    if lacking := _lacking_kernels_reason(torch.cuda.get_device_capability(torch_device), torch.cuda.get_arch_list()):
+        raise ConfigError(f"DEVICE={name}, but {lacking}")
+    # TF32 keeps ten bits of each factor's fraction, and torch's default lets cuDNN use it where fp32 is asked for.
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
+    return Device(torch_device, DTYPES["fp16" if precision == "auto" else precision], _memory_bytes(torch_device) // 2)
 
 
 def _unusable_gpu_reason(driver: Path = Path("/proc/driver/nvidia/version")) -> str:
     """Sentences if the machine has an NVIDIA card that torch cannot use, else the empty string."""
-    if torch.cuda.is_available() or not driver.exists():
+    if torch.cuda.is_available():
+        reason = _lacking_kernels_reason(torch.cuda.get_device_capability(), torch.cuda.get_arch_list())
+        return f"{_NOT_USED} {reason[0].upper()}{reason[1:]}" if reason else ""
+    if not driver.exists():
         return ""
     try:
         torch.cuda.init()  # type: ignore[no-untyped-call]
@@ -75,19 +118,33 @@ def _unusable_gpu_reason(driver: Path = Path("/proc/driver/nvidia/version")) -> 
     else:
         reason = "no device is visible to this process"
     return (
-        "THE GRAPHICS CARD IS NOT USED, and the CPU is far slower. This machine has an NVIDIA driver, but torch "
+        f"{_NOT_USED} This machine has an NVIDIA driver, but torch "
         f"{torch.__version__} says: {reason}. The driver must support CUDA {torch.version.cuda}, and a container "
         "must be given the card (docker run --gpus all)."
     )
 
 
-def _native_dtype(device: torch.device) -> torch.dtype:
-    """The fastest dtype that the device computes natively: elsewhere half precision is emulated, and slower than fp32."""
-    if device.type == "cuda":
-        capability = torch.cuda.get_device_capability(device)
-        return torch.bfloat16 if capability >= (8, 0) else torch.float16 if capability >= (7, 0) else torch.float32
-    capabilities = torch.cpu.get_capabilities()
-    return torch.bfloat16 if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else torch.float32
+_NOT_USED = "THE GRAPHICS CARD IS NOT USED, and the CPU is far slower."
+
+
+def _lacking_kernels_reason(capability: tuple[int, int], architectures: Sequence[str]) -> str:
+    """A sentence if torch has no kernels for a card of that compute capability, else the empty string.
+
+    `architectures` are those that torch was built for: `sm_86` is machine code, which runs on 8.6 to 8.9; `compute_90` is for
+    the driver to compile, for any later card.
+    """
+    for architecture in architectures:
+        kind, _, number = architecture.partition("_")
+        digits = number.rstrip("af")
+        if not digits.isdigit():
+            continue
+        built_for = int(digits[:-1]), int(digits[-1])
+        if built_for <= capability and (kind == "compute" or built_for[0] == capability[0]):
+            return ""
+    return (
+        f"torch {torch.__version__} has no kernels for a card of compute capability {'.'.join(map(str, capability))}; "
+        f"it was built for {', '.join(architectures)}."
+    )
 
 
 def _memory_bytes(device: torch.device) -> int:

@@ -12,7 +12,7 @@ from facexlib.detection.retinaface import RetinaFace
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.device import Device, Image
+from models.device import Device, Image, seconds_of
 
 Matrix = NDArray[np.float64]
 
@@ -20,7 +20,8 @@ MIN_SCORE = 0.97  # facexlib's FaceRestoreHelper
 MIN_EYE_DISTANCE_PX = 5.0  # GFPGANer: below it, a face is seen from the side or too small to restore
 MIN_SIDE_PX = 16  # the smallest anchor of RetinaFace; nothing smaller can hold a face that it finds
 DETECTION_LONG_SIDE_PX = 1280  # detection runs on a copy bounded to this: its time grows with the area, its finds hardly do
-# In FLOPs of a super-resolving pass, which a CPU does faster: it runs in bf16, RetinaFace in fp32.
+MEASURED_PX = 512  # side of the picture that the cost is measured with
+# In FLOPs of a super-resolving pass that takes as long, on two cores; `FaceDetector.measure` learns what it is elsewhere.
 DETECTION_FLOPS_PER_PX = {"mobile0.25": 55_000.0, "resnet50": 400_000.0}
 FACE_PX = 512  # side of an aligned face: GFPGAN's input and output
 
@@ -42,8 +43,9 @@ class Face:
 class FaceDetector:
     """RetinaFace, either backbone."""
 
-    def __init__(self, retinaface: RetinaFace, flops_per_px: float = DETECTION_FLOPS_PER_PX["mobile0.25"]) -> None:
+    def __init__(self, retinaface: RetinaFace, device: Device, flops_per_px: float) -> None:
         self._retinaface = retinaface
+        self._device = device
         self._flops_per_px = flops_per_px
 
     @classmethod
@@ -51,12 +53,17 @@ class FaceDetector:
         """`backbone` is `resnet50` or `mobile0.25`; the detector always runs in fp32, as facexlib's does."""
         retinaface = RetinaFace(backbone, device=device.torch_device)
         retinaface.load_state_dict(state_dict, strict=True)
-        return cls(retinaface.to(device.torch_device).eval(), DETECTION_FLOPS_PER_PX[backbone])
+        return cls(retinaface.to(device.torch_device).eval(), device, DETECTION_FLOPS_PER_PX[backbone])
 
     def flops(self, height: int, width: int) -> float:
         """Work of a search, in FLOPs of a super-resolving pass that takes as long."""
         shrink = min(1.0, DETECTION_LONG_SIDE_PX / max(height, width))
         return self._flops_per_px * height * width * shrink**2
+
+    def measure(self, flops_per_second: float) -> None:
+        """Learn the work of a search on this device, where a pass of super-resolution does so many FLOPs a second."""
+        picture = np.random.default_rng(0).integers(0, 256, (MEASURED_PX, MEASURED_PX, 3), np.uint8)
+        self._flops_per_px = flops_per_second * seconds_of(lambda: self.detect(picture)) / MEASURED_PX**2
 
     @torch.inference_mode()
     def detect(self, image: Image) -> list[Face]:
@@ -68,7 +75,8 @@ class FaceDetector:
         if shrink < 1.0:
             size = (max(round(width * shrink), 1), max(round(height * shrink), 1))
             image = cast(Image, cv2.resize(image, size, interpolation=cv2.INTER_AREA))
-        found = self._retinaface.detect_faces(np.ascontiguousarray(image[:, :, ::-1]), MIN_SCORE)
+        with self._device.current():
+            found = self._retinaface.detect_faces(np.ascontiguousarray(image[:, :, ::-1]), MIN_SCORE)
         faces = (_to_face(row, width / image.shape[1], height / image.shape[0]) for row in found)
         return [face for face in faces if face is not None]
 

@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from core.progress import Progress
-from models.device import Device, Image
+from models.device import Device, Image, seconds_of
 from models.face_detection import FACE_PX, Face, Matrix
 
 Mask = NDArray[np.float32]
 
-# In FLOPs of a super-resolving pass, which a CPU does faster: it runs in bf16, GFPGAN in fp32.
-RESTORATION_FLOPS = 1.2e12  # a face
+# A face, in FLOPs of a super-resolving pass that takes as long, on two cores; `measure` learns what it is elsewhere.
+RESTORATION_FLOPS = 1.2e12
 BATCH_FACES = 4  # faces restored at once
 
 BORDER_GRAY_RGB = (132, 133, 135)  # facexlib fills what lies outside the photograph with this
@@ -33,10 +33,12 @@ PARSED_AS_FACE = np.array([0, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 1, 0, 0,
 class FaceRestorer:
     """GFPGAN v1.4 on aligned faces, and, where its weights are there, ParseNet for the outline that is pasted."""
 
+    _flops_per_face = RESTORATION_FLOPS
+
     def __init__(self, gfpgan: GFPGANv1Clean, parser: ParseNet | None, device: Device) -> None:
         self._gfpgan = gfpgan.to(device.torch_device).eval()
         self._parser = parser.to(device.torch_device).eval() if parser is not None else None
-        self._device = device.torch_device
+        self._device = device
 
     @classmethod
     def load(cls, gfpgan: dict[str, Tensor], parser: dict[str, Tensor] | None, device: Device) -> FaceRestorer:
@@ -69,7 +71,12 @@ class FaceRestorer:
 
     def flops(self, count: int) -> float:
         """Work of that many faces, in FLOPs of a super-resolving pass that takes as long."""
-        return RESTORATION_FLOPS * count
+        return self._flops_per_face * count
+
+    def measure(self, flops_per_second: float) -> None:
+        """Learn the work of a face on this device, where a pass of super-resolution does so many FLOPs a second."""
+        face = np.random.default_rng(0).integers(0, 256, (FACE_PX, FACE_PX, 3), np.uint8)
+        self._flops_per_face = flops_per_second * seconds_of(lambda: self.outline(self.restore([face])))
 
     @property
     def has_outline(self) -> bool:
@@ -80,16 +87,18 @@ class FaceRestorer:
     def restore(self, faces: Sequence[Image]) -> list[Image]:
         """Restore aligned faces, each uint8 RGB `(512, 512, 3)`; the same faces always give the same pixels."""
         # GFPGAN adds random noise by default; the stored noise gives the same request the same bytes.
-        output, _ = self._gfpgan(_to_batch(faces, self._device), return_rgb=False, randomize_noise=False)
-        pixels = ((output.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-        return list(pixels.permute(0, 2, 3, 1).cpu().numpy())
+        with self._device.current():
+            output, _ = self._gfpgan(_to_batch(faces, self._device.torch_device), return_rgb=False, randomize_noise=False)
+            pixels = ((output.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+            return list(pixels.permute(0, 2, 3, 1).cpu().numpy())
 
     @torch.inference_mode()
     def outline(self, faces: Sequence[Image]) -> list[Mask | None]:
         """The soft outline of each restored face, float32 `(512, 512)` in 0–1, as facexlib makes it; None without a parser."""
         if self._parser is None:
             return [None] * len(faces)
-        classes = self._parser(_to_batch(faces, self._device))[0].argmax(dim=1).cpu().numpy()
+        with self._device.current():
+            classes = self._parser(_to_batch(faces, self._device.torch_device))[0].argmax(dim=1).cpu().numpy()
         return [_soften_outline(PARSED_AS_FACE[plane]) for plane in classes]
 
 

@@ -261,7 +261,7 @@ class ServiceStatus(_Response):
 
     status: ServiceState = Field(description="degraded: a model is missing")
     queue: QueueStatus
-    device: str | None = Field(description="null while the models load", examples=["cpu, bf16"])
+    device: str | None = Field(description="null while the models load", examples=["cpu (8 threads), winograd fp32 (avx512)"])
     version: str = Field(default=VERSION, description="of the service", examples=[VERSION])
 
 

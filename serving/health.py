@@ -25,7 +25,7 @@ def service_state(models: Models | None, *, stopping: bool) -> ServiceState:
 
 def service_status(state: ServiceState, models: Models | None, admission: Admission) -> ServiceStatus:
     """What the registry hears."""
-    device = f"{models.device}, {models.precision}" if models else None
+    device = f"{models.device}, {models.engine}" if models else None
     return ServiceStatus(status=state, queue=admission.status(), device=device)
 
 

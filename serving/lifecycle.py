@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 from core.config import Settings
 from core.errors import JobCancelled, ModelsLoading, ShuttingDown
 from core.metrics import Metrics, MetricsSnapshot
-from core.progress import NullProgress
 from model_utility import Models, load_models
 from schemas.request import IncomingRequest, UpscaleRequest
 from schemas.response import HealthResponse, PlanResponse, ServiceState, ServiceStatus, UpscaleResult
@@ -117,18 +116,19 @@ class Service:
                 logger.info("%s: loaded %s", name, status.file)
             else:
                 logger.warning("%s: %s. %s", name, status.reason, status.fix)
-        logger.info("ready after %.1f s, on %s in %s", self.uptime_seconds, models.device, models.precision)
+        logger.info("ready after %.1f s, on %s in %s", self.uptime_seconds, models.device, models.engine)
         logger.info("open %s", self.settings.local_url)
 
     async def _measure_device(self, models: Models) -> None:
-        """Passes of growing size until one takes long enough for its rate to be that of a request."""
-        first = NullProgress()  # slow, as first times are, so not measured
-        await self._worker.run(DeviceTask(0), partial(models.warm_up, WARM_UP_PX[0], first))
+        """Passes of growing size until one takes long enough for its rate to be that of a request; then faces, beside it."""
+        await self._worker.run(DeviceTask(0), partial(models.run_all_once, WARM_UP_PX[0]))  # slow, as first times are
         for side_px in WARM_UP_PX:
             task = DeviceTask(0)
             await self._worker.run(task, partial(models.warm_up, side_px, task))
             if task.seconds > WARM_UP_SECONDS:
                 break
+        if task.seconds:
+            await self._worker.run(DeviceTask(0), partial(models.measure_faces, task.done / task.seconds))
 
     async def _check_output_dir(self) -> None:
         try:

@@ -50,6 +50,8 @@ class FakeResolver:
     entered: threading.Event = field(default_factory=threading.Event)
     error: Exception | None = None
     shortages: int = 0
+    engine: str = "repeated pixels"
+    scales: tuple[int, ...] = (4,)
 
     def __post_init__(self) -> None:
         self.gate.set()
@@ -72,8 +74,10 @@ class FakeResolver:
 def fake_models(resolver: FakeResolver | None = None) -> Models:
     """Models that repeat pixels and find no faces; nothing is missing."""
     resolver = resolver or FakeResolver()
+    measure = staticmethod(lambda _flops_per_second: None)
     nothing = {"detect": staticmethod(lambda _image: []), "flops": staticmethod(lambda _height, _width: 0.0)}
-    detector, restorer = type("NoFaces", (), nothing)(), type("NoRestorer", (), {})()
+    detector = type("NoFaces", (), {**nothing, "measure": measure})()
+    restorer = type("NoRestorer", (), {"measure": measure})()
     return Models({"photo": resolver, "anime": resolver}, detector, restorer)  # type: ignore[dict-item]
 
 

@@ -40,7 +40,8 @@ class Engine:
 def build_ours(_side_px: int) -> Upscale:
     from models.checkpoint import load_state_dict
     from models.device import select_device
-    from models.super_resolution import SuperResolver, build_rrdbnet
+    from models.engines.rrdbnet import build_rrdbnet
+    from models.super_resolution import SuperResolver
 
     settings = Settings.from_env()
     device = select_device(settings.device, settings.precision, settings.torch_threads)
@@ -180,7 +181,7 @@ def _model() -> Any:
     torch is imported before our engine prepares the process for it: a baseline gets OpenMP's defaults, which let threads spin.
     """
     import torch  # noqa: F401, I001
-    from models.super_resolution import build_rrdbnet
+    from models.engines.rrdbnet import build_rrdbnet
     from models.checkpoint import load_state_dict
 
     return build_rrdbnet(load_state_dict(Settings.from_env().weights_dir / X4PLUS), 4)

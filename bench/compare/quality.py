@@ -17,7 +17,7 @@ def measure_quality(missing: int, side_px: int, photographs: Sequence[str]) -> I
     for name in photographs[-missing:]:
         image = square(side_px, name)
         picture = ours(image)
-        with mock.patch("models.super_resolution.UPSAMPLER_TILE_PX", side_px):
+        with mock.patch.dict("models.engines.torch_engine.UPSAMPLER_TILE_PX", cpu=side_px, cuda=side_px):
             untiled = ours(image)
         yield {
             "against untiled, same precision, grey levels": largest_difference(picture, untiled),
@@ -31,7 +31,7 @@ def _build_untiled_fp32() -> Upscale:
 
     from models.checkpoint import load_state_dict
     from models.device import select_device
-    from models.super_resolution import build_rrdbnet
+    from models.engines.rrdbnet import build_rrdbnet
 
     settings = Settings.from_env()
     device = select_device(settings.device).torch_device

@@ -19,7 +19,8 @@ from core.config import Settings
 from core.progress import NullProgress
 from models.checkpoint import load_state_dict
 from models.device import select_device
-from models.super_resolution import SuperResolver, build_rrdbnet
+from models.engines.rrdbnet import build_rrdbnet
+from models.super_resolution import SuperResolver
 
 from basicsr.archs.rrdbnet_arch import RRDBNet  # isort: skip - after model_utility's shim
 from realesrgan import RealESRGANer  # isort: skip

@@ -58,7 +58,7 @@ def _times(engine: str) -> Callable[[Record], list[float]]:
 
 
 def _product_share(record: Record) -> list[float]:
-    from models.super_resolution import flops_per_feature_px  # here, for it imports torch
+    from models.engines.rrdbnet import flops_per_feature_px  # here, for it imports torch
 
     flops = flops_per_feature_px(X4PLUS_BLOCKS) * record.settings["side_px"] ** 2
     products = record.series("bf16 matrix product, s")

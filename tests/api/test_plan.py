@@ -103,7 +103,8 @@ import numpy as np
 from core.progress import NullProgress
 from models.checkpoint import load_state_dict
 from models.device import select_device
-from models.super_resolution import SuperResolver, build_rrdbnet
+from models.engines.rrdbnet import build_rrdbnet
+from models.super_resolution import SuperResolver
 
 def resident(key):
     return int(re.search(key + r":\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024

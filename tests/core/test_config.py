@@ -16,7 +16,7 @@ RIGHT = {
     "LOG_LEVEL": ("DEBUG", "DEBUG"),
     "LOG_FORMAT": ("json", "json"),
     "DEVICE": ("cuda:3", "cuda:3"),
-    "PRECISION": ("bf16", "bf16"),
+    "PRECISION": ("fp16", "fp16"),
     "TORCH_THREADS": ("4", 4),
     "WEIGHTS_DIR": ("/srv/weights", Path("/srv/weights")),
     "WEIGHTS_MIRROR": ("https://mirror", "https://mirror"),
@@ -62,7 +62,7 @@ WRONG = [
     ("WEBHOOK_ALLOW_PRIVATE", "yes", "true or false"),
     ("DEVICE", "gpu", "auto, cpu, cuda or cuda:N"),
     ("DEVICE", "cuda:", "auto, cpu, cuda or cuda:N"),
-    ("PRECISION", "fp8", "auto, fp32, bf16, fp16"),
+    ("PRECISION", "fp8", "auto, fp32, fp16"),
     ("LOG_LEVEL", "verbose", "DEBUG, INFO, WARNING, ERROR"),
     ("LOG_FORMAT", "xml", "text, json"),
 ]

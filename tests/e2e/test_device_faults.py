@@ -22,7 +22,8 @@ from core.progress import Progress
 from imaging.encode import encode_image
 from model_utility import Models
 from models.checkpoint import load_state_dict
-from models.super_resolution import SuperResolver, build_rrdbnet
+from models.engines.rrdbnet import build_rrdbnet
+from models.super_resolution import SuperResolver
 from tests.e2e.faults import new_picture
 from tests.helpers import WEIGHTS, FakeResolver, assert_error, b64, decode, fake_models, psnr, ready, serving
 
@@ -42,6 +43,9 @@ async def faulty(settings: Settings, models: Models, faults: list[Exception]) ->
     resolver = SuperResolver({4: network}, models.super_resolvers["photo"].device)
 
     class ColdModels(Models):
+        def run_all_once(self, side_px: int) -> None:
+            """Nothing."""
+
         def warm_up(self, side_px: int, progress: Progress) -> None:
             """Nothing: the faults are for requests."""
 
