@@ -1,8 +1,8 @@
 """The textures that are measured with: five pictures that are hard to enlarge exactly, at full detail.
 
-Fur, foliage and print are cuts of pictures that come with scikit-image, not shrunk: shrinking makes smooth. `chelsea` is of Stefan
-van der Walt (CC0), `grass` of linolafett (DeviantArt, CC0); whose `page` is, scikit-image does not say. Noise and line art are
-made here, the same each time.
+Fur, foliage and print are cuts of pictures that come with scikit-image, not shrunk: shrinking makes smooth. `chelsea` is by
+Stefan van der Walt (CC0), `grass` by linolafett (DeviantArt, CC0), `page` a photograph of scikit-image's own documentation
+(BSD, as all that has no other licence there). Noise and line art are made here, the same each time.
 """
 
 from __future__ import annotations
@@ -62,6 +62,6 @@ def _draw_strokes(width: int, height: int) -> Image:
             pen.line(corners, fill="black", width=line_px, joint="curve")
         else:
             for offset in np.linspace(-1, 1, 12) * radius[0]:
-                begin = center + (offset - radius[0] / 2, -radius[1])
-                pen.line([*begin, *(begin + (radius[0], 2 * radius[1]))], fill="black", width=DETAIL)
+                begin = center + np.array([offset - radius[0] / 2, -radius[1]])
+                pen.line([*begin, *(begin + radius * np.array([1, 2]))], fill="black", width=DETAIL)
     return np.array(drawing.resize((width, height), PILImage.Resampling.LANCZOS))

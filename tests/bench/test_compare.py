@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from bench.compare.baselines import build_ncnn, build_realesrganer
-from bench.compare.passes import measure_passes
+from bench.compare.passes import measure_busy, measure_passes
+from bench.compare.quality import measure_quality
 from bench.compare.runner import Section, in_turns, measure_section
 from bench.compare.worker import EngineError, workers
 from bench.images.photographs import largest_difference, psnr_db
@@ -68,6 +69,20 @@ def test_engines_are_timed_in_turns_beside_the_yardstick() -> None:
         assert sample["slow, dB"] == 100
 
 
+def test_engines_are_timed_alone_and_beside_busy_processes() -> None:
+    (sample,) = measure_busy(1, PHOTOGRAPH, (0, 1), (FAST, SLOW))
+    assert list(sample) == ["fast beside 0, s", "slow beside 0, s", "fast beside 1, s", "slow beside 1, s"]
+    assert sample["slow beside 1, s"] > 0.05
+
+
+def test_quality_is_every_engines_largest_error_and_psnr() -> None:
+    samples = list(measure_quality(2, 24, 16, ["fur", "noise", "line art"], (FAST, BLACK), SLOW))
+    assert len(samples) == 2, "the first was measured before the interruption"
+    for sample in samples:
+        assert (sample["fast, grey levels"], sample["fast, dB"]) == (0, 100)
+        assert sample["black, grey levels"] > 200 > 20 > sample["black, dB"]
+
+
 def test_an_engine_that_makes_another_picture_is_refused() -> None:
     with pytest.raises(ValueError, match="another picture than fast: black"):
         list(measure_passes(1, PHOTOGRAPH, (FAST, BLACK), YARDSTICK))
@@ -80,7 +95,7 @@ def test_an_engine_that_fails_says_why() -> None:
 
 def test_ncnn_runs_the_same_model() -> None:
     pytest.importorskip("ncnn", reason="make bench installs it")
-    assert largest_difference(build_ncnn(24)(PHOTOGRAPH), build_realesrganer(24)(PHOTOGRAPH)) <= 1
+    assert largest_difference(build_ncnn((24, 24))(PHOTOGRAPH), build_realesrganer((24, 24))(PHOTOGRAPH)) <= 1
 
 
 def section(*samples: Sample, count: int = 3) -> Section:
