@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from core.progress import NullProgress, Progress
 from models.device import Device, Image
+from models.engines.fused import FusedNetwork, build_fused
 from models.engines.pace import Paced
 from models.engines.rrdbnet import (
     FLOPS_AROUND_BLOCKS_PX,
@@ -59,16 +60,18 @@ class TorchEngine:
     otherwise. The body is tiled only where `device.memory_bytes` is too small for it.
     """
 
-    def __init__(self, rrdbnet: RRDBNet, device: Device) -> None:
+    def __init__(self, rrdbnet: RRDBNet, device: Device, *, fused: bool = True) -> None:
+        """`fused` lets a GPU that can run the kernels of our own; without, torch's run everywhere."""
         self.shortages = 0  # how often a pass ran out of memory: its tiles, and so its bytes, are not the usual ones
         self._device = device
         self._original = rrdbnet  # in fp32, for the images that overflow in a narrower precision
         self._rrdbnet = self._prepare(device.dtype)
+        self._fused = build_fused(self._rrdbnet, device) if fused else None
 
     @property
     def name(self) -> str:
         """For people: what runs, and in what precision."""
-        return f"torch {self._device.precision}"
+        return f"{'fused kernels' if self._fused else 'torch'} {self._device.precision}"
 
     def memory_bytes(self, height: int, width: int) -> int:
         """What a pass over an image of that size takes at its peak, beside the model, to a factor of two."""
@@ -93,10 +96,10 @@ class TorchEngine:
         """
         with self._device.current():
             try:
-                return self._run(self._rrdbnet, image, progress)
+                return self._run(self._rrdbnet, self._fused, image, progress)
             except _NonFiniteError:
                 logger.warning("a pass overflowed in %s; it is run again in fp32", self._device.precision)
-                return self._run(self._prepare(torch.float32), image, _Uncounted(progress))
+                return self._run(self._prepare(torch.float32), None, image, _Uncounted(progress))
 
     def _prepare(self, dtype: torch.dtype) -> RRDBNet:
         copied = copy.deepcopy(self._original)
@@ -105,13 +108,13 @@ class TorchEngine:
         return copied
 
     @torch.inference_mode()
-    def _run(self, rrdbnet: RRDBNet, image: Image, progress: Progress) -> Image:
+    def _run(self, rrdbnet: RRDBNet, fused: FusedNetwork | None, image: Image, progress: Progress) -> Image:
         height, width = image.shape[:2]
         batch = _to_batch(image, self._device.torch_device, rrdbnet.scale)
         if paced := self._paced(rrdbnet, batch, progress):
             progress = paced
-        features = self._features(rrdbnet, batch, progress)
-        result, finite = self._upsampled(rrdbnet, features, progress)
+        features = self._features(rrdbnet, fused, batch, progress)
+        result, finite = self._upsampled(rrdbnet, fused, features, progress)
         if paced:
             paced.drain()
         if not finite:
@@ -132,7 +135,7 @@ class TorchEngine:
 
         return Paced(progress, record, pass_work)
 
-    def _features(self, rrdbnet: RRDBNet, batch: Tensor, progress: Progress) -> Tensor:
+    def _features(self, rrdbnet: RRDBNet, fused: FusedNetwork | None, batch: Tensor, progress: Progress) -> Tensor:
         """The body, on the whole image if memory allows, else in tiles as large as memory allows."""
         unshuffled = F.pixel_unshuffle(batch, 2) if rrdbnet.scale == 2 else batch
         height, width = unshuffled.shape[2:]
@@ -140,15 +143,17 @@ class TorchEngine:
         while True:
             try:
                 if height * width <= tile_px**2:
-                    return _body(rrdbnet, unshuffled, progress)
-                return _tiled_body(rrdbnet, unshuffled, tile_px, progress)
+                    return _body(rrdbnet, fused, unshuffled, progress)
+                return _tiled_body(rrdbnet, fused, unshuffled, tile_px, progress)
             except RuntimeError as exc:
                 if not _is_out_of_memory(exc) or tile_px <= BODY_MIN_TILE_PX:
                     raise
             tile_px = max(min(tile_px, max(height, width)) // 2, BODY_MIN_TILE_PX)
             self._note_shortage(tile_px)
 
-    def _upsampled(self, rrdbnet: RRDBNet, features: Tensor, progress: Progress) -> tuple[Tensor, Tensor]:
+    def _upsampled(
+        self, rrdbnet: RRDBNet, fused: FusedNetwork | None, features: Tensor, progress: Progress
+    ) -> tuple[Tensor, Tensor]:
         """The upsampler, in tiles: uint8 `(4h, 4w, 3)`, and whether all of it was finite, a bool of no dimension."""
         height, width = features.shape[2:]
         tile_px = UPSAMPLER_TILE_PX[self._device.torch_device.type]
@@ -157,10 +162,13 @@ class TorchEngine:
             finite = torch.ones((), dtype=torch.bool, device=features.device)
             try:
                 for tile, padded, inner in tiles(height, width, tile_px, UPSAMPLER_HALO_PX):
-                    rendered = _upsample(rrdbnet, features[:, :, *padded])[:, :, *times(inner, 4)]
-                    finite &= torch.isfinite(rendered).all()  # what overflowed in the body has come through to here
-                    result[times(tile, 4)] = _to_uint8(rendered)
-                    progress.advance(FLOPS_UPSAMPLER_PX * rendered.shape[2] * rendered.shape[3] / 16)
+                    upsampled, tile_finite = (
+                        fused.upsample(features[:, :, *padded]) if fused else _upsample(rrdbnet, features[:, :, *padded])
+                    )
+                    finite &= tile_finite  # what overflowed in the body has come through to here
+                    part = result[times(tile, 4)]
+                    part.copy_(upsampled[times(inner, 4)])
+                    progress.advance(FLOPS_UPSAMPLER_PX * part.shape[0] * part.shape[1] / 16)
             except RuntimeError as exc:
                 if not _is_out_of_memory(exc) or tile_px <= UPSAMPLER_MIN_TILE_PX:
                     raise
@@ -201,13 +209,15 @@ def _to_batch(image: Image, device: torch.device, scale: int) -> Tensor:
     return batch.contiguous(memory_format=torch.channels_last)
 
 
-def _body(rrdbnet: RRDBNet, batch: Tensor, progress: Progress) -> Tensor:
+def _body(rrdbnet: RRDBNet, fused: FusedNetwork | None, batch: Tensor, progress: Progress) -> Tensor:
     """The beginning of RRDBNet: `(1, 3 or 12, h, w)` in fp32 to `(1, 64, h, w)` features.
 
     Pixels, and what is between two blocks, are in fp32 always: rounded 25 times, they would cost quality.
     """
     dtype = rrdbnet.conv_body.weight.dtype
     shallow = rrdbnet.conv_first(batch)
+    if fused:
+        return fused.body(shallow, progress)
     features = shallow
     for block in rrdbnet.body:
         dense = features.to(dtype)
@@ -231,25 +241,22 @@ def _dense_block(block: ResidualDenseBlock, features: Tensor, progress: Progress
     return cast(Tensor, result.mul_(0.2).add_(features))
 
 
-def _tiled_body(rrdbnet: RRDBNet, batch: Tensor, tile_px: int, progress: Progress) -> Tensor:
+def _tiled_body(rrdbnet: RRDBNet, fused: FusedNetwork | None, batch: Tensor, tile_px: int, progress: Progress) -> Tensor:
     height, width = batch.shape[2:]
     dtype = rrdbnet.conv_body.weight.dtype
     features = batch.new_empty((1, height, width, 64), dtype=dtype).permute(0, 3, 1, 2)  # channels_last
     for tile, padded, inner in tiles(height, width, tile_px - 2 * BODY_HALO_PX, BODY_HALO_PX):
-        features[:, :, *tile] = _body(rrdbnet, batch[:, :, *padded], progress)[:, :, *inner]
+        features[:, :, *tile] = _body(rrdbnet, fused, batch[:, :, *padded], progress)[:, :, *inner]
     return features
 
 
-def _upsample(rrdbnet: RRDBNet, features: Tensor) -> Tensor:
-    """The end of RRDBNet: `(1, 64, h, w)` features to `(1, 3, 4h, 4w)` RGB around 0–1."""
+def _upsample(rrdbnet: RRDBNet, features: Tensor) -> tuple[Tensor, Tensor]:
+    """The end of RRDBNet: `(1, 64, h, w)` features to uint8 `(4h, 4w, 3)` RGB, and whether all was finite."""
     for convolution in (rrdbnet.conv_up1, rrdbnet.conv_up2):
         features = rrdbnet.lrelu(convolution(F.interpolate(features, scale_factor=2, mode="nearest")))
-    return cast(Tensor, rrdbnet.conv_last(rrdbnet.lrelu(rrdbnet.conv_hr(features))))
-
-
-def _to_uint8(rendered: Tensor) -> Tensor:
-    """`(1, 3, h, w)` around 0–1 to uint8 `(h, w, 3)`, rounded as the reference does."""
-    return rendered[0].permute(1, 2, 0).float().clamp_(0, 1).mul_(255).round_().to(torch.uint8)
+    rendered = rrdbnet.conv_last(rrdbnet.lrelu(rrdbnet.conv_hr(features)))
+    bytes_ = rendered[0].permute(1, 2, 0).float().clamp_(0, 1).mul_(255).round_().to(torch.uint8)
+    return bytes_, torch.isfinite(rendered).all()
 
 
 def _to_host(result: Tensor) -> Image:
