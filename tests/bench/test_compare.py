@@ -14,6 +14,7 @@ from bench.compare.quality import measure_quality
 from bench.compare.runner import Section, in_turns, measure_section
 from bench.compare.worker import EngineError, workers
 from bench.images.photographs import largest_difference, psnr_db
+from bench.images.textures import texture
 from bench.report.arithmetic import Spread, log_log_slope, ratios
 from bench.results import Record, Sample, read_records
 from tests.bench.fake_baselines import BLACK, BROKEN, FAST, SLOW, YARDSTICK
@@ -58,6 +59,22 @@ def test_psnr_and_largest_difference() -> None:
     assert psnr_db(black, black) == 100
     almost[:] = 1
     assert psnr_db(black, almost) == pytest.approx(48.13, abs=0.01)
+
+
+@pytest.mark.parametrize("name", ["noise", "line art"])
+def test_textures_that_are_made_are_the_same_each_time_and_full_of_detail(name: str) -> None:
+    made = texture(40, 30, name)
+    assert made.shape == (30, 40, 3)
+    assert np.array_equal(made, texture(40, 30, name))
+    assert made.std() > 50
+
+
+def test_a_texture_that_is_smaller_or_unknown_is_refused() -> None:
+    with pytest.raises(ValueError, match="no texture wool"):
+        texture(40, 30, "wool")
+    pytest.importorskip("skimage", reason="make bench installs it")
+    with pytest.raises(ValueError, match="print is"):
+        texture(800, 600, "print")
 
 
 def test_engines_are_timed_in_turns_beside_the_yardstick() -> None:
