@@ -42,12 +42,12 @@ def _sections() -> list[Section]:
     return [
         *(_passes(size, size, FEW if size == (512, 512) else ROUNDS) for size in ON_CPU),
         _busy((192, 128), FEW),
-        _sizes([96, 136, 192, 272, 384], FEW),
+        _sizes([96, 136, 192, 272], FEW),
         _quality((192, 128), PHOTOGRAPHS, TEXTURES),
         _http(300, FEW),
         _memory(540, FEW),
         _paste((7680, 4320), 10, FEW),
-        Section("start", {}, ROUNDS, measure_starts),
+        Section("start", {}, FEW, measure_starts),
     ]
 
 
@@ -55,12 +55,12 @@ def _quick_sections() -> list[Section]:
     """The same with small pictures and one or two rounds; the larger passes would show nothing new."""
     return [
         _passes((128, 128), (32, 32), 2, without=baselines.ONNXRUNTIME),  # to export it takes half a minute
-        _passes((192, 128), (48, 32), 2),
+        _passes((192, 128), (48, 32), 1),
         _busy((24, 16), 1),
-        _sizes([32, 64], 2),
+        _sizes([32, 64], 1),
         _quality((32, 24), PHOTOGRAPHS[:2], TEXTURES[:2]),
         _http(16, 1),
-        _memory(32, 1),
+        _memory(16, 1),
         _paste((1920, 1080), 3, 2),
         Section("start", {}, 1, measure_starts),
     ]
