@@ -208,10 +208,12 @@ def faults(card: Card) -> None:
         [sys.executable, "-c", _DEVICE_ASSERT], capture_output=True, text=True, check=False, cwd=PROJECT
     )
     card.note("a dead device", [dead.returncode, *dead.stdout.splitlines(), dead.stderr[-300:]])
+    engines = {kind: card.engine(kind) for kind in ("fused", "fp16")}
+    for engine in engines.values():
+        engine.upscale(_picture(64, 64), NOBODY)  # what libraries keep for themselves, they have then
     free_bytes = torch.cuda.mem_get_info()[0]
     hog = torch.empty(free_bytes - (700 << 20), dtype=torch.uint8, device="cuda")
-    for kind in ("fused", "fp16"):
-        engine = card.engine(kind)
+    for kind, engine in engines.items():
         try:
             engine.upscale(_picture(1920, 1080), NOBODY)
             card.note(f"a full card, {kind}", f"served; {engine.shortages} shortages")

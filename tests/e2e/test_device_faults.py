@@ -73,10 +73,18 @@ async def test_an_exception_in_the_network_is_a_500_and_the_next_response_is_rig
         assert bytes_of(await ask(client, image)) == golden(image)
 
 
+@pytest.mark.parametrize(
+    "shortage",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("GET was unable to find an engine to execute this computation"),  # all that cuDNN says of it
+    ],
+    ids=["torch", "cuDNN"],
+)
 async def test_a_lack_of_memory_in_the_network_costs_tiles_and_not_the_response(
-    settings: Settings, models: Models, golden: Callable[[bytes], bytes]
+    settings: Settings, models: Models, golden: Callable[[bytes], bytes], shortage: RuntimeError
 ) -> None:
-    async with faulty(settings, models, [torch.OutOfMemoryError("CUDA out of memory")]) as client:
+    async with faulty(settings, models, [shortage]) as client:
         image = new_picture()
         response = await ask(client, image)
         tiled, whole = (Image.open(io.BytesIO(data)) for data in (bytes_of(response), golden(image)))

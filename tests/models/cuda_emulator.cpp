@@ -21,7 +21,7 @@
 
 struct Index { int x, y, z; };
 static Index blockIdx;
-char memory[1 << 17] __attribute__((aligned(128)));
+char memory[1 << 17] __attribute__((aligned(1024)));
 
 struct Fiber { ucontext_t context; Index thread; bool done; };
 static std::vector<Fiber> fibers;
@@ -76,6 +76,28 @@ static void multiply_add(float* c, const u32* a, const u32* b) {
   }
 }
 static u32 pack(float low, float high) { return as_half(low) | as_half(high) << 16; }
+static float from_lane_xor(float f, int mask) {
+  Deposit mine{};
+  memcpy(&mine.address, &f, 4);
+  const Deposit* all = exchange(mine);
+  memcpy(&f, &all[(threadIdx.x & 31) ^ mask].address, 4);
+  return f;
+}
+#ifdef HOPPER
+static u32 slot(u32 index, u32 half);
+static void begin_products() {}
+static void commit_products() {}
+template <int N> static void wait_products_but() {}
+static void multiply_add_32(float (*c)[4], const u32* a, u32 address) {
+  const int lane = threadIdx.x & 31;
+  if (address % 256) abort();  // Hopper's swizzle is of addresses, ours of what lies there
+  for (int n = 0; n < 4; n++) {
+    u32 b[2];
+    for (int half = 0; half < 2; half++) memcpy(b + half, memory + address + slot(n * 8 + lane / 4, half) + lane % 4 * 4, 4);
+    multiply_add(c[n], a, b);
+  }
+}
+#endif
 static int to_nearest(float f) { return (int)nearbyintf(f); }
 static float unpack(u32 bits) { return as_float(bits); }
 
