@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import warnings
 from collections.abc import Iterator, Sequence
 
 from bench.compare.baselines import OURS, REALESRGANER, Engine
@@ -20,14 +23,16 @@ def measure_quality(
 ) -> Iterator[Sample]:
     """One sample a picture: the largest error of each engine, and its PSNR."""
     shape = (height, width)
-    built = {engine.name: engine.build(shape) for engine in engines}
-    true = reference.build(shape)
+    with warnings.catch_warnings(action="ignore"):  # how long an engine will still work with this torch is not measured
+        built = {engine.name: engine.build(shape) for engine in engines}
+        true = reference.build(shape)
     for name in names[-missing:]:
         image = picture(width, height, name)
         sample: Sample = {}
-        truth = true(image)
-        for engine, upscale in built.items():
-            sample |= _errors(engine, upscale(image), truth)
+        with contextlib.redirect_stdout(io.StringIO()):  # some engines write to it with every tile
+            truth = true(image)
+            for engine, upscale in built.items():
+                sample |= _errors(engine, upscale(image), truth)
         yield sample
 
 
