@@ -1,0 +1,281 @@
+"""RRDBNet on x86-64 CPUs, in fp32: Winograd's F(6×6, 3×3) in winograd.cpp, some five times as fast as torch."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import math
+import platform
+import weakref
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from basicsr.archs.rrdbnet_arch import ResidualDenseBlock, RRDBNet
+from numpy.typing import NDArray
+
+from core.progress import Progress
+from models.device import Image
+from models.engines.rrdbnet import (
+    FLOPS_AROUND_BLOCKS_PX,
+    FLOPS_PER_BLOCK_PX,
+    FLOPS_UPSAMPLER_PX,
+    feature_size,
+    flops_per_feature_px,
+)
+from models.engines.tiles import BODY_HALO_PX, BODY_MIN_TILE_PX, Region, tiles, times
+
+logger = logging.getLogger(__name__)
+
+Build = Literal["avx512", "avx2"]
+
+LIBRARIES = Path(__file__).parent / "lib"
+CAPABILITIES: dict[Build, tuple[str, ...]] = {  # as torch names them; it asks the operating system, too
+    "avx512": ("avx512_f", "avx512_bw", "avx512_dq", "avx512_vl", "fma3"),
+    "avx2": ("avx2", "fma3"),
+}
+BODY_BYTES_PX = 3 * 64 * 4  # three planes of 64 channels take turns
+KEPT_BYTES_PX = 4 * 4 * 3 + 12 + 4 * 12  # of all pixels: the result, and the image as bytes and as floats
+STOPPED, OUT_OF_MEMORY = 1, 2  # what winograd_run returns, beside 0
+
+_Tell = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_double, ctypes.c_void_p)
+
+
+def unavailable_reason() -> str:
+    """Why this engine cannot run here, as a sentence for people; the empty string if it can."""
+    if platform.machine() not in ("x86_64", "AMD64"):
+        return f"The engine for CPUs is made for x86-64, and this is {platform.machine()}."
+    if not any(map(_cpu_has, CAPABILITIES)):
+        return "The engine for CPUs needs AVX2 and FMA, which this CPU or its operating system lacks."
+    if best_build() is None:
+        return f"The engine for CPUs has not been built: {_library(_missing_build())} is not there."
+    return ""
+
+
+def best_build() -> Build | None:
+    """The fastest build that is there and that this CPU runs. Both give the same bytes."""
+    return next((build for build in CAPABILITIES if _cpu_has(build) and _library(build).exists()), None)
+
+
+def _missing_build() -> Build:
+    return next(build for build in CAPABILITIES if _cpu_has(build))
+
+
+def _cpu_has(build: Build) -> bool:
+    capabilities = torch.cpu.get_capabilities()
+    return all(capabilities.get(name) for name in CAPABILITIES[build])
+
+
+def _library(build: Build) -> Path:
+    return LIBRARIES / f"winograd_{build}.so"
+
+
+@cache
+def _load(build: Build) -> ctypes.CDLL:
+    library = ctypes.CDLL(str(_library(build)))  # its calls release the interpreter's lock
+    pointer, integer, size = ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t
+    library.winograd_create.argtypes = [integer, integer, pointer, pointer, integer]
+    library.winograd_create.restype = pointer
+    library.winograd_destroy.argtypes = [pointer]
+    library.winograd_destroy.restype = None
+    library.winograd_bytes.argtypes = [integer, integer, integer]
+    library.winograd_bytes.restype = size
+    library.winograd_run.argtypes = [pointer, pointer, integer, integer, pointer, pointer, size, integer, _Tell, pointer]
+    library.winograd_run.restype = integer
+    return library
+
+
+class WinogradEngine:
+    """One RRDBNet on a CPU, on whole images.
+
+    The same image gives the same bytes with any number of threads, with either build and on any machine, within one grey
+    level of torch in fp32. Nothing is kept between two passes but the packed weights, 470 MB for 23 blocks, and no thread; so
+    a pass may run inside another's `progress`. Where the body does not fit into memory it runs in tiles with a halo.
+    """
+
+    def __init__(self, rrdbnet: RRDBNet, memory_bytes: int, threads: int, build: Build | None = None) -> None:
+        """Pack the weights; `rrdbnet` itself is not kept.
+
+        Args:
+            rrdbnet: of scale 4 or 2, with 64 features and growth of 32.
+            memory_bytes: what one pass may use.
+            threads: how many a pass uses, the caller's included.
+            build: by default, the fastest for this CPU.
+
+        Raises:
+            RuntimeError: no build of the library runs here; `unavailable_reason()` says why.
+            MemoryError: there is no room for the packed weights.
+        """
+        chosen = build or best_build()
+        if chosen is None or not (_cpu_has(chosen) and _library(chosen).exists()):
+            raise RuntimeError(unavailable_reason() or f"{_library(chosen or 'avx2')} cannot run here.")
+        self.name = f"winograd fp32 ({chosen})"
+        self.shortages = 0  # how often a pass ran out of memory: its tiles, and so its bytes, are not the usual ones
+        self._library = _load(chosen)
+        self._memory_bytes = memory_bytes
+        self._threads = max(threads, 1)
+        self._scale: int = rrdbnet.scale
+        self._blocks = len(rrdbnet.body)
+        self._network = _pack(self._library, rrdbnet, self._threads)
+        weakref.finalize(self, self._library.winograd_destroy, self._network)
+
+    def memory_bytes(self, height: int, width: int) -> int:
+        """What a pass over an image of that size takes at its peak, beside the model, to a factor of two."""
+        height, width = feature_size(height, width, self._scale)
+        tile_px = self._body_tile_px(height, width)
+        if tile_px < max(height, width):
+            body: int = self._library.winograd_bytes(min(tile_px, height), min(tile_px, width), self._threads)
+        else:
+            body = self._library.winograd_bytes(height, width, self._threads)
+        return body + KEPT_BYTES_PX * height * width
+
+    def upscale(self, image: Image, progress: Progress) -> Image:
+        """Enlarge an image by the network's own scale.
+
+        Args:
+            image: uint8 `(h, w, 3)` RGB, 0–255, any size from 1×1, any strides.
+            progress: told of the work that is done some 50 times a second, on the calling thread, while the others sleep; what
+                it raises ends the pass within milliseconds.
+
+        Returns:
+            uint8 `(h * scale, w * scale, 3)`. Where the network overflows, 0 or 255.
+
+        Raises:
+            TypeError, ValueError: of the image's dtype or shape.
+            MemoryError: the smallest tiles do not fit into memory either.
+        """
+        if image.dtype != np.uint8:
+            raise TypeError(f"the image must be uint8, not {image.dtype}")
+        if image.ndim != 3 or image.shape[2] != 3 or not image.size:
+            raise ValueError(f"the image must be (h, w, 3), not {image.shape}")
+        pixels = _unshuffled(image) if self._scale == 2 else image
+        height, width = pixels.shape[:2]
+        result = np.empty((height * 4, width * 4, 3), np.uint8)
+        work = _Work(progress, self._blocks)
+        tile_px = self._body_tile_px(height, width)
+        while True:
+            try:
+                for tile, padded, inner in tiles(height, width, *_tile_and_halo(tile_px, height, width)):
+                    self._run(pixels[padded], inner, result[times(tile, 4)], work)
+                break
+            except MemoryError:
+                if tile_px <= BODY_MIN_TILE_PX:
+                    raise
+            tile_px = max(min(tile_px, max(height, width)) // 2, BODY_MIN_TILE_PX)
+            self.shortages += 1
+            work.restart()
+            logger.warning("out of memory; again in tiles of %d px", tile_px)
+        return result[: image.shape[0] * self._scale, : image.shape[1] * self._scale]
+
+    def _body_tile_px(self, height: int, width: int) -> int:
+        """Side of the largest square whose body fits into memory, or the longer side if the whole body does."""
+        free_bytes = max(self._memory_bytes - KEPT_BYTES_PX * height * width, 0)
+        if height * width * BODY_BYTES_PX <= free_bytes:
+            return max(height, width)
+        return max(math.isqrt(free_bytes // BODY_BYTES_PX), BODY_MIN_TILE_PX)
+
+    def _run(self, pixels: NDArray[np.uint8], inner: Region, out: Image, work: _Work) -> None:
+        """One tile of the features: uint8 `(h, w, 3 or 12)`, what of it is wanted, and where that goes."""
+        height, width, channels = pixels.shape
+        batch = np.zeros((height + 2, width + 2, channels), np.float32)
+        np.divide(pixels, np.float32(255), out=batch[1:-1, 1:-1])
+        rows, columns = inner
+        bounds = (ctypes.c_int * 4)(rows.start, rows.stop, columns.start, columns.stop)
+        work.expect(height * width, (rows.stop - rows.start) * (columns.stop - columns.start))
+        code = self._library.winograd_run(
+            self._network,
+            batch.ctypes.data,
+            height,
+            width,
+            bounds,
+            out.ctypes.data,
+            out.strides[0],
+            self._threads,
+            work.tell,
+            None,
+        )
+        if code == STOPPED and work.error:
+            raise work.error
+        if code == OUT_OF_MEMORY:
+            raise MemoryError(f"no memory for a pass over {width}×{height} features")
+        if code:
+            raise RuntimeError(f"the engine failed with code {code}")
+
+
+class _Work:
+    """What of a pass is done, for `progress`. Halos are no work of the picture's, and what runs again is told once."""
+
+    def __init__(self, progress: Progress, blocks: int) -> None:
+        self.tell = _Tell(self._tell)
+        self.error: BaseException | None = None
+        self._progress = progress
+        self._blocks = blocks
+        self._share = 1.0
+        self._done = self._told = 0.0
+
+    def expect(self, body_px: int, inner_px: int) -> None:
+        """Of a tile that is so large with its halo, and without."""
+        body = (FLOPS_PER_BLOCK_PX * self._blocks + FLOPS_AROUND_BLOCKS_PX) * body_px
+        self._share = flops_per_feature_px(self._blocks) * inner_px / (body + FLOPS_UPSAMPLER_PX * inner_px)
+
+    def restart(self) -> None:
+        self._done = 0.0
+
+    def _tell(self, work: float, _context: object) -> int:
+        self._done += work * self._share
+        told, self._told = self._told, max(self._told, self._done)
+        try:
+            self._progress.advance(self._told - told)
+        except BaseException as exc:  # whatever it is, it is raised again when the pass has ended
+            self.error = exc
+            return 1
+        return 0
+
+
+def _tile_and_halo(tile_px: int, height: int, width: int) -> tuple[int, int]:
+    return (tile_px, 0) if tile_px >= max(height, width) else (tile_px - 2 * BODY_HALO_PX, BODY_HALO_PX)
+
+
+def _unshuffled(image: Image) -> NDArray[np.uint8]:
+    """`(h, w, 3)` to `(⌈h/2⌉, ⌈w/2⌉, 12)`, padded to even by reflection, as torch's pixel_unshuffle orders channels."""
+    height, width = image.shape[:2]
+    mode: Literal["reflect", "edge"] = "reflect" if min(height, width) > 1 else "edge"  # reflection needs a second pixel
+    even = np.pad(image, ((0, height % 2), (0, width % 2), (0, 0)), mode)
+    blocks = even.reshape(even.shape[0] // 2, 2, even.shape[1] // 2, 2, 3)
+    return blocks.transpose(0, 2, 4, 1, 3).reshape(blocks.shape[0], blocks.shape[2], 12)
+
+
+def _convolutions(block: ResidualDenseBlock) -> tuple[torch.nn.Conv2d, ...]:
+    return block.conv1, block.conv2, block.conv3, block.conv4, block.conv5
+
+
+def _pack(library: ctypes.CDLL, rrdbnet: RRDBNet, threads: int) -> ctypes.c_void_p:
+    """The network with its weights transformed, for `winograd_run`; to be destroyed by `winograd_destroy`."""
+    dense_blocks = [dense for block in rrdbnet.body for dense in (block.rdb1, block.rdb2, block.rdb3)]
+    convolutions: list[torch.nn.Conv2d] = [
+        rrdbnet.conv_first,
+        *[convolution for dense in dense_blocks for convolution in _convolutions(dense)],
+        *(rrdbnet.conv_body, rrdbnet.conv_up1, rrdbnet.conv_up2, rrdbnet.conv_hr, rrdbnet.conv_last),
+    ]
+    channels, blocks = convolutions[0].in_channels, len(rrdbnet.body)
+    grown = [(64, 32), (96, 32), (128, 32), (160, 32), (192, 64)] * 3 * blocks
+    expected = [(channels, 64), *grown, *[(64, 64)] * 4, (64, 3)]
+    if [(convolution.in_channels, convolution.out_channels) for convolution in convolutions] != expected:
+        raise ValueError("the engine is made for RRDBNet with 64 features and growth of 32")
+    weights = [convolution.weight.detach().cpu().float().contiguous() for convolution in convolutions]
+    biases = [
+        convolution.bias.detach().cpu().float().contiguous() for convolution in convolutions if convolution.bias is not None
+    ]
+    pointers = ctypes.c_void_p * len(convolutions)
+    handle = library.winograd_create(
+        blocks,
+        channels,
+        pointers(*[weight.data_ptr() for weight in weights]),
+        pointers(*[bias.data_ptr() for bias in biases]),
+        threads,
+    )
+    if not handle:
+        raise MemoryError("no memory for the transformed weights")
+    return ctypes.c_void_p(handle)
