@@ -51,8 +51,11 @@ def build_ours(_shape: Shape) -> Upscale:
 
 
 def build_ours_avx2(_shape: Shape) -> Upscale:
-    """Ours as a machine without AVX-512 runs it."""
-    raise NotImplementedError
+    """Ours as a CPU without AVX-512 runs it."""
+    from models.engines.winograd import WinogradEngine
+
+    engine = WinogradEngine(rrdbnet(), device().memory_bytes, threads(), "avx2")
+    return lambda image: engine.upscale(image, NullProgress())
 
 
 def build_torch(_shape: Shape) -> Upscale:
@@ -188,8 +191,11 @@ ON_GPU = (REALESRGANER, REALESRGANER_HALF, INDUCTOR, OURS)
 
 
 def runnable(engines: Sequence[Engine]) -> list[Engine]:
-    """Those of the engines that this machine can run."""
-    return [engine for engine in engines if engine is not OURS_AVX2]
+    """Those that this machine can run: where no build of ours can, "ours" is what it runs on torch."""
+    from models.engines.winograd import best_build
+
+    left_out = () if best_build() else (OURS_AVX2, TORCH)
+    return [engine for engine in engines if engine not in left_out]
 
 
 def engine_name() -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench.compare.baselines import build_ncnn, build_realesrganer
+from bench.compare.baselines import OURS, OURS_AVX2, REALESRGANER, TORCH, Engine, build_ncnn, build_realesrganer, runnable
 from bench.compare.passes import measure_busy, measure_passes
 from bench.compare.quality import measure_quality
 from bench.compare.runner import Section, in_turns, measure_section
@@ -113,6 +113,14 @@ def test_an_engine_that_fails_says_why() -> None:
 def test_ncnn_runs_the_same_model() -> None:
     pytest.importorskip("ncnn", reason="make bench installs it")
     assert largest_difference(build_ncnn((24, 24))(PHOTOGRAPH), build_realesrganer((24, 24))(PHOTOGRAPH)) <= 1
+
+
+@pytest.mark.parametrize(("build", "left"), [("avx2", (OURS_AVX2, TORCH, OURS)), (None, (OURS,))])
+def test_without_a_build_of_ours_only_what_runs_in_its_place_is_measured(
+    build: str | None, left: tuple[Engine, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("models.engines.winograd.best_build", lambda: build)
+    assert runnable((REALESRGANER, OURS_AVX2, TORCH, OURS)) == [REALESRGANER, *left]
 
 
 def section(*samples: Sample, count: int = 3) -> Section:
