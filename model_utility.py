@@ -133,13 +133,15 @@ def load_models(settings: Settings) -> Models:
     from models.device import select_device
     from models.device_faults import device_lost_reason, probe_device
     from models.engines.rrdbnet import build_rrdbnet
+    from models.engines.winograd import unavailable_reason
     from models.face_detection import FaceDetector
     from models.face_restoration import FaceRestorer
     from models.super_resolution import SuperResolver
 
     device = select_device(settings.device, settings.precision, settings.torch_threads)
-    if device.warning:
-        logger.warning("%s", device.warning)
+    for warning in (device.warning, unavailable_reason() if device.torch_device.type == "cpu" else ""):
+        if warning:
+            logger.warning("%s", warning)
     weights = _Weights(settings.weights_dir)
     by_model: dict[str, dict[int, Any]] = {}
     for model, scale, name, file in _SUPER_RESOLUTION:
