@@ -49,7 +49,7 @@ overload: weights ## send four times what the server can do, for SECONDS=60, and
 demo: weights   ## show what it does to pictures
 	@$(python) -m bench.images.demo
 
-bench:    ## measure docs/benchmarks.md (QUICK=1: some minutes, small pictures; ARGS="pass128 start" names some sections)
+bench:    ## measure docs/benchmarks.md (QUICK=1: three minutes, small pictures; ARGS="pass128 start" names some sections)
 	@$(setup) --bench
 	@$(python) -m weights.fetch
 	@$(python) -m bench $(if $(QUICK),--quick) $(ARGS)
