@@ -22,6 +22,7 @@ from core.progress import NullProgress, Progress
 from weights.manifest import WeightFile, read_manifest, sha256_of
 
 if TYPE_CHECKING:
+    from models.device import Device
     from models.face_detection import FaceDetector
     from models.face_restoration import FaceRestorer
     from models.super_resolution import SuperResolver
@@ -132,22 +133,16 @@ def load_models(settings: Settings) -> Models:
     """
     from models.device import select_device
     from models.device_faults import device_lost_reason, probe_device
-    from models.engines.rrdbnet import build_rrdbnet
     from models.engines.winograd import unavailable_reason
     from models.face_detection import FaceDetector
     from models.face_restoration import FaceRestorer
-    from models.super_resolution import SuperResolver
 
     device = select_device(settings.device, settings.precision, settings.torch_threads)
     for warning in (device.warning, unavailable_reason() if device.torch_device.type == "cpu" else ""):
         if warning:
             logger.warning("%s", warning)
     weights = _Weights(settings.weights_dir)
-    by_model: dict[str, dict[int, Any]] = {}
-    for model, scale, name, file in _SUPER_RESOLUTION:
-        if (state_dict := weights.load(name, file)) is not None:
-            by_model.setdefault(model, {})[scale] = build_rrdbnet(state_dict, scale)
-    super_resolvers = {model: SuperResolver(by_scale, device) for model, by_scale in by_model.items()}
+    super_resolvers = _load_super_resolvers(weights, device)
     detector = None
     for file, backbone in _FACE_DETECTION:
         if detector is None and (state_dict := weights.load("face_detection", file)) is not None:
@@ -168,6 +163,18 @@ def load_models(settings: Settings) -> Models:
         device.allocated_bytes,
         lost_reason,
     )
+
+
+def _load_super_resolvers(weights: _Weights, device: Device) -> dict[str, SuperResolver]:
+    """Apart from `load_models`: what is imported there keeps, in some exception, that function's variables for ever."""
+    from models.engines.rrdbnet import build_rrdbnet
+    from models.super_resolution import SuperResolver
+
+    by_model: dict[str, dict[int, Any]] = {}
+    for model, scale, name, file in _SUPER_RESOLUTION:
+        if (state_dict := weights.load(name, file)) is not None:
+            by_model.setdefault(model, {})[scale] = build_rrdbnet(state_dict, scale)
+    return {model: SuperResolver(by_scale, device) for model, by_scale in by_model.items()}
 
 
 class _Weights:
