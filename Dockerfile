@@ -15,10 +15,23 @@ ENV VENV=/opt/venv \
     UV_NO_CACHE=1 \
     UV_COMPILE_BYTECODE=1
 COPY pyproject.toml uv.lock /build/
-COPY scripts /build/scripts
+COPY scripts/setup.sh scripts/check.py /build/scripts/
+COPY scripts/setup_hook /build/scripts/setup_hook
 # A company's index and certificates: docker build --secret id=pip.conf,src=$HOME/.config/pip/pip.conf
 RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf \
     /build/scripts/setup.sh && /opt/venv/bin/python -m pip uninstall --yes --quiet uv
+
+
+# The engine for CPUs: two libraries for x86-64, elsewhere none.
+FROM base AS engine
+# hadolint ignore=DL3008
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends g++ \
+    && rm -rf /var/lib/apt/lists/*
+WORKDIR /build
+COPY scripts/build_engine.sh scripts/
+COPY models/engines models/engines
+RUN mkdir models/engines/lib && scripts/build_engine.sh && test ! -e models/engines/lib/.failed
 
 
 FROM base
@@ -37,6 +50,7 @@ RUN echo "upscale:x:10001:10001::/tmp:/usr/sbin/nologin" >> /etc/passwd \
 COPY --from=packages /opt/venv /opt/venv
 WORKDIR /app
 COPY . .
+COPY --from=engine /build/models/engines/lib models/engines/lib
 USER 10001:10001
 
 # BAKE_WEIGHTS=1 puts the weights into the image; else the first start fetches them into the volume.

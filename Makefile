@@ -5,7 +5,7 @@ python := .venv/bin/python
 setup  := PYTHON="$(PYTHON)" scripts/setup.sh
 uv     := UV_SYSTEM_CERTS=1 .venv/bin/uv --quiet
 
-.PHONY: help setup weights run test test-page demo screenshots bench audit attack overload soak lock
+.PHONY: help setup weights run test test-page demo screenshots bench audit attack overload soak sanitize lock
 help:     ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1:/p' Makefile | awk -F: '{ printf "  make %-12s %s\n", $$1, substr($$0, length($$1) + 2) }'
 
@@ -49,13 +49,16 @@ overload: weights ## send four times what the server can do, for SECONDS=60, and
 demo: weights   ## show what it does to pictures
 	@$(python) -m bench.images.demo
 
-bench:    ## measure docs/benchmarks.md (QUICK=1: some minutes, small pictures; ARGS="pass128 start" names some sections)
+bench:    ## measure docs/benchmarks.md (QUICK=1: three minutes, small pictures; ARGS="pass128 start" names some sections)
 	@$(setup) --bench
 	@$(python) -m weights.fetch
 	@$(python) -m bench $(if $(QUICK),--quick) $(ARGS)
 
 soak: weights   ## keep it under every kind of load for SECONDS=600, see that nothing grows, and report in docs/benchmarks.md
 	@$(python) -m bench.load.soak $(SECONDS)
+
+sanitize: ## run the engine for CPUs over odd sizes under the address, undefined and thread sanitizers (needs g++)
+	@scripts/sanitize.sh
 
 lock:     ## write uv.lock and requirements.txt anew, after a change in pyproject.toml (ARGS="--upgrade-package quart")
 	@$(setup) --dev

@@ -11,12 +11,14 @@ if __name__ == "__main__":
     gc.disable()  # while modules are imported and models loaded: without it, /health answers a tenth later
 
 import asyncio
+import faulthandler
 import logging
+import os
 import signal
 import sys
 from collections.abc import Callable
 from functools import partial
-from typing import cast
+from typing import NoReturn, cast
 
 from hypercorn.typing import ASGIFramework
 from quart import Quart
@@ -37,6 +39,8 @@ from serving.lifecycle import Service
 
 logger = logging.getLogger(__name__)
 
+DEVICE_LOST_STATUS = 75  # EX_TEMPFAIL of sysexits.h: started again, it may succeed
+LOST_END_SECONDS = 90.0  # after the device is lost: the drain, whose own limits add up to less, is taken to hang
 RESPONSE_TIMEOUT_SECONDS = 600  # a response of 60 MB at 1 Mbit/s takes 8 minutes
 TRY_IT = (
     "curl -sS --fail '{url}upscale?target_resolution=2k' -H 'Content-Type: image/jpeg' -H 'Accept: image/*' "
@@ -80,7 +84,10 @@ async def _watch_connections() -> None:
 
 
 def main() -> int:
-    """Serve until SIGTERM or SIGINT, then drain. Exit status 0; 1 if nothing can be served; 2 for a wrong setting."""
+    """Serve until SIGTERM or SIGINT, then drain.
+
+    Exit status 0; 1 if nothing can be served; 2 for a wrong setting; 75 if the device is lost, and a new process may serve.
+    """
     try:
         settings = Settings.from_env()
         configure_logging(settings.log_level, settings.log_format)
@@ -104,13 +111,29 @@ async def _serve(settings: Settings) -> int:
     access: Access = app.extensions["access"]
     logger.info("API_KEY is not set: anybody who reaches the port is served" if access.is_open else "an API key is required")
     logger.info("loading the models; once they are ready, try: %s", TRY_IT.format(url=settings.local_url))
-    await serve(app, server_config, shutdown_trigger=service.drained)
+    await serve(app, server_config, shutdown_trigger=partial(_drain, service))
+    if service.device_loss:
+        _end_at_once(DEVICE_LOST_STATUS)
     if service.failure:
         expected = isinstance(service.failure, (ConfigError, WeightsError))
         logger.critical("%s", service.failure, exc_info=None if expected else service.failure)
         return 1
     logger.info("stopped")
     return 0
+
+
+async def _drain(service: Service) -> None:
+    await service.stopping()
+    if service.device_loss:  # a call into the driver may hold the interpreter's lock for ever; this needs none
+        faulthandler.dump_traceback_later(LOST_END_SECONDS, exit=True)
+    await service.drained()
+
+
+def _end_at_once(status: int) -> NoReturn:
+    """End without the interpreter's own end, which would wait for threads, and for a driver, that may never return."""
+    logger.info("stopped, with exit status %d", status)
+    logging.shutdown()
+    os._exit(status)
 
 
 def _on_signal(loop: asyncio.AbstractEventLoop, service: Service, number: signal.Signals) -> None:

@@ -25,7 +25,7 @@ from typing import Any
 from tqdm import tqdm
 
 from core.config import EXTENSIONS, MAX_IMAGE_BYTES, ConfigError, OutputFormat, Settings
-from core.errors import ServiceError
+from core.errors import DeviceLost, ServiceError
 from imaging.decode import decode_image
 from imaging.encode import encode_image
 from imaging.formats import open_image
@@ -75,6 +75,9 @@ def main(arguments: list[str] | None = None, load: Callable[[Settings], Models] 
     except ConfigError as exc:
         _say(str(exc))
         return 2
+    except DeviceLost as exc:
+        _say(f"The device has failed: {exc.reason}. Start the same command again: it goes on where this one stopped.")
+        return 1
     except (WeightsError, ServiceError) as exc:  # nothing can be made with what is here
         _say(str(exc))
         return 1
@@ -232,6 +235,8 @@ def _run(tasks: list[_Task], options: argparse.Namespace, settings: Settings, lo
             with _Bar(f"{task.source.name} {task.plan.original} → {task.plan.output}", work, overall) as bar:
                 try:
                     _make(task, decoded, params, upscaler, bar)
+                except DeviceLost:  # every other picture would fail too
+                    raise
                 except (ServiceError, OSError, MemoryError, RuntimeError) as exc:  # the last is torch's of no memory
                     _say_failure(task.source, exc)
                     failed += 1

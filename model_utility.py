@@ -9,6 +9,7 @@ import logging
 import pickle
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,6 +72,7 @@ class Models:
     precision: str = "fp32"
     platform: str = "cpu"  # of the device, all that bytes depend on: what it is, and the versions of its libraries
     allocated_bytes: Callable[[], int | None] = lambda: None  # of the device's own memory, where it has one
+    device_lost_reason: Callable[[Exception], str] = lambda _error: ""  # of what a model raised; empty: the device is well
 
     @property
     def identity(self) -> str:
@@ -129,14 +131,17 @@ def load_models(settings: Settings) -> Models:
         ConfigError: `DEVICE` is not there.
     """
     from models.device import select_device
+    from models.device_faults import device_lost_reason, probe_device
     from models.engines.rrdbnet import build_rrdbnet
+    from models.engines.winograd import unavailable_reason
     from models.face_detection import FaceDetector
     from models.face_restoration import FaceRestorer
     from models.super_resolution import SuperResolver
 
     device = select_device(settings.device, settings.precision, settings.torch_threads)
-    if device.warning:
-        logger.warning("%s", device.warning)
+    for warning in (device.warning, unavailable_reason() if device.torch_device.type == "cpu" else ""):
+        if warning:
+            logger.warning("%s", warning)
     weights = _Weights(settings.weights_dir)
     by_model: dict[str, dict[int, Any]] = {}
     for model, scale, name, file in _SUPER_RESOLUTION:
@@ -151,6 +156,7 @@ def load_models(settings: Settings) -> Models:
     parser = weights.load("face_parsing", "parsing_parsenet.pth")
     if (gfpgan := weights.load("face_restoration", "GFPGANv1.4.pth")) is not None:
         restorer = FaceRestorer.load(gfpgan, parser, device)
+    lost_reason = partial(device_lost_reason, probe=partial(probe_device, device.torch_device))
     return Models(
         super_resolvers,
         detector,
@@ -160,6 +166,7 @@ def load_models(settings: Settings) -> Models:
         device.precision,
         device.identity,
         device.allocated_bytes,
+        lost_reason,
     )
 
 

@@ -5,12 +5,15 @@ Which passes an image takes, `schemas.plan.plan_upscale` says.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from core.errors import DeviceLost
 from core.progress import Progress
 from core.stage_timer import StageTimer
 from imaging.picture import Picture, as_gray, as_rgb, resized
@@ -40,10 +43,37 @@ class PipelineOutput:
 
 
 class Upscaler:
-    """The pipeline over the loaded models. Only the worker that owns the device may call `run`."""
+    """The pipeline over the loaded models. Only the worker that owns the device may call what runs a network."""
 
     def __init__(self, models: Models) -> None:
         self.models = models
+
+    def run_all_once(self, side_px: int) -> None:
+        """Each network once, so that the first request is not the slow one.
+
+        Raises:
+            DeviceLost: this process can use its device no more.
+        """
+        with self._lost_device_noticed():
+            self.models.run_all_once(side_px)
+
+    def measure_faces(self, flops_per_second: float) -> None:
+        """Learn what faces cost, where a pass does so many FLOPs a second.
+
+        Raises:
+            DeviceLost: this process can use its device no more.
+        """
+        with self._lost_device_noticed():
+            self.models.measure_faces(flops_per_second)
+
+    def warm_up(self, side_px: int, progress: Progress) -> None:
+        """One pass over a square, so that the device's rate is known.
+
+        Raises:
+            DeviceLost: this process can use its device no more.
+        """
+        with self._lost_device_noticed():
+            self.models.warm_up(side_px, progress)
 
     def work(self, plan: Plan, has_alpha: bool, enhance_faces: bool) -> float:
         """FLOPs of all passes and the search for faces, as `Progress` will add them up; faces are unknown until then.
@@ -86,7 +116,12 @@ class Upscaler:
 
         Raises:
             ModelUnavailable: the plan's model is not loaded.
+            DeviceLost: this process can use its device no more.
         """
+        with self._lost_device_noticed():
+            return self._run(picture, plan, params, progress)
+
+    def _run(self, picture: Picture, plan: Plan, params: UpscaleParams, progress: Progress) -> PipelineOutput:
         resolver, restorer = self.models.super_resolver(plan.model), self.models.face_restorer
         timer, shortages = StageTimer(progress.clock), resolver.shortages
         with timer.stage("detect"):
@@ -113,6 +148,16 @@ class Upscaler:
         return PipelineOutput(
             result, boxes, restorer is not None, (*plan.warnings, *warnings), timer.seconds, is_deterministic
         )
+
+    @contextmanager
+    def _lost_device_noticed(self) -> Iterator[None]:
+        """What the models raise of a device that is lost becomes DeviceLost."""
+        try:
+            yield
+        except Exception as exc:
+            if reason := self.models.device_lost_reason(exc):
+                raise DeviceLost(reason) from exc
+            raise
 
     def _find_faces(self, picture: Picture, progress: Progress) -> tuple[list[Face], list[str]]:
         detector = self.models.face_detector

@@ -34,7 +34,7 @@ def main() -> int:
     records = read_records(path)
     if options.quick:
         _say(summary(*((records, {}) if kind == "cpu" else ({}, records))))
-        _say("\nQUICK: small pictures and two rounds. This shows that everything runs; the targets are for the full sizes.")
+        _say("\nQUICK: small pictures and few rounds. This shows that everything runs; the targets are for the full sizes.")
         draw(records, folder / "benchmarks.png")
     else:
         _say(stored_summary())
@@ -63,7 +63,7 @@ def _measure(sections: list[Section], path: Path, device: dict[str, Any]) -> lis
 def _options(known: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description="Measure the benchmarks of docs/benchmarks.md.")
     parser.add_argument("sections", nargs="*", metavar="SECTION", help=f"some of {', '.join(known)}; all, if none is named")
-    parser.add_argument("--quick", action="store_true", help="small pictures and two rounds: whether it runs, not how fast")
+    parser.add_argument("--quick", action="store_true", help="small pictures and few rounds: whether it runs, not how fast")
     options = parser.parse_args()
     if unknown := set(options.sections) - set(known):
         parser.error(f"there is no section {', '.join(sorted(unknown))}")

@@ -28,6 +28,8 @@ def describe_context(device: dict[str, Any]) -> dict[str, Any]:
 
 def _commit() -> str:
     """The commit that the code is, and a + where Python files differ from it: results change while others are measured."""
+    if not (ROOT / ".git").exists():
+        return "unknown"
     head = _git("rev-parse", "--short", "HEAD")
     return f"{head}+" if _git("status", "--porcelain", "--", "*.py") else head
 

@@ -1,15 +1,17 @@
-"""docs/benchmarks.md: every command that measures writes its own part there, between two markers."""
+"""Documents with figures: every command that measures writes its own part, between two markers."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 from bench.server import ROOT
 
 DOCUMENT = ROOT / "docs" / "benchmarks.md"
 
 
-def write_part(name: str, text: str) -> None:
+def write_part(name: str, text: str, document: Path = DOCUMENT) -> None:
     """Replace that part of the document."""
-    DOCUMENT.write_text(with_part(DOCUMENT.read_text(encoding="utf-8"), name, text), encoding="utf-8")
+    document.write_text(with_part(document.read_text(encoding="utf-8"), name, text), encoding="utf-8")
 
 
 def with_part(document: str, name: str, text: str) -> str:

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from http.client import HTTPConnection, HTTPResponse
@@ -82,13 +82,13 @@ class Server:
 
 
 @contextmanager
-def running_server(outputs: Path, **environment: str) -> Iterator[Server]:
+def running_server(outputs: Path, *, program: Sequence[str] = ("app.py",), **environment: str) -> Iterator[Server]:
     """`python app.py` on a free port of loopback, ready to serve; killed at the end."""
     port = free_port()
     settings = {"HOST": "127.0.0.1", "PORT": str(port), "OUTPUT_DIR": str(outputs)}
-    process = subprocess.Popen(
-        [sys.executable, "app.py"], cwd=ROOT, env={**os.environ, **settings, **environment}, stderr=subprocess.PIPE, text=True
-    )
+    environ = {**os.environ, **settings, **environment}
+    command = [sys.executable, *program]
+    process = subprocess.Popen(command, cwd=ROOT, env=environ, stderr=subprocess.PIPE, text=True)  # noqa: S603
     server = Server(f"http://127.0.0.1:{port}", process)
     reader = threading.Thread(target=lambda: server.log.extend(process.stderr or ()))  # an unread pipe would block it
     reader.start()

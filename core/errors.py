@@ -32,6 +32,7 @@
     │   ├── QueueFull                    queue_full
     │   ├── ModelsLoading                models_loading
     │   ├── ShuttingDown                 shutting_down
+    │   ├── DeviceLost                   device_lost
     │   └── Interrupted                  interrupted
     ├── DeadlineExceeded            504  deadline_exceeded
     ├── ResultNotSaved              507  result_not_saved
@@ -42,6 +43,8 @@ this tree is an internal error: it is logged, and the client gets a bare 500 wit
 """
 
 from __future__ import annotations
+
+RESTART_SECONDS = 15  # until a process that ends by itself is there again, with its models loaded
 
 
 class ServiceError(Exception):
@@ -222,6 +225,17 @@ class ModelsLoading(Unavailable):
 
 class ShuttingDown(Unavailable):
     code = "shutting_down"
+
+
+class DeviceLost(Unavailable):
+    """This process can use its device no more, and ends: another may find it well. `reason` is for the log and /health."""
+
+    code = "device_lost"
+
+    def __init__(self, reason: str) -> None:
+        message = "The server's device has failed, and the server starts again. Try again soon."
+        super().__init__(message, retry_after_seconds=RESTART_SECONDS)
+        self.reason = reason
 
 
 class Interrupted(Unavailable):

@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from typing import Protocol, cast
 
 import cv2
+import torch
 from basicsr.archs.rrdbnet_arch import RRDBNet
 
 from core.progress import Progress
 from models.device import Device, Image
+from models.engines import winograd
 from models.engines.rrdbnet import feature_size, flops_per_feature_px
 from models.engines.torch_engine import TorchEngine
 from models.process import return_freed_memory
@@ -33,6 +35,13 @@ class Engine(Protocol):
         """uint8 RGB `(h, w, 3)` to `(h * scale, w * scale, 3)`; what `progress` raises ends the pass."""
 
 
+def build_engine(rrdbnet: RRDBNet, device: Device) -> Engine:
+    """The fastest engine for the network on that device."""
+    if device.torch_device.type == "cpu" and device.dtype is torch.float32 and not winograd.unavailable_reason():
+        return winograd.WinogradEngine(rrdbnet, device.memory_bytes, torch.get_num_threads())
+    return TorchEngine(rrdbnet, device)
+
+
 class SuperResolver:
     """Super-resolves one image at a time, without seams."""
 
@@ -40,7 +49,7 @@ class SuperResolver:
         """`models` maps 4 to x4plus, or its kin, and, where it is there, 2 to x2plus."""
         self.device = device
         self._blocks = {scale: len(rrdbnet.body) for scale, rrdbnet in models.items()}
-        self._engines: dict[int, Engine] = {scale: TorchEngine(rrdbnet, device) for scale, rrdbnet in models.items()}
+        self._engines = {scale: build_engine(rrdbnet, device) for scale, rrdbnet in models.items()}
 
     @property
     def engine(self) -> str:

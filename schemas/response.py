@@ -283,6 +283,7 @@ class MissingModel(_Response):
 class HealthResponse(ServiceStatus):
     """The body of GET /health."""
 
+    reason: str | None = Field(description="why the device was lost, for which the server drains and ends; else null")
     timestamp: float = Field(description="seconds since the epoch", examples=[1795348800.0])
     max_image_size_mb: int
     supported_resolutions: tuple[TargetResolution, ...]

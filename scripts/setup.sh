@@ -1,5 +1,6 @@
 #!/bin/sh
-# Makes the virtual environment and installs into it what uv.lock pins. The Makefile and the Dockerfile call it.
+# Makes the virtual environment, installs into it what uv.lock pins, and builds the engine for CPUs. The Makefile and the
+# Dockerfile call it.
 #
 #   scripts/setup.sh          what the service needs
 #   scripts/setup.sh --dev    and what its tests need
@@ -94,3 +95,6 @@ if [ -n "$extra" ] && [ ! -e "$VENV/.$extra-$stamp" ]; then
     install "$extra" "--only-group=$extra" install --no-deps --requirement
     touch "$VENV/.$extra-$stamp"
 fi
+
+# In the Dockerfile, a stage of its own builds it.
+if [ -e scripts/build_engine.sh ]; then VENV=$VENV scripts/build_engine.sh; fi

@@ -30,11 +30,12 @@ def service_status(state: ServiceState, models: Models | None, admission: Admiss
 
 
 def health_response(
-    status: ServiceStatus, models: Models | None, *, heartbeat_active: bool, uptime_seconds: float
+    status: ServiceStatus, models: Models | None, *, reason: str | None, heartbeat_active: bool, uptime_seconds: float
 ) -> HealthResponse:
     """The body of GET /health."""
     return HealthResponse(
         **dict(status),
+        reason=reason,
         timestamp=time.time(),
         max_image_size_mb=MAX_IMAGE_BYTES // MIB,
         supported_resolutions=tuple(TARGET_PX),

@@ -13,7 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from core.config import Settings
-from core.errors import JobCancelled, ModelsLoading, ShuttingDown
+from core.errors import DeviceLost, JobCancelled, ModelsLoading, ShuttingDown, Unavailable
 from core.metrics import Metrics, MetricsSnapshot
 from model_utility import Models, load_models
 from schemas.request import IncomingRequest, UpscaleRequest
@@ -39,6 +39,7 @@ logger = logging.getLogger(__name__)
 WARM_UP_PX = (64, 128, 256, 512)
 WARM_UP_SECONDS = 0.2
 CANCEL_SECONDS = 10.0  # a cancelled task ends at its next step: a convolution, a tile of the upsampler, a batch of faces
+LOST_DRAIN_SECONDS = 30.0  # for responses that are under way when the device is lost; nothing else is left to be made
 LOADING_RETRY_SECONDS = 10
 DRAINING_RETRY_SECONDS = 5  # another instance, or this one restarted, should be there by then
 
@@ -53,7 +54,7 @@ class Service:
         self.io = IOExecutor()
         self.metrics = Metrics(self._snapshot)
         self._admission = Admission(settings.queue_limit)
-        self._worker = DeviceWorker(self._admission.measure)
+        self._worker = DeviceWorker(self._admission.measure, lost=self._end_without_device)
         self._dispatcher = Dispatcher(self._admission, self._worker, ResultCache(self.store), self.io, self.metrics)
         self._load = load
         self._upscaler: Upscaler | None = None
@@ -79,16 +80,21 @@ class Service:
         """Refuse new requests from now on, and say so to the registry."""
         self._stop.set()
 
-    async def drained(self) -> None:
-        """Wait for `stop`, then for the requests that are being served, up to `drain_seconds`."""
+    async def stopping(self) -> None:
+        """Wait for `stop`, or for a failure."""
         await self._stop.wait()
+
+    async def drained(self) -> None:
+        """Wait for the same, then for the requests that are being served, up to `drain_seconds`."""
+        await self.stopping()
+        seconds = self.settings.drain_seconds
+        if self.device_loss:
+            seconds = min(seconds, LOST_DRAIN_SECONDS)
         try:
-            async with asyncio.timeout(self.settings.drain_seconds):
+            async with asyncio.timeout(seconds):
                 await self._idle.wait()
         except TimeoutError:
-            logger.warning(
-                "%d requests are not done after %g s and are cancelled", self._open_requests, self.settings.drain_seconds
-            )
+            logger.warning("%d requests are not done after %g s and are cancelled", self._open_requests, seconds)
             self._drained = True
             self._dispatcher.cancel_all()
             with contextlib.suppress(TimeoutError):
@@ -105,12 +111,13 @@ class Service:
         await self._check_output_dir()
         try:
             models = await self._worker.run(DeviceTask(0), partial(_load_without_pauses, self._load, self.settings))
-            await self._measure_device(models)
+            upscaler = Upscaler(models)
+            await self._measure_device(upscaler)
         except Exception as exc:  # whatever it is, nothing can be served: the process ends and says why
             self.failure = exc
             self.stop()
             return
-        self._upscaler = Upscaler(models)
+        self._upscaler = upscaler
         for name, status in models.status.items():
             if status.loaded:
                 logger.info("%s: loaded %s", name, status.file)
@@ -119,16 +126,22 @@ class Service:
         logger.info("ready after %.1f s, on %s in %s", self.uptime_seconds, models.device, models.engine)
         logger.info("open %s", self.settings.local_url)
 
-    async def _measure_device(self, models: Models) -> None:
+    async def _measure_device(self, upscaler: Upscaler) -> None:
         """Passes of growing size until one takes long enough for its rate to be that of a request; then faces, beside it."""
-        await self._worker.run(DeviceTask(0), partial(models.run_all_once, WARM_UP_PX[0]))  # slow, as first times are
+        await self._worker.run(DeviceTask(0), partial(upscaler.run_all_once, WARM_UP_PX[0]))  # slow, as first times are
         for side_px in WARM_UP_PX:
             task = DeviceTask(0)
-            await self._worker.run(task, partial(models.warm_up, side_px, task))
+            await self._worker.run(task, partial(upscaler.warm_up, side_px, task))
             if task.seconds > WARM_UP_SECONDS:
                 break
         if task.seconds:
-            await self._worker.run(DeviceTask(0), partial(models.measure_faces, task.done / task.seconds))
+            await self._worker.run(DeviceTask(0), partial(upscaler.measure_faces, task.done / task.seconds))
+
+    def _end_without_device(self, loss: DeviceLost) -> None:
+        """Another process may find the device well; this one cannot go on."""
+        logger.critical("the device is lost, and the service ends: %s", loss.reason, exc_info=loss.__cause__)
+        self.failure = loss
+        self.stop()
 
     async def _check_output_dir(self) -> None:
         try:
@@ -150,10 +163,20 @@ class Service:
         """What a load balancer should know."""
         return health.service_state(self._models, stopping=self._stop.is_set())
 
+    @property
+    def device_loss(self) -> DeviceLost | None:
+        """Why the service ends by itself; None as long as its device is well."""
+        return self.failure if isinstance(self.failure, DeviceLost) else None
+
     def health(self) -> HealthResponse:
         """The body of GET /health."""
-        active, uptime_seconds = self._heartbeat is not None, self.uptime_seconds
-        return health.health_response(self._status(), self._models, heartbeat_active=active, uptime_seconds=uptime_seconds)
+        return health.health_response(
+            self._status(),
+            self._models,
+            reason=self.device_loss.reason if self.device_loss else None,
+            heartbeat_active=self._heartbeat is not None,
+            uptime_seconds=self.uptime_seconds,
+        )
 
     @property
     def _models(self) -> Models | None:
@@ -200,7 +223,7 @@ class Service:
         try:
             result = await pending.result()
         except JobCancelled as exc:  # a client that went away gets no response; what is left is the shutdown
-            raise shutting_down() from exc
+            raise self._ending() from exc
         if request.params.webhook:
             result = result.with_warnings(after=(_NO_WEBHOOK,))
         return replace(result, processing_seconds=time.perf_counter() - start, request_id=request_id)
@@ -235,10 +258,13 @@ class Service:
 
     def _ready(self) -> Upscaler:
         if self._stop.is_set():
-            raise shutting_down()
+            raise self._ending()
         if self._upscaler is None:
             raise ModelsLoading("The models are still loading. Try again soon.", retry_after_seconds=LOADING_RETRY_SECONDS)
         return self._upscaler
+
+    def _ending(self) -> Unavailable:
+        return DeviceLost(self.device_loss.reason) if self.device_loss else shutting_down()
 
 
 def _build_heartbeat(settings: Settings, describe: Callable[[], dict[str, object]]) -> Heartbeat:

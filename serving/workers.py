@@ -6,6 +6,7 @@ It knows neither HTTP nor models: a task's work is a number and a function.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import logging
 import math
@@ -16,7 +17,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any, TypeVar
 
-from core.errors import JobCancelled
+from core.errors import DeviceLost, JobCancelled
 
 logger = logging.getLogger(__name__)
 
@@ -97,12 +98,26 @@ class DeviceWorker:
 
     Between two steps of a long task, those run that are short beside what is left of it, as long as it has given away no more
     time than it had: so it takes at most twice as long, and they wait for a step.
+
+    A task that finds the device lost is the last: those that wait, and those that come, fail with `DeviceLost` too.
     """
 
-    def __init__(self, measured: Callable[[DeviceTask], None], clock: Callable[[], float] = time.perf_counter) -> None:
-        """`measured` hears of each task that has ended well, on the worker's thread; `clock` is in seconds."""
+    def __init__(
+        self,
+        measured: Callable[[DeviceTask], None],
+        clock: Callable[[], float] = time.perf_counter,
+        lost: Callable[[DeviceLost], None] = lambda _: None,
+    ) -> None:
+        """`clock` is in seconds.
+
+        `measured` hears of each task that has ended well, on the worker's thread; `lost` of the device's end, once, on the
+        event loop, and before any task's caller does.
+        """
         self._measured = measured
         self._clock = clock
+        self._hear_of_loss = lost
+        self._loss: DeviceLost | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._waiting: dict[DeviceTask, Callable[[], Any]] = {}  # in order
         self._lock = threading.Lock()  # of these
         self._running: list[DeviceTask] = []  # the last one runs; it was let in by the one before it
@@ -110,9 +125,16 @@ class DeviceWorker:
         self._executor = self._start_thread()
 
     async def run(self, task: DeviceTask, function: Callable[[], T]) -> T:
-        """Run `function` on the device's thread, when its turn has come; it reports to `task`."""
+        """Run `function` on the device's thread, when its turn has come; it reports to `task`.
+
+        Raises:
+            DeviceLost: `function` or another's found the device lost.
+        """
         task.future = Future()
+        self._loop = asyncio.get_running_loop()
         with self._lock:
+            if self._loss:
+                raise DeviceLost(self._loss.reason)
             self._waiting[task] = partial(contextvars.copy_context().run, function)  # for its log lines
         self._executor.submit(self._run_next)
         result: asyncio.Future[T] = asyncio.wrap_future(task.future)
@@ -167,12 +189,27 @@ class DeviceWorker:
             result = function()
         except BaseException as exc:  # whatever it is: the thread goes on, and its caller hears of it
             self._running.remove(task)
+            if isinstance(exc, DeviceLost):
+                self._give_up(exc)
             future.set_exception(exc if isinstance(exc, Exception) else WorkerDied(f"killed by {exc!r}"))
         else:
             task.seconds = self._clock() - task.begun_at - task.given_seconds
             self._measured(task)
             self._running.remove(task)
             future.set_result(result)
+
+    def _give_up(self, loss: DeviceLost) -> None:
+        """Fail all that wait, and whatever will come."""
+        with self._lock:
+            is_first, self._loss = self._loss is None, loss
+            waiting = [task.future for task in self._waiting]
+            self._waiting.clear()
+        if is_first and self._loop:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is left to hear of it
+                self._loop.call_soon_threadsafe(self._hear_of_loss, loss)
+        for future in waiting:
+            if future and future.set_running_or_notify_cancel():
+                future.set_exception(DeviceLost(loss.reason))
 
     def _give_way(self, task: DeviceTask) -> None:
         """Run shorter tasks, one after the other, unless `task` has given away more time than it had."""

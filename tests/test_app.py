@@ -195,6 +195,7 @@ async def test_health_has_every_field_of_the_contract(client: httpx.AsyncClient)
     assert re.fullmatch(r"\d+\.\d+\.\d+", fields.pop("version"))
     assert fields == {
         "status": "healthy",
+        "reason": None,
         "max_image_size_mb": 7,
         "supported_resolutions": ["2k", "4k", "8k"],
         "heartbeat_active": False,

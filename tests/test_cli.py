@@ -10,10 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
 import cli
 from core.config import ConfigError, Settings
+from core.progress import Progress
 from model_utility import Models, WeightsError
 from schemas.params import PARAMS
 from tests.helpers import HANG_SECONDS, FakeResolver, encode, fake_models, sample_crop
@@ -164,6 +166,21 @@ def test_a_picture_that_fails_is_named_and_does_not_stop_the_others(room: Path, 
     }.items():
         (line,) = [line for line in errors.splitlines() if line.startswith(f"{name}: ")]
         assert words in line, line
+
+
+def test_a_device_that_is_lost_ends_the_run_and_what_is_done_is_kept(room: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    class Lost(FakeResolver):
+        def super_resolve(self, image: NDArray[np.uint8], scale: int, progress: Progress) -> NDArray[np.uint8]:
+            if files():
+                raise RuntimeError("CUDA error: unspecified launch failure")
+            return super().super_resolve(image, scale, progress)
+
+    models = replace(fake_models(Lost()), device_lost_reason=lambda error: str(error))
+    run = Run("a.png", "b.jpg", "clear.png", "-o", "out", "--target", "2k", models=models)
+    assert (run.status, files()) == (1, ["a.jpg"])
+    done, failed = capsys.readouterr().err.splitlines()
+    assert done.startswith("a.png: ")
+    assert failed.startswith("The device has failed: CUDA error: unspecified launch failure. Start the same command again")
 
 
 def test_what_is_there_is_skipped_and_nothing_is_loaded_for_nothing(room: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from bench.server import SAMPLE
 from core.config import Fit, TargetResolution
-from core.errors import ImageTooLarge, JobCancelled
+from core.errors import DeviceLost, ImageTooLarge, JobCancelled
 from core.progress import NullProgress
 from imaging.picture import Picture
 from model_utility import Models, ModelStatus
@@ -165,6 +165,22 @@ def test_a_cancelled_task_ends_at_the_next_step() -> None:
     with pytest.raises(JobCancelled):
         upscaler.run(Picture(sample_crop(20, 10)), plan_upscale(Size(20, 10), "2k"), UpscaleParams(), task)
     assert not resolver.entered.is_set()
+
+
+def test_what_the_models_raise_of_a_lost_device_becomes_one_error_with_its_reason() -> None:
+    broken = FakeResolver(error=RuntimeError("CUDA error: unspecified launch failure\nadvice"))
+    models = replace(fake_models(broken), device_lost_reason=lambda error: str(error).splitlines()[0])
+    picture = Picture(np.zeros((10, 10, 3), np.uint8))
+    for work in (
+        lambda: run(models, picture, plan_upscale(Size(10, 10), "2k")),
+        lambda: Upscaler(models).warm_up(8, NullProgress()),
+    ):
+        with pytest.raises(DeviceLost) as caught:
+            work()
+        assert caught.value.reason == "CUDA error: unspecified launch failure"
+        assert caught.value.__cause__ is broken.error
+    with pytest.raises(RuntimeError, match="advice"):
+        run(fake_models(broken), picture, plan_upscale(Size(10, 10), "2k"))
 
 
 def test_the_sample_is_a_photograph_that_two_k_takes_in_one_pass() -> None:

@@ -1,25 +1,28 @@
-"""One pass of x4plus: against the baselines, against the machine, and over the size of the picture."""
+"""One pass of x4plus: against the baselines and the machine, over the size of the picture, and beside other work."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
-from bench.compare.baselines import MATRIX_PRODUCT, OURS, Engine
+from bench.compare.baselines import OURS, REALESRGANER, Engine
 from bench.compare.runner import in_turns
 from bench.compare.worker import Worker, workers
 from bench.images.photographs import Image, psnr_db
 from bench.results import Sample
 
 MIN_PSNR_DB = 40.0  # below it, an engine computes something else than we do
+BUSY = "import os; parent = os.getppid()\nwhile os.getppid() == parent: pass"  # until it is killed, or its parent ends
 
 
-def measure_passes(
-    rounds: int, image: Image, engines: Sequence[Engine], yardstick: Engine = MATRIX_PRODUCT
-) -> Iterator[Sample]:
+def measure_passes(rounds: int, image: Image, engines: Sequence[Engine], yardstick: Engine) -> Iterator[Sample]:
     """Seconds of each engine and of the yardstick for one photograph; the others must give the first engine's picture."""
+    agreement: Sample = {}
     with workers([(engine, image) for engine in (*engines, yardstick)]) as ready:
-        agreement = _agreement(ready)
         for seconds in in_turns({name: worker.seconds for name, worker in ready.items()}, rounds):
+            agreement = agreement or _agreement(ready)
             yield {**{f"{name}, s": value for name, value in seconds.items()}, **agreement}
 
 
@@ -27,6 +30,30 @@ def measure_sizes(rounds: int, images: Sequence[Image], engine: Engine = OURS) -
     """Seconds of one engine, ours, for squares of several sides."""
     with workers([(Engine(f"{len(image)}", engine.build), image) for image in images]) as ready:
         yield from in_turns({f"{name}², s": worker.seconds for name, worker in ready.items()}, rounds)
+
+
+def measure_busy(
+    rounds: int, image: Image, busy_counts: Sequence[int], engines: Sequence[Engine] = (REALESRGANER, OURS)
+) -> Iterator[Sample]:
+    """Seconds of each engine beside so many processes that never wait, each time in turns."""
+    with workers([(engine, image) for engine in engines]) as ready:
+        for _ in range(rounds):
+            sample: Sample = {}
+            for count in busy_counts:
+                with _busy_processes(count):
+                    sample |= {f"{name} beside {count}, s": worker.seconds() for name, worker in ready.items()}
+            yield sample
+
+
+@contextmanager
+def _busy_processes(count: int) -> Iterator[None]:
+    processes = [subprocess.Popen([sys.executable, "-c", BUSY]) for _ in range(count)]  # noqa: S603
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
 
 
 def _agreement(ready: Mapping[str, Worker]) -> Sample:

@@ -1,49 +1,47 @@
-"""What tiles and precision cost: results of photographs against our own in one tile, and against the plain model's."""
+"""What an engine's arithmetic costs: its pictures against those of untiled `RealESRGANer` in fp32."""
 
 from __future__ import annotations
 
+import contextlib
+import io
+import warnings
 from collections.abc import Iterator, Sequence
-from unittest import mock
 
-from bench.compare.baselines import X4PLUS, Upscale, build_ours
-from bench.images.photographs import Image, largest_difference, psnr_db, square
+from bench.compare.baselines import OURS, REALESRGANER, Engine
+from bench.images.photographs import Image, largest_difference, photograph, psnr_db
+from bench.images.textures import TEXTURES, texture
 from bench.results import Sample
-from core.config import Settings
 
 
-def measure_quality(missing: int, side_px: int, photographs: Sequence[str]) -> Iterator[Sample]:
-    """One sample a photograph."""
-    ours, fp32 = build_ours(side_px), _build_untiled_fp32()
-    for name in photographs[-missing:]:
-        image = square(side_px, name)
-        picture = ours(image)
-        with mock.patch.dict("models.engines.torch_engine.UPSAMPLER_TILE_PX", cpu=side_px, cuda=side_px):
-            untiled = ours(image)
-        yield {
-            "against untiled, same precision, grey levels": largest_difference(picture, untiled),
-            "against untiled fp32, dB": psnr_db(picture, fp32(image)),
-        }
+def measure_quality(
+    missing: int,
+    width: int,
+    height: int,
+    names: Sequence[str],
+    engines: Sequence[Engine] = (OURS,),
+    reference: Engine = REALESRGANER,
+) -> Iterator[Sample]:
+    """One sample a picture: the largest error of each engine, and its PSNR."""
+    shape = (height, width)
+    with warnings.catch_warnings(action="ignore"):  # how long an engine will still work with this torch is not measured
+        built = {engine.name: engine.build(shape) for engine in engines}
+        true = reference.build(shape)
+    for name in names[-missing:]:
+        image = picture(width, height, name)
+        sample: Sample = {}
+        with contextlib.redirect_stdout(io.StringIO()):  # some engines write to it with every tile
+            truth = true(image)
+            for engine, upscale in built.items():
+                sample |= _errors(engine, upscale(image), truth)
+        yield sample
 
 
-def _build_untiled_fp32() -> Upscale:
-    """basicsr's own model, on the whole picture at once."""
-    import torch
+def picture(width: int, height: int, name: str) -> Image:
+    """The texture or the photograph of that name."""
+    return texture(width, height, name) if name in TEXTURES else photograph(width, height, name)
 
-    from models.checkpoint import load_state_dict
-    from models.device import select_device
-    from models.engines.rrdbnet import build_rrdbnet
 
-    settings = Settings.from_env()
-    device = select_device(settings.device).torch_device
-    model = build_rrdbnet(load_state_dict(settings.weights_dir / X4PLUS), 4)
-    model = model.to(device, memory_format=torch.channels_last)
-
-    @torch.inference_mode()
-    def upscale(image: Image) -> Image:
-        pixels = torch.from_numpy(image).to(device).permute(2, 0, 1)[None]
-        batch = (pixels.float() / 255).contiguous(memory_format=torch.channels_last)
-        result = model(batch)[0].permute(1, 2, 0).clamp_(0, 1).mul_(255).round_()
-        picture: Image = result.to(torch.uint8).cpu().numpy()
-        return picture
-
-    return upscale
+def _errors(engine: str, result: Image | None, truth: Image | None) -> Sample:
+    if result is None or truth is None:
+        raise ValueError(f"{engine} makes no pictures")
+    return {f"{engine}, grey levels": largest_difference(result, truth), f"{engine}, dB": psnr_db(result, truth)}

@@ -1,4 +1,4 @@
-"""An engine in a process of its own: built, warmed up once, then run and timed on request."""
+"""An engine in a process of its own: built, warmed up, then run and timed on request."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from bench.compare.baselines import Engine
 from bench.images.photographs import Image
 
 END_SECONDS = 5.0
+WARM_UP_ROWS = 32  # of the picture, for engines that take any shape: at 512² a whole pass takes a minute
 
 
 class EngineError(RuntimeError):
@@ -26,16 +27,19 @@ class EngineError(RuntimeError):
 
 @dataclass
 class Worker:
-    """An engine that is ready; `picture` is what it made of the image, None for the yardstick."""
+    """An engine that is ready; `picture` is what it made of the image when it ran first, None for the yardstick."""
 
     engine: Engine
     connection: Connection
     picture: Image | None = None
 
     def seconds(self) -> float:
-        """Run once more, and return how long it took."""
+        """Run on the whole image, and return how long it took."""
         self.connection.send(None)
-        seconds: float = self.receive()
+        seconds: float
+        seconds, picture = self.receive()
+        if picture is not None:
+            self.picture = picture
         return seconds
 
     def receive(self) -> Any:
@@ -55,9 +59,12 @@ class Worker:
 
 @contextmanager
 def workers(tasks: Sequence[tuple[Engine, Image]]) -> Iterator[dict[str, Worker]]:
-    """Start each engine for its image, one after the other; all of them end with the context."""
+    """Start each engine for its image, all at once, and wait until they are ready; they end with the context."""
     with contextlib.ExitStack() as stack:
-        yield {engine.name: stack.enter_context(_worker(engine, image)) for engine, image in tasks}
+        started = {engine.name: stack.enter_context(_worker(engine, image)) for engine, image in tasks}
+        for worker in started.values():
+            worker.receive()
+        yield started
 
 
 @contextmanager
@@ -68,9 +75,7 @@ def _worker(engine: Engine, image: Image) -> Iterator[Worker]:
     process.start()
     theirs.close()  # so that its end shows as the end of the pipe
     try:
-        worker = Worker(engine, ours)
-        worker.picture = worker.receive()
-        yield worker
+        yield Worker(engine, ours)
     finally:
         ours.close()  # it then ends by itself, unless it is at work
         process.join(END_SECONDS)
@@ -83,14 +88,18 @@ def _work(connection: Connection, engine: Engine, image: Image) -> None:
     warnings.simplefilter("ignore")  # how long an engine will still work with this torch is not measured either
     with contextlib.redirect_stdout(io.StringIO()):
         try:
-            upscale = engine.build(image.shape[0])
-            connection.send((upscale(image), ""))
+            upscale = engine.build(image.shape[:2])
+            upscale(image[:WARM_UP_ROWS] if engine.any_shape else image)
+            connection.send((None, ""))
+            is_first = True
             while True:
                 connection.recv()
                 start = time.perf_counter()
-                upscale(image)
-                connection.send((time.perf_counter() - start, ""))
-        except EOFError:  # the other side has gone
+                picture = upscale(image)
+                seconds = time.perf_counter() - start
+                connection.send(((seconds, picture if is_first else None), ""))
+                is_first = False
+        except (EOFError, ConnectionError):  # the other side has gone
             return
         except Exception:
             connection.send((None, traceback.format_exc()))

@@ -19,14 +19,26 @@ PHOTOGRAPHS = ("astronaut", "chelsea", "coffee", "rocket", "stereo_motorcycle")
 
 def square(side_px: int, name: str = "astronaut") -> Image:
     """The middle square of a photograph, shrunk to that side: uint8 RGB `(side_px, side_px, 3)`."""
+    return photograph(side_px, side_px, name)
+
+
+def photograph(width: int, height: int, name: str = "astronaut") -> Image:
+    """The middle of a photograph, as much as has these proportions, shrunk to that size: uint8 RGB `(height, width, 3)`."""
+    whole = PILImage.fromarray(load(name))
+    factor = min(whole.width / width, whole.height / height)
+    cut_width, cut_height = round(width * factor), round(height * factor)
+    left, top = (whole.width - cut_width) // 2, (whole.height - cut_height) // 2
+    cut = whole.crop((left, top, left + cut_width, top + cut_height))
+    return np.array(cut.resize((width, height), PILImage.Resampling.LANCZOS))
+
+
+def load(name: str) -> Image:
+    """One of scikit-image's pictures, as large as it is: uint8 RGB `(h, w, 3)`."""
     import skimage.data  # a tenth of a second, and not there in tests
 
     loaded = getattr(skimage.data, name)()
-    photograph = PILImage.fromarray(loaded[0] if isinstance(loaded, tuple) else loaded)
-    side = min(photograph.size)
-    left, top = (photograph.width - side) // 2, (photograph.height - side) // 2
-    cut = photograph.crop((left, top, left + side, top + side))
-    return np.array(cut.resize((side_px, side_px), PILImage.Resampling.LANCZOS))
+    pixels: Image = loaded[0] if isinstance(loaded, tuple) else loaded
+    return pixels if pixels.ndim == 3 else np.repeat(pixels[:, :, None], 3, axis=2)
 
 
 def jpeg(pixels: Image) -> bytes:

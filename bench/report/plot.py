@@ -1,4 +1,4 @@
-"""The benchmarks as one plot: each over its target, one pass of each engine, and time over pixels."""
+"""The benchmarks as one plot: one pass of each engine, errors, time beside other work and over pixels; and the targets."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from typing import Any
 
 from bench.report.arithmetic import Spread, ratios
 from bench.report.benchmarks import BENCHMARKS, Benchmark, Target
-from bench.report.tables import format_spread, title
+from bench.report.tables import format_spread, size_of, title
 from bench.results import Record
 
 OURS, THEIRS, NOT_MET = "#1b7f4d", "#8a99a8", "#c0392b"
+ERROR = ", grey levels"
 
 
 def draw(records: Mapping[str, Record], path: Path) -> None:
@@ -21,14 +22,16 @@ def draw(records: Mapping[str, Record], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure = pyplot.figure(figsize=(10, 10), layout="constrained")
-    above, below = figure.subfigures(2, height_ratios=[2, 3])  # each with margins of its own: the targets' labels are long
-    (engines, sizes), targets = above.subplots(1, 2), below.subplots()
-    _draw_engines(engines, records)
-    _draw_sizes(sizes, records)
+    figure = pyplot.figure(figsize=(10, 15), layout="constrained")
+    above, below = figure.subfigures(2, height_ratios=[7, 8])  # each with margins of its own: the targets' labels are long
+    axes, targets = above.subplots(2, 2), below.subplots()
+    _draw_engines(axes[0, 0], records)
+    _draw_errors(axes[0, 1], records)
+    _draw_busy(axes[1, 0], records)
+    _draw_sizes(axes[1, 1], records)
     _draw_targets(targets, records)
     below.suptitle("each benchmark over its target (green: met, red: not met)")
-    for axis in (engines, sizes, targets):
+    for axis in (*axes.flat, targets):
         axis.spines[["top", "right"]].set_visible(False)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
@@ -36,19 +39,64 @@ def draw(records: Mapping[str, Record], path: Path) -> None:
 
 
 def _draw_engines(axis: Any, records: Mapping[str, Record]) -> None:
-    """Seconds of each engine over ours, from the smallest picture, for which all are measured."""
-    measured = [record for name, record in sorted(records.items()) if name.startswith("pass")]
-    if not measured:
+    """Seconds of each engine over ours, each from the first size that has it."""
+    found: dict[str, tuple[Spread, str]] = {}
+    for section, record in sorted(records.items()):
+        for name in record.settings["engines"] if section.startswith("pass") else ():
+            times = Spread.of(ratios(record.series(f"{name}, s"), record.series("ours, s")))
+            found.setdefault(name, (times, size_of(section, record.settings)))
+    if not found:
         _say_not_measured(axis, "one pass of each engine")
         return
-    record, side_px = measured[0], measured[0].settings["side_px"]
-    for name in record.settings["engines"]:
-        times = Spread.of(ratios(record.series(f"{name}, s"), record.series("ours, s")))
+    for name, (times, size) in sorted(found.items(), key=lambda item: item[1][0].median):
+        label = f"{name}, {size}"
         error = [[times.median - times.least], [times.most - times.median]]
-        axis.barh(name, times.median, xerr=error, color=OURS if name == "ours" else THEIRS, ecolor="#444", capsize=3)
-        axis.text(times.most, name, f"  {times.median:.2f}×", va="center")
+        axis.barh(label, times.median, xerr=error, color=OURS if name == "ours" else THEIRS, ecolor="#444", capsize=3)
+        axis.text(times.most, label, f"  {times.median:.2f}×", va="center")
     axis.margins(x=0.2)
-    axis.set_title(f"x4plus, {side_px}²: time / ours", loc="left")
+    axis.set_title("one pass of x4plus: time / ours", loc="left")
+
+
+def _draw_errors(axis: Any, records: Mapping[str, Record]) -> None:
+    """The largest error of each picture, by each engine, on a scale on which 0 has its place."""
+    record = records.get("quality")
+    if record is None:
+        _say_not_measured(axis, "largest errors")
+        return
+    names = [*record.settings["photographs"], *record.settings["textures"]][: len(record.samples)]
+    engines = [quantity.removesuffix(ERROR) for quantity in record.samples[0] if quantity.endswith(ERROR)]
+    height = 0.8 / len(engines)
+    for index, engine in enumerate(engines):
+        errors = record.series(f"{engine}{ERROR}")
+        rows = [row + index * height for row in range(len(names))]
+        axis.barh(rows, errors, height, color=OURS if engine == "ours" else THEIRS, label=engine)
+        for row, error in zip(rows, errors, strict=True):
+            axis.text(error, row, f" {error:.0f}", va="center", fontsize=8)
+    axis.set_yticks([row + 0.4 - height / 2 for row in range(len(names))], [name.replace("_", " ") for name in names])
+    axis.invert_yaxis()
+    axis.set_xscale("symlog", linthresh=2)
+    axis.set_xticks([0, 1, 2, 4, 8, 16, 32, 64], ["0", "1", "2", "4", "8", "16", "32", "64"])
+    axis.minorticks_off()
+    axis.legend(frameon=False, ncols=len(engines), loc="upper left", bbox_to_anchor=(0, -0.08))
+    axis.set_title("largest error, grey levels", loc="left")
+
+
+def _draw_busy(axis: Any, records: Mapping[str, Record]) -> None:
+    record = records.get("busy")
+    if record is None:
+        _say_not_measured(axis, "time beside other work")
+        return
+    counts = record.settings["busy"]
+    for engine, color in (("RealESRGANer", THEIRS), ("ours", OURS)):
+        alone = record.series(f"{engine} beside 0, s")
+        spreads = [Spread.of(ratios(record.series(f"{engine} beside {count}, s"), alone)) for count in counts]
+        medians = [found.median for found in spreads]
+        errors = [[found.median - found.least for found in spreads], [found.most - found.median for found in spreads]]
+        axis.errorbar(counts, medians, yerr=errors, fmt="o-", color=color, capsize=3, label=engine)
+    axis.set(xlabel="busy processes", ylim=(0, None))
+    axis.set_xticks(counts)
+    axis.legend(frameon=False)
+    axis.set_title("time / time alone", loc="left")
 
 
 def _draw_sizes(axis: Any, records: Mapping[str, Record]) -> None:

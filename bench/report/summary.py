@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from bench.document import write_part
 from bench.report.plot import draw
-from bench.report.tables import Records, benchmarks_table, contexts, passes_table
+from bench.report.tables import Records, benchmarks_table, contexts, passes_table, pictures_table
 from bench.results import FOLDER, read_records
 
 PART = "benchmarks"
-PLOT = "![Each benchmark over its target, one pass of each engine, and time against pixels](bench/benchmarks.png)"
+PLOT = "![Each benchmark over its target; one pass of each engine; errors; time beside other work](bench/benchmarks.png)"
 
 
 def summary(cpu: Records, cuda: Records) -> str:
     """The plot, the tables, and on which machines they were measured."""
-    passes = [passes_table(record) for name, record in cpu.items() if name.startswith("pass")]
     plot = [PLOT] if cpu or cuda else []
-    return "\n\n".join([*plot, benchmarks_table(cpu, cuda), *passes, contexts({**cpu, **cuda})]).rstrip()
+    passes = [passes_table(records) for records in (cpu, cuda) if any(name.startswith("pass") for name in records)]
+    pictures = [pictures_table(records["quality"]) for records in (cpu, cuda) if "quality" in records]
+    return "\n\n".join([*plot, benchmarks_table(cpu, cuda), *passes, *pictures, contexts({**cpu, **cuda})]).rstrip()
 
 
 def stored_summary() -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from typing import Any
 
 from bench.report.arithmetic import Spread, ratios
 from bench.report.benchmarks import BENCHMARKS, Benchmark, Target
@@ -31,8 +32,15 @@ def benchmarks_table(cpu: Records, cuda: Records) -> str:
 def title(benchmark: Benchmark, *kinds: Records) -> str:
     """The benchmark's text, with the sizes that were measured, or without where nothing was."""
     settings = next((records[benchmark.section].settings for records in kinds if benchmark.section in records), {})
-    side = benchmark.section.removeprefix("pass")
-    return re.sub(r"\{(\w+)\}", lambda found: str(settings.get(found[1], side if side.isdigit() else "…")), benchmark.text)
+    fields = {"size": size_of(benchmark.section, settings), **settings}
+    return re.sub(r"\{(\w+)\}", lambda found: str(fields.get(found[1], "…")), benchmark.text)
+
+
+def size_of(section: str, settings: Mapping[str, Any]) -> str:
+    """256² or 192×128: what was measured, or what the section is called after."""
+    measured_size = [str(settings[side]) for side in ("width", "height") if side in settings]
+    sides = measured_size or re.findall(r"\d+", section)
+    return "…" if not sides else f"{sides[0]}²" if len(set(sides)) == 1 else "×".join(sides)
 
 
 def _cells(benchmark: Benchmark, target: Target, records: Records) -> tuple[str, str, str]:
@@ -53,16 +61,37 @@ def met(benchmark: Benchmark, target: Target, records: Records) -> str:
     return "yes" if target.is_met_by(benchmark.judged(values)) else "no"
 
 
-def passes_table(record: Record) -> str:
-    """Every engine's seconds and, round by round, how many times longer than ours they are."""
-    side_px, ours = record.settings["side_px"], record.series("ours, s")
-    lines = [f"| {side_px}² → {4 * side_px}², {len(record.samples)} rounds | s | / ours | dB |", "|---|---|---|---|"]
-    for quantity in record.samples[0]:
-        name, _, unit = quantity.rpartition(", ")
-        psnr = record.samples[0].get(f"{name}, dB")
-        if unit == "s" and psnr is not None:
-            seconds = record.series(quantity)
-            lines.append(f"| {name} | {format_spread(seconds)} | {format_spread(ratios(seconds, ours))} | {psnr:.1f} |")
+def passes_table(records: Records) -> str:
+    """Every engine's seconds for each size, and how many times longer than ours they are, round by round."""
+    passes = {name: record for name, record in records.items() if name.startswith("pass")}
+    names = dict.fromkeys(engine for record in passes.values() for engine in record.settings["engines"])
+    ordered = [*(name for name in names if name != "ours"), *(["ours"] if "ours" in names else [])]
+    headings = [f"{size_of(name, record.settings)}, s (/ ours)" for name, record in passes.items()]
+    lines = [f"| one pass of 4× | {' | '.join(headings)} | dB |", f"|---|{'---|' * len(passes)}---|"]
+    for engine in ordered:
+        cells = [_pass_cell(record, engine) for record in passes.values()]
+        psnr = [found for record in passes.values() if (found := record.samples[0].get(f"{engine}, dB")) is not None]
+        lines.append(
+            f"| {engine} | {' | '.join(cells)} | {min(psnr):.1f} |" if psnr else f"| {engine} | {' | '.join(cells)} |  |"
+        )
+    return "\n".join(lines)
+
+
+def _pass_cell(record: Record, engine: str) -> str:
+    if f"{engine}, s" not in record.samples[0]:
+        return ""
+    seconds, ours = record.series(f"{engine}, s"), record.series("ours, s")
+    ratio = "" if engine == "ours" else f" ({_rounded(Spread.of(ratios(seconds, ours)).median)})"
+    return f"{_rounded(Spread.of(seconds).median)}{ratio}"
+
+
+def pictures_table(record: Record) -> str:
+    """Every picture's largest error and PSNR, by each engine."""
+    names = [*record.settings["photographs"], *record.settings["textures"]]
+    quantities = list(record.samples[0])
+    lines = [f"| picture | {' | '.join(quantities)} |", f"|---|{'---|' * len(quantities)}"]
+    for name, sample in zip(names, record.samples, strict=False):  # an interrupted section has fewer
+        lines.append(f"| {name.replace('_', ' ')} | {' | '.join(_rounded(sample[quantity]) for quantity in quantities)} |")
     return "\n".join(lines)
 
 
@@ -83,6 +112,7 @@ def contexts(records: Records) -> str:
     for record in records.values():
         context = record.context
         versions = ", ".join(f"{name} {number}" for name, number in context["versions"].items())
-        machine = f"{context['cpu']}, {context['device']}, {context['precision']}; Python {context['python']}, {versions}"
+        engine = context.get("engine") or context["precision"]
+        machine = f"{context['cpu']}, {context['device']}, {engine}; Python {context['python']}, {versions}"
         lines.append(f"- {record.measured_at[:10]}, {machine}; commit {context['commit']}.")
     return "\n".join(dict.fromkeys(lines))

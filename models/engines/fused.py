@@ -28,10 +28,11 @@ TILE_ROWS, TILE_COLUMNS = 8, 64  # of a thread block
 THREADS = 256
 CHUNK = 16  # input channels that are in shared memory at once
 OUTPUTS = 32  # output channels of a thread block
-PITCH = 192  # channels of a plane: a dense block's 64, and the 4 × 32 that it grows
+GROWN = 192  # channels: a dense block's 64, and the 4 × 32 that it grows
 STAGES = 3  # chunks in shared memory: one is multiplied, the others come
-SHARED_BYTES = STAGES * ((TILE_ROWS + 2) * (TILE_COLUMNS + 2) * CHUNK + 9 * OUTPUTS * CHUNK) * 2
-BYTES_PER_PX = 2 * PITCH * 2 + 2 * 64 * 4  # two planes in fp16, two residuals in fp32
+PIXELS_BYTES = -(-(TILE_ROWS + 2) * (TILE_COLUMNS + 2) * CHUNK * 2 // 256) * 256  # so that the weights begin at a multiple
+SHARED_BYTES = STAGES * (PIXELS_BYTES + 9 * OUTPUTS * CHUNK * 2)
+BYTES_PER_PX = 2 * GROWN * 2 + 2 * 64 * 4  # two planes in fp16, two residuals in fp32
 
 SOURCE = Path(__file__).with_name("conv3x3.cu")
 
@@ -41,7 +42,8 @@ class Convolution(ctypes.Structure):
 
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("x", "weights", "bias", "y", "residual")),
-        *((name, ctypes.c_int) for name in ("height", "width", "row_pixels", "x_row_pixels", "pitch", "chunks", "offset")),
+        *((name, ctypes.c_int) for name in ("height", "width", "row_pixels", "plane_pixels")),
+        *((name, ctypes.c_int) for name in ("x_row_pixels", "x_plane_pixels", "chunks", "offset")),
     )
 
 
@@ -122,37 +124,38 @@ class FusedNetwork:
     def body(self, shallow: Tensor, progress: Progress) -> Tensor:
         """fp32 `(1, 64, h, w)` of conv_first to fp16 `(1, 64, h, w)` features, both channels_last."""
         height, width = shallow.shape[2:]
-        source, target = (_plane(shallow, height, width, PITCH) for _ in range(2))
-        first = _plane(shallow, height, width, 64, torch.float32)
-        _inner(first, height, width).copy_(shallow[0].permute(1, 2, 0))
+        source, target = (_planes(shallow, height, width, GROWN) for _ in range(2))
+        first = source.new_zeros((*source.shape[1:3], 64), dtype=torch.float32)
+        first[1 : height + 1, 1 : width + 1] = shallow[0].permute(1, 2, 0)
         residual = first.clone()
-        source[:, :, :64] = first
+        _fill(source, shallow)
         for number, (*growing, last) in enumerate(self._dense_blocks):
             for i, packed in enumerate(growing):
-                self._convolve("grow", packed, source, source, height, width, offset=64 + OUTPUTS * i)
+                self._convolve("grow", packed, source, source, height, width, offset=(64 + OUTPUTS * i) // CHUNK)
             self._convolve("block" if number % 3 == 2 else "dense", last, source, target, height, width, residual)
             source, target = target, source
             progress.advance(FLOPS_PER_BLOCK_PX / 3 * height * width)
         self._convolve("body", self._around["body"], source, target, height, width, first)
         progress.advance(FLOPS_AROUND_BLOCKS_PX * height * width)
-        return _inner(target, height, width)[:, :, :64].contiguous().permute(2, 0, 1)[None]
+        inner = target[: 64 // CHUNK, 1 : height + 1, 1 : width + 1]
+        return inner.permute(1, 2, 0, 3).reshape(height, width, 64).permute(2, 0, 1)[None]
 
     def upsample(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """fp16 `(1, 64, h, w)` features to uint8 `(4h, 4w, 3)` RGB, and whether all was finite."""
         height, width = features.shape[2:]
-        plane = _plane(features, height, width, 64)
-        _inner(plane, height, width).copy_(features[0].permute(1, 2, 0))
+        planes = _planes(features, height, width, 64)
+        _fill(planes, features)
         for name in ("up1", "up2"):
             height, width = height * 2, width * 2
-            enlarged = _plane(features, height, width, 64)
-            self._convolve("enlarge", self._around[name], plane, enlarged, height, width)
-            plane = enlarged
-        enlarged = _plane(features, height, width, 64)
-        self._convolve("grow", self._around["hr"], plane, enlarged, height, width)
+            enlarged = _planes(features, height, width, 64)
+            self._convolve("enlarge", self._around[name], planes, enlarged, height, width)
+            planes = enlarged
+        enlarged = _planes(features, height, width, 64)
+        self._convolve("grow", self._around["hr"], planes, enlarged, height, width)
         result = torch.empty((height, width, 3), dtype=torch.uint8, device=features.device)
         not_finite = torch.zeros(1, dtype=torch.int32, device=features.device)
         self._convolve("last", self._around["last"], enlarged, result, height, width, not_finite)
-        return result, not_finite == 0
+        return result, not_finite[0] == 0
 
     def _convolve(
         self,
@@ -170,19 +173,24 @@ class FusedNetwork:
         columns, rows = -(-width // TILE_COLUMNS), -(-height // TILE_ROWS)
         pointers = (tensor.data_ptr() if tensor is not None else None for tensor in (x, weights, bias, y, residual))
         row_pixels = columns * TILE_COLUMNS + 2
-        convolution = Convolution(*pointers, height, width, row_pixels, x.shape[1], x.shape[2], chunks, offset)
+        plane_pixels = row_pixels * (rows * TILE_ROWS + 2)
+        x_row_pixels, x_plane_pixels = x.shape[2], x.shape[1] * x.shape[2]
+        sizes = height, width, row_pixels, plane_pixels, x_row_pixels, x_plane_pixels, chunks, offset
+        convolution = Convolution(*pointers, *sizes)
         self._kernels.launch(kernel, convolution, (columns, rows, groups))
 
 
-def _plane(like: Tensor, height: int, width: int, channels: int, dtype: torch.dtype = torch.float16) -> Tensor:
-    """Zeros with a border: `(rows, row_pixels, channels)`, as conv3x3.cu wants it."""
+def _planes(like: Tensor, height: int, width: int, channels: int) -> Tensor:
+    """Zeros with a border: fp16 `(channels / 16, rows, row_pixels, 16)`, as conv3x3.cu wants it."""
     rows, row_pixels = (-(-size // tile) * tile + 2 for size, tile in ((height, TILE_ROWS), (width, TILE_COLUMNS)))
-    return like.new_zeros((rows, row_pixels, channels), dtype=dtype)
+    return like.new_zeros((channels // CHUNK, rows, row_pixels, CHUNK), dtype=torch.float16)
 
 
-def _inner(plane: Tensor, height: int, width: int) -> Tensor:
-    """A plane without its border."""
-    return plane[1 : height + 1, 1 : width + 1]
+def _fill(planes: Tensor, features: Tensor) -> None:
+    """Write `(1, 64, h, w)` into the first planes."""
+    height, width = features.shape[2:]
+    by_chunk = features[0].reshape(64 // CHUNK, CHUNK, height, width).permute(0, 2, 3, 1)
+    planes[: 64 // CHUNK, 1 : height + 1, 1 : width + 1] = by_chunk
 
 
 def _pack(convolution: torch.nn.Conv2d) -> tuple[Tensor, Tensor]:
@@ -206,6 +214,8 @@ def _compile(source: bytes, capability: tuple[int, int]) -> bytes:
 
     program = _checked(nvrtc.nvrtcCreateProgram(source, SOURCE.name.encode(), 0, [], []))
     options = [b"--std=c++17", f"--gpu-architecture=sm_{capability[0]}{capability[1]}".encode()]
+    if capability == (9, 0):  # Hopper multiplies by four warps at a time, in instructions that no other generation has
+        options = [b"--std=c++17", b"--gpu-architecture=sm_90a", b"-DHOPPER"]
     (failed,) = nvrtc.nvrtcCompileProgram(program, len(options), options)
     if int(failed):
         log = b" " * _checked(nvrtc.nvrtcGetProgramLogSize(program))

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from core.progress import NullProgress, Progress
 from models.device import Device, Image
+from models.device_faults import is_out_of_memory
 from models.engines.fused import FusedNetwork, build_fused
 from models.engines.pace import Paced
 from models.engines.rrdbnet import (
@@ -146,7 +147,7 @@ class TorchEngine:
                     return _body(rrdbnet, fused, unshuffled, progress)
                 return _tiled_body(rrdbnet, fused, unshuffled, tile_px, progress)
             except RuntimeError as exc:
-                if not _is_out_of_memory(exc) or tile_px <= BODY_MIN_TILE_PX:
+                if not is_out_of_memory(exc) or tile_px <= BODY_MIN_TILE_PX:
                     raise
             tile_px = max(min(tile_px, max(height, width)) // 2, BODY_MIN_TILE_PX)
             self._note_shortage(tile_px)
@@ -170,7 +171,7 @@ class TorchEngine:
                     part.copy_(upsampled[times(inner, 4)])
                     progress.advance(FLOPS_UPSAMPLER_PX * part.shape[0] * part.shape[1] / 16)
             except RuntimeError as exc:
-                if not _is_out_of_memory(exc) or tile_px <= UPSAMPLER_MIN_TILE_PX:
+                if not is_out_of_memory(exc) or tile_px <= UPSAMPLER_MIN_TILE_PX:
                     raise
             else:
                 return result, finite
@@ -192,10 +193,6 @@ class TorchEngine:
 def _kept_bytes(pixel_count: int, bytes_per_channel: int) -> int:
     """Features, twice, and the result, of all pixels."""
     return pixel_count * (2 * 64 * bytes_per_channel + 3 * 4 * 4)
-
-
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)  # on a GPU, on the CPU
 
 
 def _to_batch(image: Image, device: torch.device, scale: int) -> Tensor:

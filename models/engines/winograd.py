@@ -50,7 +50,7 @@ def unavailable_reason() -> str:
     if not any(map(_cpu_has, CAPABILITIES)):
         return "The engine for CPUs needs AVX2 and FMA, which this CPU or its operating system lacks."
     if best_build() is None:
-        return f"The engine for CPUs has not been built: {_library(_missing_build())} is not there."
+        return f"The engine for CPUs has not been built: {_library(_missing_build())} is not there. Torch is slower."
     return ""
 
 

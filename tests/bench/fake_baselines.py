@@ -6,7 +6,7 @@ import time
 
 import numpy as np
 
-from bench.compare.baselines import Engine, Upscale
+from bench.compare.baselines import Engine, Shape, Upscale
 from bench.images.photographs import Image
 
 
@@ -14,11 +14,11 @@ def repeat_pixels(image: Image) -> Image:
     return image.repeat(4, axis=0).repeat(4, axis=1)
 
 
-def build_repeating(_side_px: int) -> Upscale:
+def build_repeating(_shape: Shape) -> Upscale:
     return repeat_pixels
 
 
-def build_slow(_side_px: int) -> Upscale:
+def build_slow(_shape: Shape) -> Upscale:
     def upscale(image: Image) -> Image:
         time.sleep(0.05)
         return repeat_pixels(image)
@@ -26,11 +26,11 @@ def build_slow(_side_px: int) -> Upscale:
     return upscale
 
 
-def build_black(_side_px: int) -> Upscale:
+def build_black(_shape: Shape) -> Upscale:
     return lambda image: np.zeros_like(repeat_pixels(image))
 
 
-def build_broken(_side_px: int) -> Upscale:
+def build_broken(_shape: Shape) -> Upscale:
     raise ModuleNotFoundError("no such engine")
 
 

@@ -8,11 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench.compare.baselines import build_ncnn, build_realesrganer
-from bench.compare.passes import measure_passes
+from bench.compare.baselines import OURS, OURS_AVX2, REALESRGANER, TORCH, Engine, build_ncnn, build_realesrganer, runnable
+from bench.compare.passes import measure_busy, measure_passes
+from bench.compare.quality import measure_quality
 from bench.compare.runner import Section, in_turns, measure_section
 from bench.compare.worker import EngineError, workers
 from bench.images.photographs import largest_difference, psnr_db
+from bench.images.textures import texture
 from bench.report.arithmetic import Spread, log_log_slope, ratios
 from bench.results import Record, Sample, read_records
 from tests.bench.fake_baselines import BLACK, BROKEN, FAST, SLOW, YARDSTICK
@@ -59,6 +61,22 @@ def test_psnr_and_largest_difference() -> None:
     assert psnr_db(black, almost) == pytest.approx(48.13, abs=0.01)
 
 
+@pytest.mark.parametrize("name", ["noise", "line art"])
+def test_textures_that_are_made_are_the_same_each_time_and_full_of_detail(name: str) -> None:
+    made = texture(40, 30, name)
+    assert made.shape == (30, 40, 3)
+    assert np.array_equal(made, texture(40, 30, name))
+    assert made.std() > 50
+
+
+def test_a_texture_that_is_smaller_or_unknown_is_refused() -> None:
+    with pytest.raises(ValueError, match="no texture wool"):
+        texture(40, 30, "wool")
+    pytest.importorskip("skimage", reason="make bench installs it")
+    with pytest.raises(ValueError, match="print is"):
+        texture(800, 600, "print")
+
+
 def test_engines_are_timed_in_turns_beside_the_yardstick() -> None:
     samples = list(measure_passes(3, PHOTOGRAPH, (FAST, SLOW), YARDSTICK))
     assert len(samples) == 3
@@ -66,6 +84,20 @@ def test_engines_are_timed_in_turns_beside_the_yardstick() -> None:
         assert set(sample) == {"fast, s", "slow, s", "yardstick, s", "fast, dB", "slow, dB", "yardstick, dB"}
         assert sample["slow, s"] > 0.05 > sample["fast, s"] > 0
         assert sample["slow, dB"] == 100
+
+
+def test_engines_are_timed_alone_and_beside_busy_processes() -> None:
+    (sample,) = measure_busy(1, PHOTOGRAPH, (0, 1), (FAST, SLOW))
+    assert list(sample) == ["fast beside 0, s", "slow beside 0, s", "fast beside 1, s", "slow beside 1, s"]
+    assert sample["slow beside 1, s"] > 0.05
+
+
+def test_quality_is_every_engines_largest_error_and_psnr() -> None:
+    samples = list(measure_quality(2, 24, 16, ["fur", "noise", "line art"], (FAST, BLACK), SLOW))
+    assert len(samples) == 2, "the first was measured before the interruption"
+    for sample in samples:
+        assert (sample["fast, grey levels"], sample["fast, dB"]) == (0, 100)
+        assert sample["black, grey levels"] > 200 > 20 > sample["black, dB"]
 
 
 def test_an_engine_that_makes_another_picture_is_refused() -> None:
@@ -80,7 +112,15 @@ def test_an_engine_that_fails_says_why() -> None:
 
 def test_ncnn_runs_the_same_model() -> None:
     pytest.importorskip("ncnn", reason="make bench installs it")
-    assert largest_difference(build_ncnn(24)(PHOTOGRAPH), build_realesrganer(24)(PHOTOGRAPH)) <= 1
+    assert largest_difference(build_ncnn((24, 24))(PHOTOGRAPH), build_realesrganer((24, 24))(PHOTOGRAPH)) <= 1
+
+
+@pytest.mark.parametrize(("build", "left"), [("avx2", (OURS_AVX2, TORCH, OURS)), (None, (OURS,))])
+def test_without_a_build_of_ours_only_what_runs_in_its_place_is_measured(
+    build: str | None, left: tuple[Engine, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("models.engines.winograd.best_build", lambda: build)
+    assert runnable((REALESRGANER, OURS_AVX2, TORCH, OURS)) == [REALESRGANER, *left]
 
 
 def section(*samples: Sample, count: int = 3) -> Section:

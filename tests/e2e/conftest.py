@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,9 @@ import pytest
 
 from bench.server import Server, running_server
 from core.config import Settings
-from core.progress import NullProgress
-from imaging.encode import encode_image
 from model_utility import Models, load_models
-from schemas.params import UpscaleParams
-from schemas.plan import Size, plan_upscale
-from tests.e2e.faults import Check, Registry, mounts, new_picture
-from tests.helpers import SMALL_SERVER, WEIGHTS, decode
-from upscale import Upscaler
+from tests.e2e.faults import Check, Registry, golden_bytes, mounts, new_picture
+from tests.helpers import SMALL_SERVER, WEIGHTS
 
 
 @pytest.fixture(scope="package")
@@ -33,13 +29,7 @@ def models() -> Models:
 @pytest.fixture(scope="package")
 def golden(models: Models) -> Callable[[bytes], bytes]:
     """The right response's bytes, by the pipeline itself, in this process."""
-
-    def compute(image: bytes) -> bytes:
-        picture, _ = decode(image)
-        plan = plan_upscale(Size(picture.width, picture.height), "2k")
-        return encode_image(Upscaler(models).run(picture, plan, UpscaleParams(), NullProgress()).picture, "jpeg", 95)[0]
-
-    return compute
+    return partial(golden_bytes, models)
 
 
 @pytest.fixture(scope="package")

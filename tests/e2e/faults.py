@@ -15,7 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from tests.helpers import HANG_SECONDS, encode, sample_crop
+from core.progress import NullProgress
+from imaging.encode import encode_image
+from model_utility import Models
+from schemas.params import UpscaleParams
+from schemas.plan import Size, plan_upscale
+from tests.helpers import HANG_SECONDS, decode, encode, sample_crop
+from upscale import Upscaler
 
 _numbers = count()
 
@@ -75,3 +81,10 @@ class _RegistryConnection(socketserver.StreamRequestHandler):
 def mounts(*arguments: str) -> bool:
     command = [shutil.which("mount") or "mount", *arguments]
     return subprocess.run(command, capture_output=True, check=False).returncode == 0  # noqa: S603
+
+
+def golden_bytes(models: Models, image: bytes) -> bytes:
+    """A response's result, by the pipeline itself, in this process."""
+    picture, _ = decode(image)
+    plan = plan_upscale(Size(picture.width, picture.height), "2k")
+    return encode_image(Upscaler(models).run(picture, plan, UpscaleParams(), NullProgress()).picture, "jpeg", 95)[0]

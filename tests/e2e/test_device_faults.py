@@ -7,9 +7,11 @@ import base64
 import ctypes
 import io
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
+from unittest import mock
 
 import httpx
 import numpy as np
@@ -23,11 +25,27 @@ from imaging.encode import encode_image
 from model_utility import Models
 from models.checkpoint import load_state_dict
 from models.engines.rrdbnet import build_rrdbnet
+from models.engines.torch_engine import TorchEngine
 from models.super_resolution import SuperResolver
-from tests.e2e.faults import new_picture
+from tests.e2e.faults import golden_bytes, new_picture
 from tests.helpers import WEIGHTS, FakeResolver, assert_error, b64, decode, fake_models, psnr, ready, serving
 
 # the network, in this process
+
+
+@pytest.fixture(scope="module", autouse=True)
+def torchs_engine() -> Iterator[None]:
+    """It alone has hooks to raise faults in, and shortages as a GPU has them."""
+    with mock.patch("models.super_resolution.build_engine", TorchEngine):
+        yield
+
+
+@pytest.fixture(scope="module")
+def golden(models: Models) -> Callable[[bytes], bytes]:
+    """The right response's bytes, by that engine."""
+    network = build_rrdbnet(load_state_dict(WEIGHTS / "RealESRGAN_x4plus.pth"), 4)
+    resolver = SuperResolver({4: network}, models.super_resolvers["photo"].device)
+    return partial(golden_bytes, replace(models, super_resolvers={"photo": resolver}))
 
 
 @asynccontextmanager
@@ -73,10 +91,18 @@ async def test_an_exception_in_the_network_is_a_500_and_the_next_response_is_rig
         assert bytes_of(await ask(client, image)) == golden(image)
 
 
+@pytest.mark.parametrize(
+    "shortage",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("GET was unable to find an engine to execute this computation"),  # all that cuDNN says of it
+    ],
+    ids=["torch", "cuDNN"],
+)
 async def test_a_lack_of_memory_in_the_network_costs_tiles_and_not_the_response(
-    settings: Settings, models: Models, golden: Callable[[bytes], bytes]
+    settings: Settings, models: Models, golden: Callable[[bytes], bytes], shortage: RuntimeError
 ) -> None:
-    async with faulty(settings, models, [torch.OutOfMemoryError("CUDA out of memory")]) as client:
+    async with faulty(settings, models, [shortage]) as client:
         image = new_picture()
         response = await ask(client, image)
         tiled, whole = (Image.open(io.BytesIO(data)) for data in (bytes_of(response), golden(image)))

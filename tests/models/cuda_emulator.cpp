@@ -1,6 +1,7 @@
 // Runs models/engines/conv3x3.cu on a CPU: every thread of a block is a fiber, and what a warp does together waits for all of it.
-// g++ -std=c++17 -O2 -shared -fPIC -DSOURCE='"…/conv3x3.cu"' cuda_emulator.cpp
+// g++ -std=c++17 -O2 -U_FORTIFY_SOURCE -shared -fPIC -DSOURCE='"…/conv3x3.cu"' cuda_emulator.cpp
 
+#include <setjmp.h>
 #include <ucontext.h>
 
 #include <cmath>
@@ -21,17 +22,26 @@
 
 struct Index { int x, y, z; };
 static Index blockIdx;
-char memory[1 << 17] __attribute__((aligned(128)));
+char memory[1 << 17] __attribute__((aligned(1024)));
 
-struct Fiber { ucontext_t context; Index thread; bool done; };
+struct Fiber { ucontext_t context; jmp_buf at; Index thread; bool begun, done; };
 static std::vector<Fiber> fibers;
 static Fiber* current;
-static ucontext_t scheduler;
+static jmp_buf scheduler;  // swapcontext would ask the kernel for the signal mask, a million times
 #define threadIdx (current->thread)
 
 struct Barrier { int arrived = 0; unsigned generation = 0; };
 static Barrier warp_barriers[32], block_barrier;
-static void yield() { swapcontext(&current->context, &scheduler); }
+static void yield() {
+  if (!_setjmp(current->at)) _longjmp(scheduler, 1);
+}
+static void resume(Fiber& fiber) {
+  current = &fiber;
+  if (_setjmp(scheduler)) return;
+  if (fiber.begun) _longjmp(fiber.at, 1);
+  fiber.begun = true;
+  setcontext(&fiber.context);
+}
 static void wait(Barrier& barrier, int count) {
   const unsigned mine = barrier.generation;
   if (++barrier.arrived == count) { barrier.arrived = 0; barrier.generation++; return; }
@@ -76,6 +86,28 @@ static void multiply_add(float* c, const u32* a, const u32* b) {
   }
 }
 static u32 pack(float low, float high) { return as_half(low) | as_half(high) << 16; }
+static float from_lane_xor(float f, int mask) {
+  Deposit mine{};
+  memcpy(&mine.address, &f, 4);
+  const Deposit* all = exchange(mine);
+  memcpy(&f, &all[(threadIdx.x & 31) ^ mask].address, 4);
+  return f;
+}
+#ifdef HOPPER
+static u32 slot(u32 index, u32 half);
+static void begin_products() {}
+static void commit_products() {}
+template <int N> static void wait_products_but() {}
+static void multiply_add_32(float (*c)[4], const u32* a, u32 address) {
+  const int lane = threadIdx.x & 31;
+  if (address % 256) abort();  // Hopper's swizzle is of addresses, ours of what lies there
+  for (int n = 0; n < 4; n++) {
+    u32 b[2];
+    for (int half = 0; half < 2; half++) memcpy(b + half, memory + address + slot(n * 8 + lane / 4, half) + lane % 4 * 4, 4);
+    multiply_add(c[n], a, b);
+  }
+}
+#endif
 static int to_nearest(float f) { return (int)nearbyintf(f); }
 static float unpack(u32 bits) { return as_float(bits); }
 
@@ -93,7 +125,7 @@ static void thread() {
     default: last(*convolution);
   }
   current->done = true;
-  swapcontext(&current->context, &scheduler);
+  _longjmp(scheduler, 1);
 }
 
 extern "C" void emulate(int kind, const Convolution* c, int columns, int rows, int groups) {
@@ -116,7 +148,7 @@ extern "C" void emulate(int kind, const Convolution* c, int columns, int rows, i
         for (int left = THREADS; left;) {
           left = 0;
           for (Fiber& fiber : fibers)
-            if (!fiber.done) { left++; current = &fiber; swapcontext(&scheduler, &fiber.context); }
+            if (!fiber.done) left++, resume(fiber);
         }
       }
 }

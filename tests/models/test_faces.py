@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from facexlib.detection import retinaface, retinaface_utils
 from facexlib.detection.retinaface import RetinaFace
 from facexlib.parsing.parsenet import ParseNet
 from facexlib.utils.face_restoration_helper import FaceRestoreHelper
@@ -18,7 +19,7 @@ from imaging.picture import Picture
 from model_utility import Models, ModelStatus
 from models.checkpoint import load_state_dict
 from models.device import Image, select_device
-from models.face_detection import FACE_PX, Face, FaceDetector, Matrix
+from models.face_detection import FACE_PX, Face, FaceDetector, Matrix, PriorBox
 from models.face_restoration import FaceRestorer, _build_parser, align_face, paste_face, paste_matrix
 from schemas.params import UpscaleParams
 from schemas.plan import Plan, Size, plan_upscale
@@ -301,3 +302,11 @@ def test_faces_of_a_gray_picture_stay_gray(restorer: FaceRestorer, detector: Fac
     assert upscaled.faces_enhanced
     assert upscaled.picture.pixels.shape == (1200, 1920)
     assert (upscaled.picture.pixels[:40] == gray.repeat(4, 0).repeat(4, 1)[:40]).all()
+
+
+@pytest.mark.parametrize("size", [(16, 16), (37, 640), (101, 53)])
+def test_anchors_are_facexlibs(size: tuple[int, int]) -> None:
+    cfg = retinaface.generate_config("mobile0.25")
+    theirs = retinaface_utils.PriorBox(cfg, image_size=size).forward()
+    assert torch.equal(PriorBox(cfg, size).forward(), theirs)
+    assert retinaface.PriorBox is PriorBox

@@ -19,6 +19,8 @@ from models.checkpoint import load_state_dict
 from models.device import Device, Image, _unusable_gpu_reason, select_device
 from models.engines import torch_engine
 from models.engines.rrdbnet import build_rrdbnet
+from models.engines.torch_engine import TorchEngine
+from models.engines.winograd import best_build, unavailable_reason
 from models.super_resolution import SuperResolver
 from tests.helpers import WEIGHTS, max_difference, psnr, sample_crop
 
@@ -67,6 +69,11 @@ def fp32() -> SuperResolver:
 
 
 @pytest.fixture(scope="module")
+def torch_fp32() -> TorchEngine:
+    return TorchEngine(x4plus(), select_device("cpu"))
+
+
+@pytest.fixture(scope="module")
 def fp32_with_x2plus() -> SuperResolver:
     return SuperResolver({4: x4plus(), 2: random_x2plus()}, select_device("cpu", "fp32"))
 
@@ -104,9 +111,13 @@ def test_fp32_equals_the_reference_within_one_grey_level(result: Image, expected
     assert max_difference(result, expected) <= 1
 
 
-def test_the_default_precision_is_within_50_db_of_the_reference(expected: Image) -> None:
-    usual = SuperResolver({4: x4plus()}, select_device("cpu"))
-    assert psnr(usual.super_resolve(FACE, 4, NOBODY), expected) >= 50
+def test_torchs_engine_equals_the_reference_within_one_grey_level(torch_fp32: TorchEngine, expected: Image) -> None:
+    assert max_difference(torch_fp32.upscale(FACE, NOBODY), expected) <= 1
+
+
+def test_the_engine_is_named(fp32: SuperResolver, torch_fp32: TorchEngine) -> None:
+    assert torch_fp32.name == "torch fp32"
+    assert fp32.engine == (torch_fp32.name if unavailable_reason() else f"winograd fp32 ({best_build()})")
 
 
 @pytest.mark.gpu
@@ -116,6 +127,14 @@ def test_a_gpu_is_within_50_db_of_the_reference_and_repeats_itself(expected: Ima
     result = on_gpu.super_resolve(FACE, 4, NOBODY)
     assert psnr(result, expected) >= 50
     assert np.array_equal(on_gpu.super_resolve(FACE, 4, NOBODY), result)
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_the_upsamplers_tiles_leave_no_trace_of_our_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = TorchEngine(x4plus(), select_device("cuda"))
+    whole = engine.upscale(FACE, NOBODY)
+    monkeypatch.setitem(torch_engine.UPSAMPLER_TILE_PX, "cuda", 24)
+    assert np.array_equal(engine.upscale(FACE, NOBODY), whole)
 
 
 def test_the_network_sees_rgb(fp32: SuperResolver, expected: Image) -> None:
@@ -162,9 +181,10 @@ class _Accepting(torch.nn.Module):
         """Nothing."""
 
 
-def test_upsampler_tiles_leave_no_trace(fp32: SuperResolver, result: Image, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_upsampler_tiles_leave_no_trace(torch_fp32: TorchEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    untiled = torch_fp32.upscale(FACE, NOBODY)
     monkeypatch.setitem(torch_engine.UPSAMPLER_TILE_PX, "cpu", 24)
-    assert np.array_equal(fp32.super_resolve(FACE, 4, NOBODY), result)
+    assert np.array_equal(torch_fp32.upscale(FACE, NOBODY), untiled)
 
 
 def test_a_device_with_little_memory_tiles_the_body_with_a_small_error(expected: Image) -> None:
@@ -199,15 +219,19 @@ def test_an_overflow_is_redone_in_fp32(fp32: SuperResolver, caplog: pytest.LogCa
     assert "again in fp32" in caplog.text
 
 
-def test_progress_adds_up_and_can_stop_a_pass(fp32: SuperResolver) -> None:
-    steps = Steps()
-    fp32.super_resolve(FACE[:8, :8], 4, steps)
-    assert math.isclose(sum(steps.works), fp32.flops(8, 8, 4), rel_tol=1e-9)
-    assert len(steps.works) > 23 * 15, "each convolution is a step"
-    assert max(steps.works) < 0.1 * sum(steps.works)
+def test_progress_adds_up_and_can_stop_a_pass(fp32: SuperResolver, torch_fp32: TorchEngine) -> None:
+    steps, of_torch = Steps(), Steps()
+    fp32.super_resolve(FACE, 4, steps)
+    torch_fp32.upscale(FACE[:8, :8], of_torch)
+    assert math.isclose(sum(steps.works), fp32.flops(FACE.shape[0], FACE.shape[1], 4), rel_tol=1e-9)
+    assert math.isclose(sum(of_torch.works), fp32.flops(8, 8, 4), rel_tol=1e-9)
+    assert len(of_torch.works) > 23 * 15, "each convolution is a step"
+    assert max(of_torch.works) < 0.1 * sum(of_torch.works)
 
     with pytest.raises(InterruptedError):
-        fp32.super_resolve(FACE[:8, :8], 4, Steps(most=5))
+        fp32.super_resolve(FACE, 4, Steps(most=2))
+    with pytest.raises(InterruptedError):
+        torch_fp32.upscale(FACE[:8, :8], Steps(most=5))
 
 
 def test_the_same_image_gives_the_same_bytes(fp32: SuperResolver, result: Image) -> None:
