@@ -39,7 +39,7 @@ Network* random_network(int channels) {
   }
   for (const auto& floats : weights) of_weights.push_back(floats.data());
   for (const auto& floats : biases) of_biases.push_back(floats.data());
-  return winograd_create(BLOCKS, channels, of_weights.data(), of_biases.data());
+  return winograd_create(BLOCKS, channels, of_weights.data(), of_biases.data(), 2);
 }
 
 // Counts down, and stops the pass at 0.

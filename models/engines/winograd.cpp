@@ -40,7 +40,7 @@ enum {
   STRIP_TILES = 48,   // most columns of tiles of a strip
   LEAST_STRIP = 12,   // fewest, where a flat picture is cut into more strips
   STEP_TILES = 32,    // tiles of a step of a narrow picture
-  PARALLEL = 4,       // threads that any picture should keep busy, but for tiny ones
+  PARALLEL = 3,       // threads that any picture should keep busy, but for tiny ones; where it is more, their halos cost as much
   SPARE_RINGS = 1,    // a thread that must wait with its block can begin another
   ROW_TILES = 24,     // most columns of a unit of conv_body
 };
@@ -133,7 +133,8 @@ struct Layout {
     plane_row = (size_t)(tile_columns * TILE + 2) * FEATURES;
     strips = divide_up(tile_columns, STRIP_TILES);
     while (strips * (tile_rows + DENSE - 1) < PARALLEL * LAG && tile_columns / (strips + 1) >= LEAST_STRIP) strips++;
-    rows = std::max(1, std::min(STEP_TILES / divide_up(tile_columns, strips), tile_rows * strips / PARALLEL));
+    const int least_groups = std::max(PARALLEL * LAG / strips - (DENSE - 1), 1);
+    rows = std::max(1, std::min(STEP_TILES / divide_up(tile_columns, strips), tile_rows / least_groups));
     groups = divide_up(tile_rows, rows);
     steps = groups + DENSE - 1;
   }

@@ -153,7 +153,7 @@ class Body {
     }
   }
 
-  // The fifth: to the next plane, times 0.2 and with the block's input added; at the third block the same again with the input of all three.
+  // The fifth: to the next plane, times 0.2 and with the block's input added; at the third block again, with the input of all three.
   void end(const Strip& s, int group, const Convolution& convolution, float* ring, float* m, const float* source, const float* residual,
            float* target) const {
     for (int half = 0; half < 2; half++) {

@@ -195,7 +195,7 @@ NOINLINE void first_pixels(const float* const* rows, int channels, const float* 
   }
 }
 
-// conv_last, directly: N pixels from rows[3], each one's left neighbour first, to RGB bytes; w[row][column][3][64]. What is no number is black.
+// conv_last, directly: N pixels from rows[3], each one's left neighbour first, to RGB bytes; w[row][column][3][64]. NaN becomes 0.
 template <int N>
 NOINLINE void last_pixels(const float* const* rows, const float* w, const float* bias, uint8_t* to) {
   constexpr int PARTS = 16 / LANES;  // 16 sums of four channels each, in either build

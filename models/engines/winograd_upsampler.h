@@ -8,7 +8,8 @@ class Upsampler {
  public:
   enum { UNIT_HEIGHT = 64, UNIT_WIDTH = 32, RING = 3 * TILE };
 
-  Upsampler(const Network& network, const Layout& layout, const float* features) : network_(network), layout_(layout), features_(features) {}
+  Upsampler(const Network& network, const Layout& layout, const float* features)
+      : network_(network), layout_(layout), features_(features) {}
 
   static size_t floats() {  // of scratch, for the largest unit
     const int widest = UNIT_WIDTH * 4 + 8, tiles = divide_up(widest, TILE) + 1;
