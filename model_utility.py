@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from core.config import Settings
 from core.errors import ModelUnavailable
-from core.progress import NullProgress, Progress
+from core.progress import Progress
 from weights.manifest import WeightFile, read_manifest, sha256_of
 
 if TYPE_CHECKING:
@@ -101,12 +101,10 @@ class Models:
             )
         return self.super_resolvers[model]
 
-    def run_all_once(self, side_px: int) -> None:
-        """Each network once on a small picture: libraries load, kernels are chosen, and the first request is not slow."""
-        picture = _noise(side_px)
+    def run_all_once(self) -> None:
+        """Do what would make the first pass of any network slow."""
         for super_resolver in self.super_resolvers.values():
-            for scale in super_resolver.scales:
-                super_resolver.super_resolve(picture, scale, NullProgress())
+            super_resolver.run_once()
 
     def warm_up(self, side_px: int, progress: Progress) -> None:
         """One pass over a square, so that the device's rate is known."""

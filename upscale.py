@@ -48,14 +48,14 @@ class Upscaler:
     def __init__(self, models: Models) -> None:
         self.models = models
 
-    def run_all_once(self, side_px: int) -> None:
-        """Each network once, so that the first request is not the slow one.
+    def run_all_once(self) -> None:
+        """Do what would make the first pass of any network slow.
 
         Raises:
             DeviceLost: this process can use its device no more.
         """
         with self._lost_device_noticed():
-            self.models.run_all_once(side_px)
+            self.models.run_all_once()
 
     def measure_faces(self, flops_per_second: float) -> None:
         """Learn what faces cost, where a pass does so many FLOPs a second.

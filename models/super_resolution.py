@@ -31,6 +31,9 @@ class Engine(Protocol):
     def memory_bytes(self, height: int, width: int) -> int:
         """What a pass over an image of that size takes at its peak, beside the model, to a factor of two."""
 
+    def run_once(self) -> None:
+        """Do what would make a first pass slow: load libraries, choose kernels."""
+
     def upscale(self, image: Image, progress: Progress) -> Image:
         """uint8 RGB `(h, w, 3)` to `(h * scale, w * scale, 3)`; what `progress` raises ends the pass."""
 
@@ -61,10 +64,10 @@ class SuperResolver:
         """How often a pass ran out of memory: its tiles, and so its bytes, are not the usual ones."""
         return sum(engine.shortages for engine in self._engines.values())
 
-    @property
-    def scales(self) -> tuple[int, ...]:
-        """Of the networks that are there."""
-        return tuple(self._engines)
+    def run_once(self) -> None:
+        """Do what would make the first pass of any of the networks slow."""
+        for engine in self._engines.values():
+            engine.run_once()
 
     def flops(self, height: int, width: int, scale: int) -> float:
         """Work of one pass over an image of that size, as `progress` will add it up."""

@@ -128,7 +128,7 @@ class Service:
 
     async def _measure_device(self, upscaler: Upscaler) -> None:
         """Passes of growing size until one takes long enough for its rate to be that of a request; then faces, beside it."""
-        await self._worker.run(DeviceTask(0), partial(upscaler.run_all_once, WARM_UP_PX[0]))  # slow, as first times are
+        await self._worker.run(DeviceTask(0), upscaler.run_all_once)
         for side_px in WARM_UP_PX:
             task = DeviceTask(0)
             await self._worker.run(task, partial(upscaler.warm_up, side_px, task))

@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 
 UPSAMPLER_TILE_PX = {"cpu": 128, "cuda": 256}  # side of a tile of the upsampler, in pixels of the features
 UPSAMPLER_MIN_TILE_PX = 32
+FIRST_PX = 64
 UPSAMPLER_HALO_PX = 2  # its four 3×3 convolutions reach 1/2 + 1/4 + 1/4 + 1/4 of a feature pixel, after nearest upsampling
 # Live per feature pixel: what a convolution reads, writes and rearranges, at 16 times as many.
 UPSAMPLER_CHANNELS = 3 * 64 * 16
@@ -83,6 +84,10 @@ class TorchEngine:
         upsampler_px = min(pixel_count, (upsampler_tile_px + 2 * UPSAMPLER_HALO_PX) ** 2)
         live_channels = max(body_px * BODY_CHANNELS, upsampler_px * UPSAMPLER_CHANNELS)
         return _kept_bytes(pixel_count, bytes_per_channel) + live_channels * bytes_per_channel
+
+    def run_once(self) -> None:
+        """One pass over a small picture: libraries load, and kernels are chosen."""
+        self.upscale(np.random.default_rng(0).integers(0, 256, (FIRST_PX, FIRST_PX, 3), np.uint8), NullProgress())
 
     def upscale(self, image: Image, progress: Progress) -> Image:
         """Enlarge an image by the network's own scale.

@@ -96,7 +96,7 @@ class WinogradEngine:
     """
 
     def __init__(self, rrdbnet: RRDBNet, memory_bytes: int, threads: int, build: Build | None = None) -> None:
-        """Pack the weights; `rrdbnet` itself is not kept.
+        """The first pass packs the weights, to seven times their size, in a third of a second; `rrdbnet` is not kept then.
 
         Args:
             rrdbnet: of scale 4 or 2, with 64 features and growth of 32.
@@ -106,7 +106,7 @@ class WinogradEngine:
 
         Raises:
             RuntimeError: no build of the library runs here; `unavailable_reason()` says why.
-            MemoryError: there is no room for the packed weights.
+            ValueError: the network is of another shape.
         """
         chosen = build or best_build()
         if chosen is None or not (_cpu_has(chosen) and _library(chosen).exists()):
@@ -118,8 +118,8 @@ class WinogradEngine:
         self._threads = max(threads, 1)
         self._scale: int = rrdbnet.scale
         self._blocks = len(rrdbnet.body)
-        self._network = _pack(self._library, rrdbnet, self._threads)
-        weakref.finalize(self, self._library.winograd_destroy, self._network)
+        self._unpacked: list[torch.nn.Conv2d] = _convolutions(rrdbnet)
+        self._network: ctypes.c_void_p | None = None
 
     def memory_bytes(self, height: int, width: int) -> int:
         """What a pass over an image of that size takes at its peak, beside the model, to a factor of two."""
@@ -169,6 +169,17 @@ class WinogradEngine:
             logger.warning("out of memory; again in tiles of %d px", tile_px)
         return result[: image.shape[0] * self._scale, : image.shape[1] * self._scale]
 
+    def run_once(self) -> None:
+        """Does nothing: no library is loaded and no kernel chosen in a first pass, and a network that nobody uses stays small."""
+
+    def _packed(self) -> ctypes.c_void_p:
+        """The network as `winograd_run` takes it."""
+        if self._network is None:
+            self._network = _pack(self._library, self._unpacked, self._blocks, self._threads)
+            self._unpacked = []
+            weakref.finalize(self, self._library.winograd_destroy, self._network)
+        return self._network
+
     def _body_tile_px(self, height: int, width: int) -> int:
         """Side of the largest square whose body fits into memory, or the longer side if the whole body does."""
         free_bytes = max(self._memory_bytes - KEPT_BYTES_PX * height * width, 0)
@@ -185,7 +196,7 @@ class WinogradEngine:
         bounds = (ctypes.c_int * 4)(rows.start, rows.stop, columns.start, columns.stop)
         work.expect(height * width, (rows.stop - rows.start) * (columns.stop - columns.start))
         code = self._library.winograd_run(
-            self._network,
+            self._packed(),
             batch.ctypes.data,
             height,
             width,
@@ -247,23 +258,29 @@ def _unshuffled(image: Image) -> NDArray[np.uint8]:
     return blocks.transpose(0, 2, 4, 1, 3).reshape(blocks.shape[0], blocks.shape[2], 12)
 
 
-def _convolutions(block: ResidualDenseBlock) -> tuple[torch.nn.Conv2d, ...]:
-    return block.conv1, block.conv2, block.conv3, block.conv4, block.conv5
+def _convolutions(rrdbnet: RRDBNet) -> list[torch.nn.Conv2d]:
+    """All of them, in their order.
 
-
-def _pack(library: ctypes.CDLL, rrdbnet: RRDBNet, threads: int) -> ctypes.c_void_p:
-    """The network with its weights transformed, for `winograd_run`; to be destroyed by `winograd_destroy`."""
-    dense_blocks = [dense for block in rrdbnet.body for dense in (block.rdb1, block.rdb2, block.rdb3)]
-    convolutions: list[torch.nn.Conv2d] = [
+    Raises:
+        ValueError: they are not those that winograd.cpp is made for.
+    """
+    dense_blocks: list[ResidualDenseBlock] = [
+        dense for block in rrdbnet.body for dense in (block.rdb1, block.rdb2, block.rdb3)
+    ]
+    found: list[torch.nn.Conv2d] = [
         rrdbnet.conv_first,
-        *[convolution for dense in dense_blocks for convolution in _convolutions(dense)],
+        *[getattr(dense, f"conv{i}") for dense in dense_blocks for i in range(1, 6)],
         *(rrdbnet.conv_body, rrdbnet.conv_up1, rrdbnet.conv_up2, rrdbnet.conv_hr, rrdbnet.conv_last),
     ]
-    channels, blocks = convolutions[0].in_channels, len(rrdbnet.body)
-    grown = [(64, 32), (96, 32), (128, 32), (160, 32), (192, 64)] * 3 * blocks
-    expected = [(channels, 64), *grown, *[(64, 64)] * 4, (64, 3)]
-    if [(convolution.in_channels, convolution.out_channels) for convolution in convolutions] != expected:
+    grown = [(64, 32), (96, 32), (128, 32), (160, 32), (192, 64)] * len(dense_blocks)
+    expected = [(found[0].in_channels, 64), *grown, *[(64, 64)] * 4, (64, 3)]
+    if [(convolution.in_channels, convolution.out_channels) for convolution in found] != expected:
         raise ValueError("the engine is made for RRDBNet with 64 features and growth of 32")
+    return found
+
+
+def _pack(library: ctypes.CDLL, convolutions: list[torch.nn.Conv2d], blocks: int, threads: int) -> ctypes.c_void_p:
+    """The network with its weights transformed, for `winograd_run`; to be destroyed by `winograd_destroy`."""
     weights = [convolution.weight.detach().cpu().float().contiguous() for convolution in convolutions]
     biases = [
         convolution.bias.detach().cpu().float().contiguous() for convolution in convolutions if convolution.bias is not None
@@ -271,7 +288,7 @@ def _pack(library: ctypes.CDLL, rrdbnet: RRDBNet, threads: int) -> ctypes.c_void
     pointers = ctypes.c_void_p * len(convolutions)
     handle = library.winograd_create(
         blocks,
-        channels,
+        convolutions[0].in_channels,
         pointers(*[weight.data_ptr() for weight in weights]),
         pointers(*[bias.data_ptr() for bias in biases]),
         threads,

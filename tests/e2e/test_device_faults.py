@@ -61,7 +61,7 @@ async def faulty(settings: Settings, models: Models, faults: list[Exception]) ->
     resolver = SuperResolver({4: network}, models.super_resolvers["photo"].device)
 
     class ColdModels(Models):
-        def run_all_once(self, side_px: int) -> None:
+        def run_all_once(self) -> None:
             """Nothing."""
 
         def warm_up(self, side_px: int, progress: Progress) -> None:
