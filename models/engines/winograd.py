@@ -170,7 +170,7 @@ class WinogradEngine:
         return result[: image.shape[0] * self._scale, : image.shape[1] * self._scale]
 
     def run_once(self) -> None:
-        """Does nothing: no library is loaded and no kernel chosen in a first pass, and a network that nobody uses stays small."""
+        """Nothing: a first pass loads and chooses nothing, and a network that nobody uses stays small."""
 
     def _packed(self) -> ctypes.c_void_p:
         """The network as `winograd_run` takes it."""
