@@ -50,7 +50,7 @@ def _exactness(figures: Figures) -> str:
         found = figures[f"exactness, {key}"]
         picture = key.split(", ")[1]
         repeats = "yes" if found["repeats"] else "no"
-        rows.append((picture, found["engine"], f"{found['dB']:.1f} dB", f"{found['grey levels']} grey levels", repeats))
+        rows.append((picture, found["engine"], f"{found['dB']:.1f} dB", _levels(found["grey levels"]), repeats))
     return _table(rows)
 
 
@@ -69,6 +69,10 @@ def _rest(figures: Figures) -> str:
     for key in _keys(figures, "a full card, "):
         rows.append((f"a pass of 1920×1080 with 0.7 GB free, {key}", figures[f"a full card, {key}"]))
     return _table(rows)
+
+
+def _levels(count: int) -> str:
+    return "1 grey level" if count == 1 else f"{count} grey levels"
 
 
 def _keys(figures: Figures, prefix: str) -> Iterator[str]:
