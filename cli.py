@@ -11,15 +11,18 @@ import errno
 import logging
 import os
 import secrets
+import signal
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from tqdm import tqdm
@@ -261,15 +264,12 @@ def _decode(source: Path) -> tuple[Picture, list[str]]:
 
 
 def _make(
-    task: _Task,
-    decoded: Future[tuple[Picture, list[str]]],
-    params: UpscaleParams,
-    upscaler: Upscaler,
-    bar: _Bar,
+    task: _Task, decoded: Future[tuple[Picture, list[str]]], params: UpscaleParams, upscaler: Upscaler, bar: _Bar
 ) -> None:
     start = time.monotonic()
     picture, warnings = decoded.result()
-    output = upscaler.run(picture, task.plan, params, bar)
+    with _interrupted_between_steps(bar):
+        output = upscaler.run(picture, task.plan, params, bar)
     data, encode_warnings = encode_image(output.picture, task.output_format, params.quality)
     try:
         write_atomically(task.result, data, task.result.with_name(f".{secrets.token_hex(8)}.part"))
@@ -278,6 +278,22 @@ def _make(
     _say(f"{task.source}: {task.plan.original} → {task.plan.output}, {task.result}, {time.monotonic() - start:.1f} s")
     for warning in (*warnings, *output.warnings, *encode_warnings):
         _say(f"{task.source}: {warning}")
+
+
+@contextmanager
+def _interrupted_between_steps(bar: _Bar) -> Iterator[None]:
+    """Within it, Ctrl-C ends the work at its next step: raised where an engine calls into Python from C, it would be lost."""
+
+    def note(_number: int, _frame: FrameType | None) -> None:
+        bar.interrupted = True
+        signal.signal(signal.SIGINT, before)  # a second one is for whatever takes too long
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield
+        bar.advance(0.0)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 # what people see
@@ -298,11 +314,14 @@ class _Bar(tqdm):  # type: ignore[misc]
             disable=hidden or None,
         )
         self.left = work
+        self.interrupted = False
         self._overall = overall
         self._at = 0.0  # steps; what is shown is whole, and so ends at the end
 
     def advance(self, work: float) -> None:
-        """That work has been done."""
+        """That work has been done. Raises KeyboardInterrupt if Ctrl-C was pressed."""
+        if self.interrupted:
+            raise KeyboardInterrupt
         if self.left:
             self._at += (_BAR_STEPS - self._at) * min(work / self.left, 1)
             self.update(round(self._at) - self.n)

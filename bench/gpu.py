@@ -13,6 +13,7 @@ import json
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -37,19 +38,20 @@ from models.engines.torch_engine import TorchEngine
 
 Image = NDArray[np.uint8]
 NOBODY = NullProgress()
+FIGURES = PROJECT / "docs" / "bench"
 
 
 class Card:
     """What the parts share: the device, the network, the sizes, and where figures go."""
 
-    def __init__(self, folder: Path, *, dry: bool) -> None:
+    def __init__(self, folder: Path, *, dry: bool, from_start: bool) -> None:
         self.dry = dry
         self.device = select_device("cpu" if dry else "cuda")
         self.rrdbnet = build_rrdbnet(load_state_dict(Settings.from_env().weights_dir / "RealESRGAN_x4plus.pth"), 4)
         self.sizes = [(16, 8)] if dry else [(64, 64), (128, 128), (256, 256), (512, 512), (960, 540), (1920, 1080)]
         self.folder = folder
         self._file = folder / "gpu.json"
-        self._figures: dict[str, Any] = json.loads(self._file.read_text()) if self._file.exists() else {}
+        self._figures: dict[str, Any] = {} if from_start or not self._file.exists() else json.loads(self._file.read_text())
 
     def note(self, key: str, value: Any) -> None:
         """Keep a figure, on disk at once."""
@@ -57,6 +59,10 @@ class Card:
         self._file.write_text(json.dumps(self._figures, indent=1))
         sys.stdout.write(f"{key}: {value}\n")
         sys.stdout.flush()
+
+    def forget(self, key: str) -> None:
+        """Drop a figure of an earlier run."""
+        self._figures.pop(key, None)
 
     def engine(self, kind: str) -> TorchEngine:
         """`fp32`, `fp16` (torch's kernels) or `fused` (ours, in fp16)."""
@@ -284,19 +290,21 @@ PARTS = {part.__name__: part for part in (environment, exactness, times, baselin
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.gpu", description="Measure what only a graphics card can tell.")
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"some of {', '.join(PARTS)}; all, if none is named")
-    parser.add_argument("--out", type=Path, default=PROJECT / "docs" / "bench", help="folder of gpu.json and the profiles")
+    parser.add_argument("--out", type=Path, help="folder of gpu.json and the profiles; docs/bench, or a new one with --dry")
     parser.add_argument("--dry", action="store_true", help="on the CPU, with small pictures: whether it runs")
     parser.add_argument("--report", action="store_true", help="measure nothing; write the figures into docs/gpu.md")
     options = parser.parse_args(arguments)
     if options.report:
-        write_part("gpu", report(json.loads((options.out / "gpu.json").read_text())), PROJECT / "docs" / "gpu.md")
+        write_part("gpu", report(json.loads(((options.out or FIGURES) / "gpu.json").read_text())), PROJECT / "docs" / "gpu.md")
         return 0
-    options.out.mkdir(parents=True, exist_ok=True)
-    card, failed = Card(options.out, dry=options.dry), []
+    folder = options.out or (Path(tempfile.mkdtemp()) if options.dry else FIGURES)
+    folder.mkdir(parents=True, exist_ok=True)
+    card, failed = Card(folder, dry=options.dry, from_start=not options.parts), []
     for name in options.parts or PARTS:
         start = time.monotonic()
         try:
             PARTS[name](card)
+            card.forget(f"failed: {name}")
         except Exception as exc:  # the others may still tell something
             traceback.print_exc()
             card.note(f"failed: {name}", f"{type(exc).__name__}: {str(exc)[:300]}")

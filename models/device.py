@@ -87,7 +87,7 @@ def select_device(name: str = "auto", precision: str = "auto", threads: int = 0)
     """
     if threads:
         torch.set_num_threads(threads)
-    unusable = _unusable_gpu_reason()
+    unusable = _unusable_gpu_reason() if name != "cpu" else ""
     torch_device = torch.device(("cpu" if unusable or not torch.cuda.is_available() else "cuda") if name == "auto" else name)
     if torch_device.type == "cpu":
         if precision == "fp16":
@@ -106,12 +106,12 @@ def select_device(name: str = "auto", precision: str = "auto", threads: int = 0)
 
 def _unusable_gpu_reason(driver: Path = Path("/proc/driver/nvidia/version")) -> str:
     """Sentences if the machine has an NVIDIA card that torch cannot use, else the empty string."""
-    if torch.cuda.is_available():
-        reason = _lacking_kernels_reason(torch.cuda.get_device_capability(), torch.cuda.get_arch_list())
-        return f"{_NOT_USED} {reason[0].upper()}{reason[1:]}" if reason else ""
-    if not driver.exists():
+    if not torch.cuda.is_available() and not driver.exists():
         return ""
     try:
+        if torch.cuda.is_available():
+            reason = _lacking_kernels_reason(torch.cuda.get_device_capability(), torch.cuda.get_arch_list())
+            return f"{_NOT_USED} {reason[0].upper()}{reason[1:]}" if reason else ""
         torch.cuda.init()  # type: ignore[no-untyped-call]
     except (RuntimeError, AssertionError) as exc:
         reason = str(exc).splitlines()[0].rstrip(".")

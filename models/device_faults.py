@@ -9,6 +9,7 @@ import torch
 # Texts of torch 2.14, cuDNN 9 and CUDA 13, in lower case.
 _SHORTAGES = (
     "out of memory",  # CUDA's runtime and driver, whoever called them; torch.OutOfMemoryError says it too
+    "error_out_of_memory",  # the driver, to our own kernels
     "can't allocate memory",  # torch's allocator on a CPU
     "alloc_failed",  # cuBLAS
     "allocation_failed",  # cuDNN, on the host or on the device

@@ -42,7 +42,10 @@ lib=$PWD/models/engines/lib
 if command -v flock >/dev/null; then exec 8<scripts/build_engine.sh && flock 8; fi
 
 # A stamp names the checksum of all that the libraries are made from.
-checksum=$(cat models/engines/*.cpp models/engines/*.h scripts/build_engine.sh | cksum)
+read_sources() { cat models/engines/*.cpp models/engines/*.h 2>/dev/null || true; }
+checksum=$( (read_sources && cat scripts/build_engine.sh) | cksum)
+sources=$(read_sources | sha256sum)
+common="$common -DSOURCES_SHA256=\"${sources%% *}\""
 stamp=$lib/.built-${checksum%% *}
 if [ -e "$stamp" ] && [ -e "$lib/winograd_avx2.so" ] && [ -e "$lib/winograd_avx512.so" ]; then exit 0; fi
 
@@ -54,9 +57,11 @@ if [ -n "$(find "$lib/.failed" -mtime -1 2>/dev/null)" ] && [ "$(cat "$lib/.fail
     exit 0
 fi
 
-mkdir -p "$lib"
-rm -rf "$lib"/.build.*
-work=$(mktemp -d "$lib/.build.XXXXXX")
+if ! mkdir -p "$lib" 2>/dev/null || ! work=$(mktemp -d "$lib/.build.XXXXXX" 2>/dev/null); then
+    echo "The engine for CPUs is not built, for $lib cannot be written: $slower" >&2
+    exit 0
+fi
+for old in "$lib"/.build.*; do if [ "$old" != "$work" ]; then rm -rf "$old"; fi; done
 running=
 clean() {
     # shellcheck disable=SC2086  # a list of numbers
@@ -137,6 +142,7 @@ if try_installed || try_fetched; then
     mv "$work"/winograd_*.so "$lib"
     touch "$stamp"
 else
+    rm -f "$lib"/winograd_*.so
     echo "$tried" >"$lib/.failed"
     warn
 fi

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from core.config import Settings
 from core.errors import DeviceLost, JobCancelled, ModelsLoading, ShuttingDown, Unavailable
 from core.metrics import Metrics, MetricsSnapshot
+from core.progress import NullProgress
 from model_utility import Models, load_models
 from schemas.request import IncomingRequest, UpscaleRequest
 from schemas.response import HealthResponse, PlanResponse, ServiceState, ServiceStatus, UpscaleResult
@@ -129,6 +130,7 @@ class Service:
     async def _measure_device(self, upscaler: Upscaler) -> None:
         """Passes of growing size until one takes long enough for its rate to be that of a request; then faces, beside it."""
         await self._worker.run(DeviceTask(0), upscaler.run_all_once)
+        await self._worker.run(DeviceTask(0), partial(upscaler.warm_up, WARM_UP_PX[0], NullProgress()))  # weights are packed
         for side_px in WARM_UP_PX:
             task = DeviceTask(0)
             await self._worker.run(task, partial(upscaler.warm_up, side_px, task))

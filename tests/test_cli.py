@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import os
+import subprocess
+import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import cli
+from bench.server import ROOT
 from core.config import ConfigError, Settings
 from core.progress import Progress
 from model_utility import Models, WeightsError
@@ -279,6 +282,30 @@ def test_ctrl_c_ends_with_130_keeps_what_is_done_and_leaves_no_half_file(
     run = Run("a.png", "b.jpg", "-o", "out", "--target", "2k", models=fake_models(Interrupted()))
     assert (run.status, files()) == (130, ["a.jpg"])
     assert "Stopped" in capsys.readouterr().err
+
+
+def test_ctrl_c_in_the_engine_itself_ends_the_pass() -> None:
+    """It comes while C runs, and Python would see it first in a callback, from which no exception gets out."""
+    script = """
+import os, signal, sys, threading, time
+import numpy as np
+import cli, models
+from basicsr.archs.rrdbnet_arch import RRDBNet
+from models.device import select_device
+from models.super_resolution import SuperResolver
+
+resolver = SuperResolver({4: RRDBNet(3, 3, scale=4, num_block=6).requires_grad_(False)}, select_device("cpu"))
+bar = cli._Bar("", 1.0, hidden=True)
+resolver.super_resolve(np.zeros((8, 8, 3), np.uint8), 4, bar)
+threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+try:
+    with cli._interrupted_between_steps(bar):
+        resolver.super_resolve(np.zeros((900, 900, 3), np.uint8), 4, bar)
+except KeyboardInterrupt:
+    sys.stdout.write(str(signal.getsignal(signal.SIGINT) is signal.default_int_handler))
+"""
+    run = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)  # noqa: S603
+    assert (run.stdout, run.returncode) == ("True", 0), run.stderr
 
 
 def test_a_folder_that_refuses_is_one_line_and_leaves_no_half_file(room: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -32,7 +32,6 @@ GROWN = 192  # channels: a dense block's 64, and the 4 × 32 that it grows
 STAGES = 3  # chunks in shared memory: one is multiplied, the others come
 PIXELS_BYTES = -(-(TILE_ROWS + 2) * (TILE_COLUMNS + 2) * CHUNK * 2 // 256) * 256  # so that the weights begin at a multiple
 SHARED_BYTES = STAGES * (PIXELS_BYTES + 9 * OUTPUTS * CHUNK * 2)
-BYTES_PER_PX = 2 * GROWN * 2 + 2 * 64 * 4  # two planes in fp16, two residuals in fp32
 
 SOURCE = Path(__file__).with_name("conv3x3.cu")
 

@@ -209,7 +209,14 @@ void body_row(const Network& network, const Layout& layout, const float* feature
 
 }  // namespace
 
+#ifndef SOURCES_SHA256
+#define SOURCES_SHA256 ""
+#endif
+
 extern "C" {
+
+// What the library was built from: the Python side runs no other.
+const char* winograd_sources() { return SOURCES_SHA256; }
 
 // Packs what RRDBNet has: weights[i] as [out][in][3][3], biases[i] as [out], in the order of its modules. Null if memory is out.
 Network* winograd_create(int blocks, int channels, const float* const* weights, const float* const* biases, int threads) try {

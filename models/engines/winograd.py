@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import logging
 import math
 import platform
@@ -31,14 +32,14 @@ logger = logging.getLogger(__name__)
 
 Build = Literal["avx512", "avx2"]
 
-LIBRARIES = Path(__file__).parent / "lib"
+SOURCES = Path(__file__).parent
 CAPABILITIES: dict[Build, tuple[str, ...]] = {  # as torch names them; it asks the operating system, too
     "avx512": ("avx512_f", "avx512_bw", "avx512_dq", "avx512_vl", "fma3"),
     "avx2": ("avx2", "fma3"),
 }
 BODY_BYTES_PX = 3 * 64 * 4  # three planes of 64 channels take turns
 KEPT_BYTES_PX = 4 * 4 * 3 + 12 + 4 * 12  # of all pixels: the result, and the image as bytes and as floats
-STOPPED, OUT_OF_MEMORY = 1, 2  # what winograd_run returns, beside 0
+OUT_OF_MEMORY = 2  # what winograd_run returns, beside 0; 1 is for what `progress` raised
 
 _Tell = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_double, ctypes.c_void_p)
 
@@ -50,17 +51,14 @@ def unavailable_reason() -> str:
     if not any(map(_cpu_has, CAPABILITIES)):
         return "The engine for CPUs needs AVX2 and FMA, which this CPU or its operating system lacks."
     if best_build() is None:
-        return f"The engine for CPUs has not been built: {_library(_missing_build())} is not there. Torch is slower."
+        build = next(build for build in CAPABILITIES if _cpu_has(build))
+        return f"The engine for CPUs is not used, and torch is slower: {_load(build)}. To build it: make setup"
     return ""
 
 
 def best_build() -> Build | None:
     """The fastest build that is there and that this CPU runs. Both give the same bytes."""
-    return next((build for build in CAPABILITIES if _cpu_has(build) and _library(build).exists()), None)
-
-
-def _missing_build() -> Build:
-    return next(build for build in CAPABILITIES if _cpu_has(build))
+    return next((build for build in CAPABILITIES if _cpu_has(build) and not isinstance(_load(build), str)), None)
 
 
 def _cpu_has(build: Build) -> bool:
@@ -68,13 +66,26 @@ def _cpu_has(build: Build) -> bool:
     return all(capabilities.get(name) for name in CAPABILITIES[build])
 
 
-def _library(build: Build) -> Path:
-    return LIBRARIES / f"winograd_{build}.so"
+@cache
+def _sources_sha256() -> str:
+    """Of what the libraries are built from."""
+    sources = [*sorted(SOURCES.glob("*.cpp")), *sorted(SOURCES.glob("*.h"))]
+    return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
 
 
 @cache
-def _load(build: Build) -> ctypes.CDLL:
-    library = ctypes.CDLL(str(_library(build)))  # its calls release the interpreter's lock
+def _load(build: Build) -> ctypes.CDLL | str:
+    """The library, or why it cannot be used."""
+    path = SOURCES / "lib" / f"winograd_{build}.so"
+    if not path.exists():
+        return f"{path} is not there"
+    try:
+        library = ctypes.CDLL(str(path))  # its calls release the interpreter's lock
+        library.winograd_sources.restype = ctypes.c_char_p
+        if library.winograd_sources().decode() != _sources_sha256():
+            return f"{path} was built from other sources"
+    except (OSError, AttributeError) as exc:
+        return str(exc)
     pointer, integer, size = ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t
     library.winograd_create.argtypes = [integer, integer, pointer, pointer, integer]
     library.winograd_create.restype = pointer
@@ -109,11 +120,12 @@ class WinogradEngine:
             ValueError: the network is of another shape.
         """
         chosen = build or best_build()
-        if chosen is None or not (_cpu_has(chosen) and _library(chosen).exists()):
-            raise RuntimeError(unavailable_reason() or f"{_library(chosen or 'avx2')} cannot run here.")
+        library = _load(chosen) if chosen and _cpu_has(chosen) else f"there is no build {chosen} for this CPU"
+        if isinstance(library, str):
+            raise RuntimeError(unavailable_reason() or library)
         self.name = f"winograd fp32 ({chosen})"
         self.shortages = 0  # how often a pass ran out of memory: its tiles, and so its bytes, are not the usual ones
-        self._library = _load(chosen)
+        self._library = library
         self._memory_bytes = memory_bytes
         self._threads = max(threads, 1)
         self._scale: int = rrdbnet.scale
@@ -137,7 +149,7 @@ class WinogradEngine:
         Args:
             image: uint8 `(h, w, 3)` RGB, 0–255, any size from 1×1, any strides.
             progress: told of the work that is done some 50 times a second, on the calling thread, while the others sleep; what
-                it raises ends the pass within milliseconds.
+                it raises ends the pass within milliseconds, but for the first one's packing.
 
         Returns:
             uint8 `(h * scale, w * scale, 3)`. Where the network overflows, 0 or 255.
@@ -153,16 +165,16 @@ class WinogradEngine:
         pixels = _unshuffled(image) if self._scale == 2 else image
         height, width = pixels.shape[:2]
         result = np.empty((height * 4, width * 4, 3), np.uint8)
-        work = _Work(progress, self._blocks)
+        network, work = self._packed(), _Work(progress, self._blocks)
         tile_px = self._body_tile_px(height, width)
         while True:
             try:
                 for tile, padded, inner in tiles(height, width, *_tile_and_halo(tile_px, height, width)):
-                    self._run(pixels[padded], inner, result[times(tile, 4)], work)
+                    self._run(network, pixels[padded], inner, result[times(tile, 4)], work)
                 break
-            except MemoryError:
+            except _NoMemory as exc:
                 if tile_px <= BODY_MIN_TILE_PX:
-                    raise
+                    raise MemoryError(str(exc)) from exc
             tile_px = max(min(tile_px, max(height, width)) // 2, BODY_MIN_TILE_PX)
             self.shortages += 1
             work.restart()
@@ -182,12 +194,14 @@ class WinogradEngine:
 
     def _body_tile_px(self, height: int, width: int) -> int:
         """Side of the largest square whose body fits into memory, or the longer side if the whole body does."""
-        free_bytes = max(self._memory_bytes - KEPT_BYTES_PX * height * width, 0)
-        if height * width * BODY_BYTES_PX <= free_bytes:
+        body_bytes = self._library.winograd_bytes(height, width, self._threads)
+        free_bytes = self._memory_bytes - KEPT_BYTES_PX * height * width
+        if body_bytes <= free_bytes:
             return max(height, width)
-        return max(math.isqrt(free_bytes // BODY_BYTES_PX), BODY_MIN_TILE_PX)
+        of_threads = body_bytes - BODY_BYTES_PX * height * width  # at most that, too, for a tile
+        return max(math.isqrt(max(free_bytes - of_threads, 0) // BODY_BYTES_PX), BODY_MIN_TILE_PX)
 
-    def _run(self, pixels: NDArray[np.uint8], inner: Region, out: Image, work: _Work) -> None:
+    def _run(self, network: ctypes.c_void_p, pixels: NDArray[np.uint8], inner: Region, out: Image, work: _Work) -> None:
         """One tile of the features: uint8 `(h, w, 3 or 12)`, what of it is wanted, and where that goes."""
         height, width, channels = pixels.shape
         batch = np.zeros((height + 2, width + 2, channels), np.float32)
@@ -196,7 +210,7 @@ class WinogradEngine:
         bounds = (ctypes.c_int * 4)(rows.start, rows.stop, columns.start, columns.stop)
         work.expect(height * width, (rows.stop - rows.start) * (columns.stop - columns.start))
         code = self._library.winograd_run(
-            self._packed(),
+            network,
             batch.ctypes.data,
             height,
             width,
@@ -204,23 +218,25 @@ class WinogradEngine:
             out.ctypes.data,
             out.strides[0],
             self._threads,
-            work.tell,
+            _Tell(work.tell),
             None,
         )
-        if code == STOPPED and work.error:
-            raise work.error
+        work.raise_error()
         if code == OUT_OF_MEMORY:
-            raise MemoryError(f"no memory for a pass over {width}×{height} features")
+            raise _NoMemory(f"no memory for a pass over {width}×{height} features")
         if code:
             raise RuntimeError(f"the engine failed with code {code}")
+
+
+class _NoMemory(Exception):
+    """For one call of winograd_run; for smaller tiles, there may be enough."""
 
 
 class _Work:
     """What of a pass is done, for `progress`. Halos are no work of the picture's, and what runs again is told once."""
 
     def __init__(self, progress: Progress, blocks: int) -> None:
-        self.tell = _Tell(self._tell)
-        self.error: BaseException | None = None
+        self._error: BaseException | None = None
         self._progress = progress
         self._blocks = blocks
         self._share = 1.0
@@ -232,15 +248,26 @@ class _Work:
         self._share = flops_per_feature_px(self._blocks) * inner_px / (body + FLOPS_UPSAMPLER_PX * inner_px)
 
     def restart(self) -> None:
+        """All of it is done again."""
         self._done = 0.0
 
-    def _tell(self, work: float, _context: object) -> int:
+    def raise_error(self) -> None:
+        """Raise what `progress` raised. It is not kept: it holds every frame that it has come through, and so the pictures."""
+        error, self._error = self._error, None
+        try:
+            if error:
+                raise error
+        finally:
+            del error
+
+    def tell(self, work: float, _context: object) -> int:
+        """What winograd_run calls."""
         self._done += work * self._share
         told, self._told = self._told, max(self._told, self._done)
         try:
             self._progress.advance(self._told - told)
         except BaseException as exc:  # whatever it is, it is raised again when the pass has ended
-            self.error = exc
+            self._error = exc
             return 1
         return 0
 

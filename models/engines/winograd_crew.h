@@ -4,8 +4,8 @@
 #include <algorithm>
 #include <chrono>
 #include <condition_variable>
+#include <exception>
 #include <mutex>
-#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -21,7 +21,7 @@ class Crew {
   bool run(Plan& plan) {  // false if it was stopped
     try {
       for (int i = 1; i < std::min(threads_, plan.width()); i++) started_.emplace_back([this, &plan, i] { work(plan, i); });
-    } catch (const std::system_error&) {  // then fewer: slower, the same bytes
+    } catch (const std::exception&) {  // then fewer: slower, the same bytes
     }
     work(plan, 0);
     for (std::thread& thread : started_) thread.join();

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import math
+import re
+import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +21,12 @@ import torch
 from bench.server import ROOT
 from core.progress import NullProgress
 from models.checkpoint import load_state_dict
-from models.device import Image
+from models.device import Image, select_device
 from models.engines import winograd
 from models.engines.rrdbnet import build_rrdbnet, feature_size, flops_per_feature_px
 from models.engines.torch_engine import _to_batch
 from models.engines.winograd import WinogradEngine, best_build, unavailable_reason
+from models.super_resolution import build_engine
 from tests.helpers import WEIGHTS, max_difference, psnr, sample_crop
 
 from basicsr.archs.rrdbnet_arch import RRDBNet  # isort: skip - after models has prepared the process
@@ -111,7 +117,9 @@ def test_any_size_equals_torch(small: WinogradEngine, height: int, width: int) -
 def test_bytes_depend_neither_on_threads_nor_on_the_build() -> None:
     """Sizes of one strip and of two, of one row of tiles a step and of several."""
     network = random_network(4, 1)
-    builds = [build for build in winograd.CAPABILITIES if winograd._cpu_has(build) and winograd._library(build).exists()]
+    builds = [
+        build for build in winograd.CAPABILITIES if winograd._cpu_has(build) and not isinstance(winograd._load(build), str)
+    ]
     images = [noise(20, 310), noise(45, 64), noise(180, 12)]
     first = [engine(network, threads=1).upscale(image, NullProgress()) for image in images]
     for build in builds:
@@ -145,8 +153,27 @@ def test_what_progress_raises_ends_the_pass_and_leaves_no_thread(small: Winograd
         small.upscale(np.zeros((1080, 1920, 3), np.uint8), watch)
     assert len(watch.works) == 1
     assert time.process_time() - started < 3, "the whole pass takes ten times that"
-    assert threads_alive() == alive
+    assert threads_alive() <= alive
     assert small.upscale(TEXTURE, NullProgress()).any()
+
+
+@pytest.mark.parametrize("stopped", [False, True], ids=["done", "stopped"])
+def test_nothing_of_a_pass_waits_for_a_garbage_collection(small: WinogradEngine, stopped: bool) -> None:
+    def stop(_: int) -> None:
+        if stopped:
+            raise InterruptedError
+
+    def run() -> weakref.ref[Watch]:
+        watch = Watch(stop)
+        with contextlib.suppress(InterruptedError):
+            small.upscale(noise(150, 150), watch)
+        return weakref.ref(watch)
+
+    gc.disable()
+    try:
+        assert run()() is None
+    finally:
+        gc.enable()
 
 
 def test_a_pass_may_run_inside_another_one_whose_threads_sleep_meanwhile(small: WinogradEngine) -> None:
@@ -200,12 +227,40 @@ def test_other_networks_are_refused() -> None:
         engine(RRDBNet(3, 3, scale=4, num_feat=32, num_block=1, num_grow_ch=32))
 
 
-def test_without_its_library_the_engine_says_why(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    assert unavailable_reason() == ""
-    monkeypatch.setattr(winograd, "LIBRARIES", tmp_path)
-    assert "has not been built" in unavailable_reason()
-    with pytest.raises(RuntimeError, match="has not been built"):
+@pytest.fixture
+def other_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
+    """Of libraries, in place of the true one; empty."""
+    (tmp_path / "lib").mkdir()
+    monkeypatch.setattr(winograd, "SOURCES", tmp_path)
+    for cached in (winograd._load, winograd._sources_sha256):
+        cached.cache_clear()
+    yield tmp_path / "lib"
+    for cached in (winograd._load, winograd._sources_sha256):
+        cached.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("library", "reason"),
+    [(None, "is not there"), (b"no library", "invalid ELF header|file too short"), ("true", "built from other sources")],
+    ids=["missing", "broken", "of other sources"],
+)
+def test_without_its_library_the_engine_says_why_and_torch_runs(
+    other_folder: Path, library: bytes | str | None, reason: str
+) -> None:
+    for build in winograd.CAPABILITIES:
+        path = other_folder / f"winograd_{build}.so"
+        if library == "true":
+            shutil.copy(Path(winograd.__file__).parent / "lib" / path.name, path)
+        elif library is not None:
+            path.write_bytes(bytes(library))
+    assert re.search(reason, unavailable_reason())
+    with pytest.raises(RuntimeError, match=reason):
         engine(random_network(4, 1))
+    assert build_engine(random_network(4, 1), select_device("cpu")).name == "torch fp32"
+
+
+def test_a_cpu_that_cannot_run_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert unavailable_reason() == ""
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True})
     assert "needs AVX2 and FMA" in unavailable_reason()
     monkeypatch.setattr("platform.machine", lambda: "aarch64")

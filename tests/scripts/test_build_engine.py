@@ -171,7 +171,7 @@ def test_nothing_to_do_takes_no_time(clone: Clone) -> None:
         started = time.perf_counter()
         clone.build()
         seconds.append(time.perf_counter() - started)
-    assert min(seconds) < 0.05  # 0.01 on an idle machine
+    assert min(seconds) < 0.2  # 0.01 on an idle machine
 
 
 @pytest.mark.slow  # fetches 100 MB and compiles a C++ library

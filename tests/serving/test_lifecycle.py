@@ -10,13 +10,27 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from bench.server import ROOT
 from core.config import MIB, Settings
+from core.progress import NullProgress, Progress
 from model_utility import Models
 from serving.lifecycle import Service
-from tests.helpers import HANG_SECONDS, assert_error, fake_models, files_in, send_raw, serving, with_settings
+from serving.workers import DeviceTask
+from tests.helpers import (
+    HANG_SECONDS,
+    FakeResolver,
+    assert_error,
+    fake_models,
+    files_in,
+    ready,
+    send_raw,
+    serving,
+    with_settings,
+)
 from tests.serving.gated_service import gated_service, gray_of
 
 
@@ -32,6 +46,21 @@ async def test_stop_lets_running_and_waiting_requests_finish_and_refuses_new_one
         assert int(refused.headers["retry-after"]) >= 1
         h.resolver.gate.set()
     assert [gray_of(client.result()) for client in accepted] == [10, 20]
+
+
+async def test_what_a_first_pass_does_once_is_not_measured(settings: Settings) -> None:
+    """The engine for CPUs packs the weights, which takes longer than the pass."""
+
+    class Told(FakeResolver):
+        def super_resolve(self, image: NDArray[np.uint8], scale: int, progress: Progress) -> NDArray[np.uint8]:
+            told.append(type(progress))
+            return super().super_resolve(image, scale, progress)
+
+    told: list[type] = []
+    async with serving(settings, lambda _: fake_models(Told())) as (client, _):
+        await ready(client)
+    assert told[0] is NullProgress
+    assert set(told[1:]) == {DeviceTask}
 
 
 async def test_past_the_drain_time_waiting_and_running_requests_get_503(settings: Settings) -> None:

@@ -1,0 +1,136 @@
+"""What a GPU needs of torch's engine and of whoever calls it, as far as a CPU can tell."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from core.progress import NullProgress
+from model_utility import Models
+from models import device as device_module
+from models.device import Device
+from models.engines import torch_engine
+from models.engines.torch_engine import TorchEngine
+from models.face_detection import MEASURED_PX, FaceDetector
+from models.face_restoration import FaceRestorer
+from models.super_resolution import SuperResolver
+from tests.helpers import FakeResolver
+
+from basicsr.archs.rrdbnet_arch import RRDBNet  # isort: skip - after models has prepared the process
+
+CPU = torch.device("cpu")
+RATE = 1e12
+
+
+def small_engine() -> TorchEngine:
+    torch.manual_seed(0)
+    rrdbnet = RRDBNet(3, 3, scale=4, num_feat=64, num_block=1, num_grow_ch=32).eval().requires_grad_(False)
+    return TorchEngine(rrdbnet, Device(CPU, torch.float32, 2**50))
+
+
+class CountWaits(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts what a GPU would have to be waited for: each value that Python asks a tensor for."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.count = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += function is torch.ops.aten._local_scalar_dense.default
+        return function(*args, **(kwargs or {}))
+
+
+def test_a_pass_of_many_tiles_is_waited_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(torch_engine.UPSAMPLER_TILE_PX, "cpu", 8)
+    engine, waits = small_engine(), CountWaits()
+    with waits:
+        result = engine.upscale(np.full((24, 40, 3), 99, np.uint8), NullProgress())
+    assert result.shape == (96, 160, 3)
+    assert waits.count == 1
+
+
+def test_no_tensor_of_the_body_has_more_elements_than_32_bits_count() -> None:
+    tile_px = small_engine()._body_tile_px(2**26, 2)
+    assert 0.9 * 2**31 < tile_px**2 * 192 < 2**31
+
+
+@pytest.mark.usefixtures("one_torch_thread")
+def test_a_shortage_in_the_upsampler_costs_smaller_tiles_and_no_byte(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine, image = small_engine(), np.random.default_rng(1).integers(0, 256, (20, 70, 3), np.uint8)
+    whole, upsample, sides = engine.upscale(image, NullProgress()), torch_engine._upsample, []
+
+    def short_of_memory(rrdbnet: RRDBNet, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        sides.append(max(features.shape[2:]))
+        if sides[-1] > 40:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return upsample(rrdbnet, features)
+
+    monkeypatch.setattr(torch_engine, "_upsample", short_of_memory)
+    assert np.array_equal(engine.upscale(image, NullProgress()), whole)
+    assert engine.shortages == 2
+    assert sides[:2] == [70, 66]
+
+
+def test_a_first_pass_sees_what_a_photograph_costs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A card may be faster with zeros, and may choose other kernels."""
+    engine, seen = small_engine(), []
+
+    def note(image: NDArray[np.uint8], _progress: object) -> NDArray[np.uint8]:
+        seen.append(image)
+        return image
+
+    monkeypatch.setattr(engine, "upscale", note)
+    engine.run_once()
+    assert len(seen) == 1
+    assert seen[0].std() > 50
+
+
+def test_every_network_is_run_once_before_the_first_request() -> None:
+    ran = []
+    resolver = SuperResolver.__new__(SuperResolver)
+    engines = {scale: SimpleNamespace(run_once=lambda scale=scale: ran.append(scale)) for scale in (4, 2)}
+    resolver._engines = engines  # type: ignore[assignment]
+    Models({"photo": resolver, "anime": resolver}).run_all_once()
+    assert ran == [4, 2, 4, 2]
+
+
+def test_the_threads_current_gpu_is_the_one_that_was_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    entered = []
+
+    @contextlib.contextmanager
+    def device(chosen: torch.device) -> Iterator[None]:
+        entered.append(chosen)
+        yield
+
+    monkeypatch.setattr(torch.cuda, "device", device)
+    second = torch.device("cuda:1")
+    with Device(second, torch.float16, 0).current():
+        assert entered == [second]
+    with Device(CPU, torch.float32, 0).current():
+        assert entered == [second]
+
+
+@pytest.fixture
+def half_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything takes that long."""
+    ticks = iter(range(100))
+    monkeypatch.setattr(device_module.time, "perf_counter", lambda: next(ticks) / 2)  # type: ignore[attr-defined]
+
+
+@pytest.mark.usefixtures("half_a_second")
+def test_what_faces_cost_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    detector, restorer = FaceDetector.__new__(FaceDetector), FaceRestorer.__new__(FaceRestorer)
+    monkeypatch.setattr(detector, "detect", lambda _image: [])
+    monkeypatch.setattr(restorer, "restore", lambda faces: faces)
+    monkeypatch.setattr(restorer, "outline", lambda faces: faces)
+    Models({"photo": FakeResolver()}, detector, restorer).measure_faces(RATE)  # type: ignore[dict-item]
+    assert detector.flops(MEASURED_PX, MEASURED_PX) == pytest.approx(RATE / 2)
+    assert restorer.flops(3) == pytest.approx(3 * RATE / 2)
