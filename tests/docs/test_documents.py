@@ -147,8 +147,8 @@ def test_the_table_of_output_sizes_is_what_is_planned() -> None:
 
 
 def test_every_module_is_in_the_page_of_the_architecture() -> None:
-    folders = [ROOT, *(ROOT / folder for folder in LAYERED_FOLDERS)]
-    modules = {name_of(file.with_suffix("")) for folder in folders for file in folder.glob("*.py") if file.stem != "__init__"}
+    files = [*ROOT.glob("*.py"), *(file for folder in LAYERED_FOLDERS for file in (ROOT / folder).rglob("*.py"))]
+    modules = {name_of(file.with_suffix("")) for file in files if file.stem != "__init__"}
     documented = first_cells(section(page("architecture"), "Modules"))
     assert len(documented) == len(set(documented))
     assert set(documented) == modules
