@@ -205,7 +205,7 @@ async def test_health_has_every_field_of_the_contract(client: httpx.AsyncClient)
             "8k": {"target_px": 7680, "max_input_px": 3840},
         },
         "models": {},
-        "device": "cpu, fp32",
+        "device": "cpu, repeated pixels",
         "queue": {"running": 0, "waiting": 0, "capacity": 8, "wait_seconds": 0.0, "backlog_seconds": 0.0},
     }
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from bench import gpu
@@ -12,13 +14,17 @@ from bench.report.gpu import report
 from core.config import PROJECT
 from tests.helpers import sample_crop
 
+from basicsr.archs.rrdbnet_arch import RRDBNet  # isort: skip - after models has prepared the process
+
 PARTS = [part for part in gpu.PARTS if part != "profile"]  # which takes half a minute here
 
 
 @pytest.fixture(autouse=True)
-def pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In place of scikit-image's, which is of the group bench."""
+def stand_ins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A small network, which RealESRGANer would not load; and pictures, since the benchmarks' are of another group."""
+    monkeypatch.setattr("realesrgan.RealESRGANer", lambda *_, **__: SimpleNamespace(enhance=np.asarray))
     monkeypatch.setattr(gpu, "square", lambda side: sample_crop(side, side, left=170, top=60))
+    monkeypatch.setattr(gpu, "build_rrdbnet", lambda *_: RRDBNet(3, 3, num_feat=64, num_block=1, num_grow_ch=32).eval())
     monkeypatch.setattr(gpu, "_fur", lambda side: sample_crop(side, side, left=100, top=10))
 
 

@@ -73,7 +73,7 @@ def random_features(height: int, width: int) -> Tensor:
 
 
 @needs_compiler
-@pytest.mark.parametrize("size", [(9, 66), (1, 1)], ids=["more than a tile", "one pixel"])
+@pytest.mark.parametrize("size", [(9, 5), (1, 1)], ids=["more than a tile", "one pixel"])
 @torch.inference_mode()
 def test_the_body_is_that_of_the_network_to_the_rounding_of_fp16(kernels: Emulated, size: tuple[int, int]) -> None:
     rrdbnet, shallow, progress = network(), random_features(*size), Told()

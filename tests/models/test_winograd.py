@@ -123,7 +123,7 @@ def test_bytes_depend_neither_on_threads_nor_on_the_build() -> None:
     images = [noise(20, 310), noise(45, 64), noise(180, 12)]
     first = [engine(network, threads=1).upscale(image, NullProgress()) for image in images]
     for build in builds:
-        for threads in range(1, 6):
+        for threads in (1, 2, 5):
             ours = WinogradEngine(network, PLENTY, threads, build)
             assert build in ours.name
             assert all(
