@@ -57,8 +57,8 @@ def test_one_to_one_shows_one_pixel_of_the_result_on_one_of_the_screen(page: Pag
 
 def test_faces_are_outlined_on_demand(browser: Browser, settings: Settings) -> None:
     face = type("Face", (), {"box": (30.0, 15.0, 60.0, 45.0)})
-    methods = {"detect": staticmethod(lambda *_: [face]), "flops": staticmethod(lambda *_: 0.0)}
-    detector = type("OneFace", (), methods)()
+    methods = {"detect": lambda *_: [face], "flops": lambda *_: 0.0, "measure": lambda *_: None}
+    detector = type("OneFace", (), {name: staticmethod(method) for name, method in methods.items()})()
     status = {"face_restoration": ModelStatus(reason="GFPGANv1.4.pth is missing", fix="Fetch it.")}
     models = replace(fake_models(), face_detector=detector, face_restorer=None, status=status)
     with served(settings, lambda _: models) as url, visit(browser, url) as page:
