@@ -135,7 +135,7 @@ def times(card: Card) -> None:
             if not card.dry:
                 torch.cuda.reset_peak_memory_stats()
             median, least = card.median_ms(lambda: engine.upscale(picture, NOBODY))  # noqa: B023
-            rate = flops_per_feature_px(23) * width * height / median / 1e9
+            rate = flops_per_feature_px(len(card.rrdbnet.body)) * width * height / median / 1e9
             peak = 0 if card.dry else torch.cuda.max_memory_allocated() >> 20
             card.note(
                 f"time, {kind}, {width}x{height}", {"ms": median, "least": least, "TFLOP/s": round(rate, 1), "MiB": peak}

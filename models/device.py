@@ -68,6 +68,11 @@ class Device:
         return f"cpu ({torch.get_num_threads()} threads)"
 
 
+def noise(side_px: int) -> Image:
+    """Pixels that cost what a photograph's do, by seed: a device may be faster with zeros."""
+    return np.random.default_rng(side_px).integers(0, 256, (side_px, side_px, 3), np.uint8)
+
+
 def seconds_of(run: Callable[[], object]) -> float:
     """Seconds that `run` takes; the second time, if the first was too short to tell it from what is done once."""
     for _ in range(2):

@@ -14,7 +14,7 @@ from facexlib.detection.retinaface import RetinaFace
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.device import Device, Image, seconds_of
+from models.device import Device, Image, noise, seconds_of
 
 Matrix = NDArray[np.float64]
 
@@ -90,7 +90,7 @@ class FaceDetector:
 
     def measure(self, flops_per_second: float) -> None:
         """Learn the work of a search on this device, where a pass of super-resolution does so many FLOPs a second."""
-        picture = np.random.default_rng(0).integers(0, 256, (MEASURED_PX, MEASURED_PX, 3), np.uint8)
+        picture = noise(MEASURED_PX)
         self._flops_per_px = flops_per_second * seconds_of(lambda: self.detect(picture)) / MEASURED_PX**2
 
     @torch.inference_mode()

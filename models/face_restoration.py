@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from core.progress import Progress
-from models.device import Device, Image, seconds_of
+from models.device import Device, Image, noise, seconds_of
 from models.face_detection import FACE_PX, Face, Matrix
 
 Mask = NDArray[np.float32]
@@ -75,7 +75,7 @@ class FaceRestorer:
 
     def measure(self, flops_per_second: float) -> None:
         """Learn the work of a face on this device, where a pass of super-resolution does so many FLOPs a second."""
-        face = np.random.default_rng(0).integers(0, 256, (FACE_PX, FACE_PX, 3), np.uint8)
+        face = noise(FACE_PX)
         self._flops_per_face = flops_per_second * seconds_of(lambda: self.outline(self.restore([face])))
 
     @property

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,11 +50,17 @@ def _draw_engines(axis: Any, records: Mapping[str, Record]) -> None:
         return
     for name, (times, size) in sorted(found.items(), key=lambda item: item[1][0].median):
         label = f"{name}, {size}"
-        error = [[times.median - times.least], [times.most - times.median]]
-        axis.barh(label, times.median, xerr=error, color=OURS if name == "ours" else THEIRS, ecolor="#444", capsize=3)
+        axis.barh(
+            label, times.median, xerr=_errors([times]), color=OURS if name == "ours" else THEIRS, ecolor="#444", capsize=3
+        )
         axis.text(times.most, label, f"  {times.median:.2f}×", va="center")
     axis.margins(x=0.2)
     axis.set_title("one pass of x4plus: time / ours", loc="left")
+
+
+def _errors(spreads: Sequence[Spread]) -> list[list[float]]:
+    """What matplotlib wants of error bars: below the medians, and above."""
+    return [[each.median - each.least for each in spreads], [each.most - each.median for each in spreads]]
 
 
 def _draw_errors(axis: Any, records: Mapping[str, Record]) -> None:
@@ -91,8 +97,7 @@ def _draw_busy(axis: Any, records: Mapping[str, Record]) -> None:
         alone = record.series(f"{engine} beside 0, s")
         spreads = [Spread.of(ratios(record.series(f"{engine} beside {count}, s"), alone)) for count in counts]
         medians = [found.median for found in spreads]
-        errors = [[found.median - found.least for found in spreads], [found.most - found.median for found in spreads]]
-        axis.errorbar(counts, medians, yerr=errors, fmt="o-", color=color, capsize=3, label=engine)
+        axis.errorbar(counts, medians, yerr=_errors(spreads), fmt="o-", color=color, capsize=3, label=engine)
     axis.set(xlabel="busy processes", ylim=(0, None))
     axis.set_xticks(counts)
     axis.legend(frameon=False)
@@ -108,8 +113,7 @@ def _draw_sizes(axis: Any, records: Mapping[str, Record]) -> None:
     pixels = [side**2 for side in sides]
     spreads = [Spread.of(record.series(f"{side}², s")) for side in sides]
     medians = [found.median for found in spreads]
-    errors = [[f.median - f.least for f in spreads], [f.most - f.median for f in spreads]]
-    axis.errorbar(pixels, medians, yerr=errors, fmt="o", color=OURS, capsize=3, label="measured")
+    axis.errorbar(pixels, medians, yerr=_errors(spreads), fmt="o", color=OURS, capsize=3, label="measured")
     axis.plot(pixels, [medians[0] * count / pixels[0] for count in pixels], ":", color=THEIRS, label="slope 1")
     axis.set(xscale="log", yscale="log", xlabel="pixels in", ylabel="seconds")
     axis.set_title("ours: time against pixels", loc="left")

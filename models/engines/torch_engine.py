@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from core.progress import NullProgress, Progress
-from models.device import Device, Image
+from models.device import Device, Image, noise
 from models.device_faults import is_out_of_memory
 from models.engines.fused import FusedNetwork, build_fused
 from models.engines.pace import Paced
@@ -29,11 +29,11 @@ logger = logging.getLogger(__name__)
 
 UPSAMPLER_TILE_PX = {"cpu": 128, "cuda": 256}  # side of a tile of the upsampler, in pixels of the features
 UPSAMPLER_MIN_TILE_PX = 32
-FIRST_PX = 64
 UPSAMPLER_HALO_PX = 2  # its four 3×3 convolutions reach 1/2 + 1/4 + 1/4 + 1/4 of a feature pixel, after nearest upsampling
 # Live per feature pixel: what a convolution reads, writes and rearranges, at 16 times as many.
 UPSAMPLER_CHANNELS = 3 * 64 * 16
 BODY_CHANNELS = 850  # live per pixel in the body at its peak, as counted: residuals (fp32, so twice), growth, copies by `cat`
+FIRST_PX = 64  # side of the picture of a first pass
 BODY_MOST_PX = 2**31 // 192  # of one tile: beyond it, a tensor has more elements than cuDNN's kernels count in 32 bits
 
 
@@ -87,7 +87,7 @@ class TorchEngine:
 
     def run_once(self) -> None:
         """One pass over a small picture: libraries load, and kernels are chosen."""
-        self.upscale(np.random.default_rng(0).integers(0, 256, (FIRST_PX, FIRST_PX, 3), np.uint8), NullProgress())
+        self.upscale(noise(FIRST_PX), NullProgress())
 
     def upscale(self, image: Image, progress: Progress) -> Image:
         """Enlarge an image by the network's own scale.

@@ -24,6 +24,7 @@ from models.engines.torch_engine import TorchEngine
 from models.engines.winograd import best_build, unavailable_reason
 from models.super_resolution import SuperResolver
 from tests.helpers import WEIGHTS, max_difference, psnr, sample_crop
+from tests.models.networks import random_network
 
 from basicsr.archs.rrdbnet_arch import RRDBNet  # isort: skip - after models has prepared the process
 from realesrgan import RealESRGANer  # isort: skip
@@ -55,15 +56,6 @@ def x4plus() -> RRDBNet:
     return build_rrdbnet(load_state_dict(X4PLUS), 4)
 
 
-def random_x2plus() -> RRDBNet:
-    """x2plus has no public source here but the official one: its shape, seeded, with weights that keep the signal's size."""
-    torch.manual_seed(2)
-    network = RRDBNet(3, 3, scale=2, num_feat=64, num_block=23, num_grow_ch=32).eval().requires_grad_(False)
-    network.conv_last.weight *= 3
-    network.conv_last.bias += 0.5
-    return network
-
-
 @pytest.fixture(scope="module")
 def fp32() -> SuperResolver:
     return SuperResolver({4: x4plus()}, select_device("cpu", "fp32"))
@@ -76,7 +68,7 @@ def torch_fp32() -> TorchEngine:
 
 @pytest.fixture(scope="module")
 def fp32_with_x2plus() -> SuperResolver:
-    return SuperResolver({4: x4plus(), 2: random_x2plus()}, select_device("cpu", "fp32"))
+    return SuperResolver({4: x4plus(), 2: random_network(2, 23)}, select_device("cpu", "fp32"))
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +96,7 @@ def expected(reference: RealESRGANer) -> Image:
 @pytest.fixture(scope="module")
 def x2_reference() -> RealESRGANer:
     reference = RealESRGANer(2, str(X4PLUS), model=_Accepting(), tile=0, pre_pad=0, half=False, device=torch.device("cpu"))
-    reference.model = random_x2plus()
+    reference.model = random_network(2, 23)
     return reference
 
 

@@ -21,6 +21,7 @@ from models.face_detection import MEASURED_PX, FaceDetector
 from models.face_restoration import FaceRestorer
 from models.super_resolution import SuperResolver
 from tests.helpers import FakeResolver
+from tests.models.networks import random_network
 
 from basicsr.archs.rrdbnet_arch import RRDBNet  # isort: skip - after models has prepared the process
 
@@ -29,9 +30,7 @@ RATE = 1e12
 
 
 def small_engine() -> TorchEngine:
-    torch.manual_seed(0)
-    rrdbnet = RRDBNet(3, 3, scale=4, num_feat=64, num_block=1, num_grow_ch=32).eval().requires_grad_(False)
-    return TorchEngine(rrdbnet, Device(CPU, torch.float32, 2**50))
+    return TorchEngine(random_network(4, 1), Device(CPU, torch.float32, 2**50))
 
 
 def test_a_pass_of_many_tiles_is_waited_for_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,6 +28,7 @@ from models.engines.torch_engine import _to_batch
 from models.engines.winograd import WinogradEngine, best_build, unavailable_reason
 from models.super_resolution import build_engine
 from tests.helpers import WEIGHTS, max_difference, psnr, sample_crop
+from tests.models.networks import random_network
 
 from basicsr.archs.rrdbnet_arch import RRDBNet  # isort: skip - after models has prepared the process
 
@@ -54,14 +55,6 @@ class Watch(NullProgress):
 
 def noise(height: int, width: int) -> Image:
     return np.random.default_rng(height * 10_000 + width).integers(0, 256, (height, width, 3), np.uint8)
-
-
-def random_network(scale: int, blocks: int) -> RRDBNet:
-    torch.manual_seed(scale)
-    network = RRDBNet(3, 3, scale=scale, num_feat=64, num_block=blocks, num_grow_ch=32).eval().requires_grad_(False)
-    network.conv_last.weight *= 3
-    network.conv_last.bias += 0.5
-    return network
 
 
 @pytest.fixture(scope="module")
