@@ -6,6 +6,7 @@ import asyncio
 import math
 import os
 import re
+import resource
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
@@ -22,6 +23,10 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 IO_THREADS = 4
+# Files that are neither connections nor of jobs: libraries, pictures, webhooks, and the hundred connections that the event
+# loop accepts in one go, before anybody looks at their number.
+OTHER_FILES = 160
+MAX_JOBS = 200  # that are not done, each of which keeps its record open
 
 _DATA_URL = re.compile(r"\s*data:image/[\w.+-]+(?:;[\w.+-]+=[\w.+-]+)*;base64,", re.ASCII | re.IGNORECASE)
 _WHITESPACE = " \t\n\r\v\f"
@@ -76,6 +81,21 @@ def write_atomically(path: Path, data: bytes, unfinished: Path) -> None:
     except BaseException:
         unfinished.unlink(missing_ok=True)
         raise
+
+
+def max_jobs() -> int:
+    """How many unfinished jobs the limit of open files allows."""
+    return min(MAX_JOBS, max(_free_files() // 4, 1))
+
+
+def max_connections() -> int:
+    """How many connections the limit of open files allows, each of which may have a file to send."""
+    return max((_free_files() - max_jobs()) // 2, 1)
+
+
+def _free_files() -> int:
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return (2**20 if limit == resource.RLIM_INFINITY else limit) - OTHER_FILES
 
 
 class IOExecutor:

@@ -60,9 +60,7 @@ class RequestMiddleware:
         self._bodies = BodyBudget(bodies_max_bytes)
 
     async def __call__(self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
-        if scope["type"] == "websocket":  # the framework responds to one without a route with a 500
-            await send({"type": "websocket.close", "code": 1000, "reason": None})  # which becomes a 403
-        elif scope["type"] == "http":
+        if scope["type"] == "http":
             await self._serve(scope, receive, send)
         else:
             await self._app(scope, receive, send)
@@ -156,7 +154,6 @@ class RequestCycle:
         self._request_id = request_id
         self._receive = receive
         self._send = send
-        self._can_close = scope["http_version"].startswith("1")  # HTTP/2 has streams, which need none of this
         self._has_body = scope["method"] != "HEAD"
         self._start = time.perf_counter()
         self._status: int | None = None
@@ -223,7 +220,7 @@ class RequestCycle:
 
     @property
     def _closes(self) -> bool:
-        return self._can_close and not self._ended
+        return not self._ended
 
     def _headers(self) -> list[tuple[bytes, bytes]]:
         headers = [(b"x-request-id", self._request_id.encode()), (b"x-process-time", f"{self.seconds:.6f}".encode())]

@@ -104,7 +104,7 @@ async def serving(
             yield client, service
         finally:
             service.stop()
-    await server
+            await server
 
 
 def _open_port(config: Config) -> None:
