@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import os
 import re
@@ -29,40 +30,50 @@ OTHER_FILES = 160
 MAX_JOBS = 200  # that are not done, each of which keeps its record open
 
 _DATA_URL = re.compile(r"\s*data:image/[\w.+-]+(?:;[\w.+-]+=[\w.+-]+)*;base64,", re.ASCII | re.IGNORECASE)
-_WHITESPACE = " \t\n\r\v\f"
-_NO_WHITESPACE = str.maketrans("", "", _WHITESPACE)
+MAX_PREFIX_CHARACTERS = 200  # in which `data:image/…;base64,` is looked for
+_WHITESPACE = b" \t\n\r\v\f"
+_ALPHABET = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/="
 
 
 def decode_base64(text: str) -> bytes:
     """Standard base64, with ASCII whitespace inside and a `data:image/…;base64,` prefix accepted.
 
+    Each step passes once over the text at the speed of memory: it holds the interpreter's lock.
+
     Raises:
         InvalidBase64: a character outside the alphabet, or a length that no base64 has.
         FileTooLarge: more than MAX_IMAGE_BYTES would come out.
     """
-    if prefix := _DATA_URL.match(text):
-        text = text[prefix.end() :]
-    if any(space in text for space in _WHITESPACE):
-        text = text.translate(_NO_WHITESPACE)
-    if len(text) > math.ceil(MAX_IMAGE_BYTES / 3) * 4:
+    if not text.isascii():
+        raise _invalid("it contains a character that is not ASCII. " + _BELONGS)
+    prefix = _DATA_URL.match(text, 0, MAX_PREFIX_CHARACTERS)
+    data = text[prefix.end() if prefix else 0 :].encode("ascii").translate(None, _WHITESPACE)
+    if len(data) > math.ceil(MAX_IMAGE_BYTES / 3) * 4:
         raise FileTooLarge(
-            f"image_b64 holds about {len(text) * 3 / 4 / MIB:.1f} MB; the limit is {MAX_IMAGE_BYTES // MIB} MB decoded.",
+            f"image_b64 holds about {len(data) * 3 / 4 / MIB:.1f} MB; the limit is {MAX_IMAGE_BYTES // MIB} MB decoded.",
             limit_bytes=MAX_IMAGE_BYTES,
         )
     try:
-        return pybase64.b64decode(text, validate=True)
-    except ValueError as exc:  # binascii.Error among them; a non-ASCII string is a plain ValueError
-        raise InvalidBase64(f"image_b64 is not standard base64: {_fault_of_base64(text)}.") from exc
+        return pybase64.b64decode(data, validate=True)
+    except ValueError as exc:  # binascii.Error
+        raise _invalid(_fault_of_base64(data)) from exc
 
 
-def _fault_of_base64(text: str) -> str:
-    """What is wrong with a text that is not base64, and what would be right."""
-    if stranger := re.search(r"[^A-Za-z0-9+/=]", text):
-        if stranger[0] in "-_":
+_BELONGS = "Only A–Z, a–z, 0–9, + and / belong there, and = at the end"
+
+
+def _invalid(fault: str) -> InvalidBase64:
+    return InvalidBase64(f"image_b64 is not standard base64: {fault}.")
+
+
+def _fault_of_base64(data: bytes) -> str:
+    """What is wrong with what is not base64, and what would be right."""
+    if strangers := data.translate(None, _ALPHABET)[:1].decode():
+        if strangers in "-_":
             return "it is of the URL-safe kind. Replace - by + and _ by /"
-        return f"it contains {stranger[0]!r}. Only A–Z, a–z, 0–9, + and / belong there, and = at the end"
-    if len(text) % 4:
-        return f"it has {len(text)} characters, which is no multiple of 4. It was cut off, or its padding with = is missing"
+        return f"it contains {strangers!r}. {_BELONGS}"
+    if len(data) % 4:
+        return f"it has {len(data)} characters, which is no multiple of 4. It was cut off, or its padding with = is missing"
     return "= may only be the last character, or the last two"
 
 
@@ -99,17 +110,33 @@ def _free_files() -> int:
 
 
 class IOExecutor:
-    """Where everything runs that would hold the event loop and does not touch the device."""
+    """Where everything runs that would hold the event loop and does not touch the device. Its methods are called on the loop.
+
+    Who waits for a thread waits on the event loop: a caller that leaves then takes with it all that it brought.
+    """
 
     def __init__(self) -> None:
         self._executor = ThreadPoolExecutor(IO_THREADS, thread_name_prefix="io")
+        self._free_threads = asyncio.Semaphore(IO_THREADS)
 
     async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """The function's result; what it does goes on if the caller is cancelled."""
-        return await asyncio.wrap_future(self.submit(function, *args, **kwargs))
+        """The function's result; what it does goes on if the caller is cancelled meanwhile."""
+        return await asyncio.wrap_future(await self.start(function, *args, **kwargs))
 
-    def submit(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        return self._executor.submit(in_this_context(partial(function, *args, **kwargs)))
+    async def start(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """The same, to be awaited by others; returns as soon as it has a thread."""
+        await self._free_threads.acquire()
+        try:
+            running = self._executor.submit(in_this_context(partial(function, *args, **kwargs)))
+        except BaseException:
+            self._free_threads.release()
+            raise
+        running.add_done_callback(partial(self._free_thread, asyncio.get_running_loop()))
+        return running
+
+    def _free_thread(self, loop: asyncio.AbstractEventLoop, _: Future[T]) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: the process ends, and nobody waits any more
+            loop.call_soon_threadsafe(self._free_threads.release)
 
     def close(self) -> None:
         """Let the threads go; what has not begun never will."""

@@ -20,8 +20,7 @@ def add_job_routes(app: Quart, jobs: Jobs, longest_seconds: float) -> None:
     async def put_job(job_id: str) -> Response:
         deadline = request_deadline(longest_seconds)
         async with deadline.enforced():
-            incoming = await read_request()
-        job = await jobs.put(job_id, incoming, g.request_id, deadline)
+            job = await jobs.put(job_id, await read_request(), g.request_id, deadline)
         if prefers_async() and not job.completed_at:
             return accept_job(job)
         async with deadline.enforced():  # a job that another request has started goes on

@@ -13,7 +13,6 @@ import time
 import uuid
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from typing import Any, cast
 
 from hypercorn.typing import (
@@ -27,6 +26,7 @@ from hypercorn.typing import (
     Scope,
 )
 
+from core.budget import MemoryBudget, Room
 from core.logs import RequestNotes, Values, begin_request
 
 logger = logging.getLogger(__name__)
@@ -34,6 +34,7 @@ logger = logging.getLogger(__name__)
 LINGER_SECONDS = 30.0  # in which a client that was answered early may go on sending
 LINGER_SILENCE_SECONDS = 2.0  # after which it is taken to have stopped
 LOGGED_PATH_CHARACTERS = 80
+ROOM = "upscale.room"  # in a scope: its body's share of the budget; who takes the body on takes it out
 OVERLOADED = "upscale.overloaded"  # in a scope: its body was over the budget
 CLIENT_GONE = 499  # nobody gets to see it; nginx, too, logs this for a client that did not wait for its response
 INTERNAL_ERROR = 500  # the server's status where the framework does not
@@ -57,7 +58,7 @@ class RequestMiddleware:
         self._app = app
         self._held_for_drain = held_for_drain
         self._count = count
-        self._bodies = BodyBudget(bodies_max_bytes)
+        self._bodies = MemoryBudget(bodies_max_bytes)
 
     async def __call__(self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         if scope["type"] == "http":
@@ -70,7 +71,8 @@ class RequestMiddleware:
         scope["path"] = _path_of(scope["path"])
         # Nothing here depends on the host, and the framework responds with 500 to one that is no domain name.
         scope["headers"] = [(name, b"localhost" if name == b"host" else value) for name, value in scope["headers"]]
-        cycle = RequestCycle(scope, notes.request_id, receive, send, self._bodies)
+        scope = cast(HTTPScope, {**scope, ROOM: Room(self._bodies)})
+        cycle = RequestCycle(scope, notes.request_id, receive, send)
         try:
             with self._held_for_drain():
                 await self._app(scope, cycle.receive, cycle.send)
@@ -115,21 +117,6 @@ def _path_of(target: str) -> str:
     return target if target.startswith("/") else "/" + re.sub(r"^https?://[^/]*/?", "", target)
 
 
-@dataclass
-class BodyBudget:
-    """Bytes of request bodies that are in memory, and how many may be."""
-
-    limit_bytes: int
-    held_bytes: int = 0
-
-    def take(self, size_bytes: int) -> bool:
-        """Count them in, unless they would be too many."""
-        if self.held_bytes + size_bytes > self.limit_bytes:
-            return False
-        self.held_bytes += size_bytes
-        return True
-
-
 class RequestCycle:
     """One request and its response, which may come before all of the request has.
 
@@ -143,14 +130,11 @@ class RequestCycle:
         request_id: str,
         receive: ASGIReceiveCallable,
         send: ASGISendCallable,
-        bodies: BodyBudget,
     ) -> None:
         self.bytes_in = 0
-        self.held_bytes = 0
         self.bytes_out = 0
         self.failed = False
-        self._scope = scope
-        self._bodies = bodies
+        self._scope = cast(dict[str, Any], scope)
         self._request_id = request_id
         self._receive = receive
         self._send = send
@@ -190,20 +174,19 @@ class RequestCycle:
 
     def _hold(self, message: HTTPRequestEvent) -> None:
         """Count a piece of the body in, or throw it away: what is answered already, or over the budget."""
-        size_bytes = len(message["body"])
-        if self._status is None and OVERLOADED not in self._scope and self._bodies.take(size_bytes):
-            self.held_bytes += size_bytes
+        room: Room | None = self._scope.get(ROOM)
+        if room and room.grow(len(message["body"])):
             return
         message["body"] = b""
-        if self._status is None:
+        if room:
             message["more_body"] = False  # for the framework: its response need not wait
-            cast(dict[str, Any], self._scope)[OVERLOADED] = True
+            self._scope[OVERLOADED] = True
             self.let_go()  # now: while this client goes on sending, the bodies of others may come in
 
     def let_go(self) -> None:
-        """Of the body, nothing is in memory any more."""
-        self._bodies.held_bytes -= self.held_bytes
-        self.held_bytes = 0
+        """Of the body, nothing is in memory any more, or somebody has taken it on."""
+        if room := self._scope.pop(ROOM, None):
+            room.release()
 
     async def send(self, message: ASGISendEvent) -> None:
         if message["type"] == "http.response.start":
@@ -212,19 +195,15 @@ class RequestCycle:
             message["headers"] = [*message["headers"], *self._headers()]
         elif message["type"] == "http.response.body":
             self.bytes_out += len(message["body"]) if self._has_body else 0
-            if self._closes and not message["more_body"]:
+            if not self._ended and not message["more_body"]:
                 await self._read_on()
         await self._send(message)
         if message["type"] == "http.response.body":
             self._answered = not message["more_body"]
 
-    @property
-    def _closes(self) -> bool:
-        return not self._ended
-
     def _headers(self) -> list[tuple[bytes, bytes]]:
         headers = [(b"x-request-id", self._request_id.encode()), (b"x-process-time", f"{self.seconds:.6f}".encode())]
-        return [*headers, (b"connection", b"close")] if self._closes else headers
+        return headers if self._ended else [*headers, (b"connection", b"close")]
 
     async def _read_on(self) -> None:
         """Wait while the framework takes in, and throws away, what the client still sends."""

@@ -6,11 +6,11 @@ import re
 from typing import Any, cast
 
 from quart import Request, request
-from werkzeug.datastructures import MIMEAccept
 from werkzeug.exceptions import RequestEntityTooLarge, RequestTimeout
 from werkzeug.http import parse_list_header
 
-from api.middleware import OVERLOADED
+from api.middleware import OVERLOADED, ROOM
+from core.budget import Room
 from core.config import EXTENSIONS, MAX_BODY_BYTES, MAX_IMAGE_BYTES, MIB, OutputFormat
 from core.errors import BodyTimeout, BodyTooLarge, InvalidContentType, QueueFull
 from schemas.request import IncomingRequest
@@ -52,9 +52,10 @@ async def read_request() -> IncomingRequest:
     if OVERLOADED in current.scope:
         current.body.clear()  # its share of the budget is given to others already
         raise QueueFull("Too many large requests are under way. Try again soon.", retry_after_seconds=RETRY_SECONDS)
-    return IncomingRequest(
-        body, current.is_raw, current.query_string.decode("utf-8", "replace"), _accepted(current.accept_mimetypes)
-    )
+    incoming = IncomingRequest(body, current.is_raw, current.query_string.decode("utf-8", "replace"), accepted_formats())
+    room: Room = cast(dict[str, Any], current.scope).pop(ROOM)
+    room.hold_for(incoming)
+    return incoming
 
 
 def _too_large(current: BodyRequest) -> BodyTooLarge:
@@ -62,8 +63,9 @@ def _too_large(current: BodyRequest) -> BodyTooLarge:
     return BodyTooLarge(f"The body is over {current.limit_bytes // MIB} MB.{within}", limit_bytes=current.limit_bytes)
 
 
-def _accepted(accept: MIMEAccept) -> dict[OutputFormat, float]:
-    """The weight of each output format, where the client would rather have an image than JSON; else nothing."""
+def accepted_formats() -> dict[OutputFormat, float]:
+    """The weight of each output format, where the current client would rather have an image than JSON; else nothing."""
+    accept = request.accept_mimetypes
     liking_for_images = max((weight for name, weight in accept if name.lower().startswith("image/")), default=0.0)
     if liking_for_images <= accept.quality(JSON):
         return {}

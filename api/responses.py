@@ -17,14 +17,13 @@ from quart.wrappers.response import FileBody
 from werkzeug.exceptions import HTTPException
 
 from core.config import EXTENSIONS
-from core.errors import ServiceError, Unavailable, internal_error
+from core.errors import ResultExpired, ServiceError, Unavailable, internal_error
 from core.logs import current_request
 from schemas.response import ErrorResponse, ImageSize, UpscaleResult
 
 logger = logging.getLogger(__name__)
 
-BASE64_CHUNK_BYTES = 48 * 1024  # a multiple of 3, so that the pieces join without padding
-FILE_CHUNK_BYTES = 256 * 1024
+CHUNK_BYTES = 192 * 1024  # a multiple of 3, so that pieces in base64 join without padding
 MAX_HEADER_ITEMS = 6  # of a list, in a header: proxies give up on a response with some 4 KB of headers
 MAX_HEADER_ITEM_CHARACTERS = 300
 RESULT_HEADERS = {  # X-Upscale-<name>: the field of a result, where the body is the image itself
@@ -50,7 +49,7 @@ class LocalFile(FileBody):
     that wait is cancelled, and the file stays open.
     """
 
-    buffer_size = FILE_CHUNK_BYTES
+    buffer_size = CHUNK_BYTES
     _file: BinaryIO
 
     async def __aenter__(self) -> LocalFile:
@@ -78,15 +77,17 @@ def result_json(result: UpscaleResult) -> Response:
     """JSON in pieces: 40 MB from one call would hold the event loop, and with it /health, for a quarter of a second."""
     head = result.summary().model_dump_json().encode()[:-1] + b',"base64":"'
     tail = b'"}'
+    body = _body_of(result)
+    size_bytes = body.size if isinstance(body, LocalFile) else len(body)
 
     async def chunks() -> AsyncIterator[bytes]:
         yield head
-        async for chunk in _in_chunks(result.data, BASE64_CHUNK_BYTES):
+        async for chunk in _in_chunks(body):
             yield pybase64.b64encode(chunk)
         yield tail
 
     response = Response(chunks(), content_type="application/json")
-    response.content_length = len(head) + 4 * math.ceil(len(result.data) / 3) + len(tail)
+    response.content_length = len(head) + 4 * math.ceil(size_bytes / 3) + len(tail)
     return response
 
 
@@ -96,14 +97,34 @@ def result_image(result: UpscaleResult) -> Response:
     headers = {f"X-Upscale-{name}": _header_text(getattr(summary, field)) for name, field in RESULT_HEADERS.items()}
     file_name = f"upscaled-{summary.upscaled_size}.{EXTENSIONS[image_format]}"
     headers["Content-Disposition"] = f'inline; filename="{file_name}"'
-    response = Response(_in_chunks(result.data, FILE_CHUNK_BYTES), headers=headers, content_type=f"image/{image_format}")
-    response.content_length = len(result.data)
+    body = _body_of(result)
+    response = Response(_in_chunks(body), headers=headers, content_type=f"image/{image_format}")
+    response.content_length = body.size if isinstance(body, LocalFile) else len(body)
     return response
 
 
-async def _in_chunks(data: bytes, size_bytes: int) -> AsyncIterator[bytes]:
-    for start in range(0, len(data), size_bytes):
-        yield data[start : start + size_bytes]
+def _body_of(result: UpscaleResult) -> LocalFile | memoryview:
+    """The file's bytes, read as the client takes them, so that slow readers hold nothing in memory.
+
+    Raises:
+        ResultExpired: the file was removed just now.
+    """
+    if result.unsaved is not None:
+        return result.unsaved
+    try:
+        return LocalFile(result.file_path)
+    except FileNotFoundError as exc:
+        raise ResultExpired("The result was removed after its time. Send the request again.") from exc
+
+
+async def _in_chunks(body: LocalFile | memoryview) -> AsyncIterator[bytes]:
+    if isinstance(body, LocalFile):
+        async with body as file:
+            async for chunk in file:
+                yield chunk
+        return
+    for start in range(0, len(body), CHUNK_BYTES):
+        yield bytes(body[start : start + CHUNK_BYTES])
         await asyncio.sleep(0)  # whoever else waits for the loop comes first
 
 

@@ -6,7 +6,7 @@ from quart import Quart, Response, g, request, send_file
 
 from api.access import CHALLENGE, Access, security_headers
 from api.jobs import accept_job
-from api.requests import prefers_async, read_request, request_deadline
+from api.requests import accepted_formats, prefers_async, read_request, request_deadline
 from api.responses import json_response, result_image, result_json
 from core.errors import FileNotFound, Unauthorized
 from core.logs import current_request
@@ -59,13 +59,11 @@ def add_routes(app: Quart, service: Service, jobs: Jobs) -> None:
     async def upscale() -> Response:
         deadline = request_deadline(longest_seconds)
         async with deadline.enforced():
-            incoming = await read_request()
-        if prefers_async():
-            return accept_job(await jobs.create(incoming, g.request_id, deadline))
-        async with deadline.enforced():
-            result = await service.upscale(incoming, g.request_id, deadline)
+            if prefers_async():
+                return accept_job(await jobs.create(await read_request(), g.request_id, deadline))
+            result = await service.upscale(await read_request(), g.request_id, deadline)
         current_request().values |= result.log_values
-        response = result_image(result) if incoming.accepted else result_json(result)
+        response = result_image(result) if accepted_formats() else result_json(result)
         if result.etag:
             response.set_etag(result.etag)
         return response

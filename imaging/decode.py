@@ -8,6 +8,7 @@ from typing import cast
 
 import numpy as np
 from PIL import Image, ImageCms
+from PIL.WebPImagePlugin import WebPImageFile
 
 from imaging.colour import use_profile
 from imaging.formats import OpenedImage, translate_errors
@@ -24,15 +25,33 @@ def decode_image(opened: OpenedImage) -> tuple[Picture, list[str]]:
         BrokenImage: it is truncated or damaged.
     """
     warnings: list[str] = []
-    orientation = opened.orientation
-    if orientation is None:
-        warnings.append("The EXIF data is damaged: the image was not rotated.")
+    orientation = _orientation(opened, warnings)
     icc_profile, to_srgb = use_profile(opened, warnings)
     with translate_errors(opened.plugin.format), closing(opened.load()) as image:
         pixels, alpha = _to_arrays(opened, image, to_srgb)
-    turn = _TURNS[orientation or 1]
+    turn = _TURNS[orientation]
     upright_alpha = None if alpha is None else np.ascontiguousarray(turn(alpha))
     return Picture(np.ascontiguousarray(turn(pixels)), upright_alpha, icc_profile), warnings
+
+
+def header_warnings(opened: OpenedImage) -> list[str]:
+    """The warnings of `decode_image`, from the header alone."""
+    warnings: list[str] = []
+    _orientation(opened, warnings)
+    use_profile(opened, warnings)
+    return warnings
+
+
+def decoding_bytes(opened: OpenedImage) -> int:
+    """What `decode_image` takes in memory at its peak, at most: measured for each format and mode, and rounded up."""
+    per_pixel = 18 if opened.plugin is WebPImageFile else 5 if opened.is_gray else 11
+    return opened.width * opened.height * per_pixel
+
+
+def _orientation(opened: OpenedImage, warnings: list[str]) -> int:
+    if (orientation := opened.orientation) is None:
+        warnings.append("The EXIF data is damaged: the image was not rotated.")
+    return orientation or 1
 
 
 _TURNS: dict[int, Callable[[Array], Array]] = {

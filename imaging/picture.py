@@ -35,6 +35,11 @@ class Picture:
     def height(self) -> int:
         return int(self.pixels.shape[0])
 
+    @property
+    def size_bytes(self) -> int:
+        """Of its pixels in memory."""
+        return self.pixels.nbytes + (0 if self.alpha is None else self.alpha.nbytes)
+
 
 def stripes(height: int, width: int) -> Iterator[slice]:
     """Ranges of rows that cover an image of that size, each of at most STRIPE_PX pixels, or of one row."""

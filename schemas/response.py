@@ -98,20 +98,19 @@ class UpscaleResponse(UpscaleSummary):
 class UpscaleResult:
     """An encoded result and everything that is known of it, from the pipeline to the response."""
 
-    data: bytes
     metadata: UpscaleMetadata
     file_path: str = ""  # empty where it could not be kept
+    unsaved: memoryview | None = None  # the file's bytes, in this case
     device_seconds: float = 0.0
     queue_seconds: float = 0.0
     cached: bool = False
     processing_seconds: float = 0.0
     request_id: str = ""
-    origin: UpscaleResult | None = None  # kept alive meanwhile, so that others can share its bytes: Dispatcher._recalled
 
     def with_warnings(self, before: tuple[str, ...] = (), after: tuple[str, ...] = ()) -> UpscaleResult:
         """The same result, with the warnings of one request beside its own."""
         warnings = (*before, *self.metadata.warnings, *after)
-        return replace(self, metadata=self.metadata.model_copy(update={"warnings": warnings}), origin=self)
+        return replace(self, metadata=self.metadata.model_copy(update={"warnings": warnings}))
 
     def summary(self) -> UpscaleSummary:
         """Everything but the data."""

@@ -1,4 +1,4 @@
-"""One way for every request: decode → cache → admission → device → encode → file.
+"""One way for every request: header → decode → cache → admission → device → encode → file.
 
 The event loop only waits here: decoding, encoding and files run in io threads, models on the device's thread.
 """
@@ -10,25 +10,27 @@ import logging
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
-from weakref import WeakValueDictionary
 
+from core.budget import Room
 from core.config import EXTENSIONS, OutputFormat
+from core.errors import ResultNotSaved
 from core.metrics import Metrics
 from core.stage_timer import StageTimer
-from imaging.decode import decode_image
+from imaging.decode import header_warnings
 from imaging.encode import encode_image
-from imaging.formats import OpenedImage
 from imaging.picture import Picture
+from schemas.params import UpscaleParams
 from schemas.plan import Plan
 from schemas.request import UpscaleRequest
 from schemas.response import FaceBox, ImageSize, PlanResponse, PlanSummary, UpscaleMetadata, UpscaleResult
 from serving.admission import Admission
 from serving.deadline import Deadline
+from serving.decoding import Decoder, is_large
 from serving.pending import InFlight, PendingResult
 from serving.workers import DeviceTask, DeviceWorker
 from storage.result_cache import ResultCache, cache_key
 from upscale import PipelineOutput, Upscaler
-from utility import IO_THREADS, IOExecutor
+from utility import IOExecutor
 
 logger = logging.getLogger(__name__)
 
@@ -37,16 +39,21 @@ class Dispatcher:
     """Takes requests in and sees to it that their results are made. All its methods are called on the event loop."""
 
     def __init__(
-        self, admission: Admission, worker: DeviceWorker, cache: ResultCache, io: IOExecutor, metrics: Metrics
+        self,
+        admission: Admission,
+        worker: DeviceWorker,
+        cache: ResultCache,
+        io: IOExecutor,
+        decoder: Decoder,
+        metrics: Metrics,
     ) -> None:
         self.cache = cache
         self._admission = admission
         self._worker = worker
         self._io = io
         self._metrics = metrics
-        self._decoding = asyncio.Semaphore(IO_THREADS)  # pictures in memory that have no place in the queue yet
+        self._decoder = decoder
         self._in_flight: dict[str, InFlight] = {}  # by their cache key
-        self._recalled: WeakValueDictionary[str, UpscaleResult] = WeakValueDictionary()  # in memory once for all its readers
 
     async def submit(self, request: UpscaleRequest, upscaler: Upscaler, deadline: Deadline) -> PendingResult:
         """Take a request in, and return without waiting for its result.
@@ -57,34 +64,39 @@ class Dispatcher:
             QueueFull: there is no place, or too much stands before it.
             DeadlineExceeded: it alone takes far longer than it may.
         """
-        async with self._decoding:
-            timer = StageTimer()
-            with timer.stage("decode"):
-                picture, decode_warnings = await self._io.run(decode_image, request.image)
-            self._metrics.count_stages(timer.seconds)
-            identity = upscaler.models.identity
-            key = await self._io.run(cache_key, picture, request.params, request.output_format, identity)
-            in_flight = self._shared(key)
-            if in_flight is None and (result := await self._io.run(self._recall, key)):
-                in_flight = InFlight.of_cached(result)
-            in_flight = in_flight or self._shared(key)  # it may have begun meanwhile
-            cached = in_flight is not None
-            if cached:
-                self._metrics.count_cache_hit()
-            if in_flight is None:
-                in_flight = self._start(key, request, picture, upscaler, deadline)
+        task, timer = _task_of(request, upscaler), StageTimer()
+        if self._decoder.waiting:  # only pixels tell that a result is there already; nobody waits for that in vain
+            self._admission.check(task, deadline.seconds_left)
+        with timer.stage("decode"):
+            picture, decode_warnings = await self._decoder.decode(request.image)
+        self._metrics.count_stages(timer.seconds)
+        identity = upscaler.models.identity
+        key = await self._io.run(cache_key, picture, request.params, request.output_format, identity)
+        in_flight = self._shared(key)
+        if in_flight is None and (result := await self._io.run(self.cache.find, key)):
+            in_flight = InFlight.of_cached(result)
+        in_flight = in_flight or self._shared(key)  # it may have begun meanwhile
+        cached = in_flight is not None
+        if cached:
+            self._metrics.count_cache_hit()
+        if in_flight is None:
+            in_flight = self._start(key, request, picture, upscaler, task, deadline)
         return PendingResult(in_flight, self._admission, deadline, (*request.warnings, *decode_warnings), cached=cached)
 
     async def plan(self, request: UpscaleRequest, upscaler: Upscaler, deadline: Deadline) -> PlanResponse:
         """What would become of a request, and what it would take, without running it. The cache is not looked at.
 
+        A large picture is not decoded: its header tells all but whether the rest of the file is whole.
+
         Raises:
             BadRequest, ModelUnavailable, QueueFull, DeadlineExceeded: as `submit`.
         """
-        async with self._decoding:
-            decode_warnings = await self._io.run(_decode_warnings, request.image)
         plan, task = request.plan, _task_of(request, upscaler)
         self._admission.check(task, deadline.seconds_left)
+        if is_large(request.image):
+            warnings = await self._io.run(header_warnings, request.image)
+        else:
+            _, warnings = await self._decoder.decode(request.image)
         own_seconds, queue_seconds = self._admission.forecast(task)
         return PlanResponse(
             **dict(PlanSummary.of(plan)),
@@ -92,7 +104,7 @@ class Dispatcher:
             predicted_seconds=round(own_seconds, 3),
             queue_seconds=round(queue_seconds, 3),
             memory_bytes=upscaler.memory_bytes(plan),
-            warnings=(*request.warnings, *decode_warnings, *plan.warnings),
+            warnings=(*request.warnings, *warnings, *plan.warnings),
         )
 
     def cancel_all(self) -> None:
@@ -105,18 +117,18 @@ class Dispatcher:
         in_flight = self._in_flight.get(key)
         return in_flight if in_flight and in_flight.waiters else None
 
-    def _recall(self, key: str) -> UpscaleResult | None:
-        if result := self._recalled.get(key):
-            if Path(result.file_path).is_file():
-                return result
-            self._recalled.pop(key, None)
-        found = self.cache.find(key)
-        return self._recalled.setdefault(key, found) if found else None
-
-    def _start(self, key: str, request: UpscaleRequest, picture: Picture, upscaler: Upscaler, deadline: Deadline) -> InFlight:
-        task = _task_of(request, upscaler)
+    def _start(
+        self,
+        key: str,
+        request: UpscaleRequest,
+        picture: Picture,
+        upscaler: Upscaler,
+        task: DeviceTask,
+        deadline: Deadline,
+    ) -> InFlight:
         self._admission.admit(task, deadline.seconds_left)
-        made = asyncio.create_task(self._make(key, request, picture, upscaler, task))
+        choices = request.plan, request.params, request.output_format  # without the file, which nobody needs any more
+        made = asyncio.create_task(self._make(key, *choices, picture, upscaler, task))
         in_flight = self._in_flight[key] = InFlight(task, made)
         made.add_done_callback(partial(self._made, key, in_flight))
         return in_flight
@@ -127,14 +139,21 @@ class Dispatcher:
         self._admission.release(in_flight.task)
 
     async def _make(
-        self, key: str, request: UpscaleRequest, picture: Picture, upscaler: Upscaler, task: DeviceTask
+        self,
+        key: str,
+        plan: Plan,
+        params: UpscaleParams,
+        output_format: OutputFormat,
+        picture: Picture,
+        upscaler: Upscaler,
+        task: DeviceTask,
     ) -> UpscaleResult:
-        plan, output_format, timer = request.plan, request.output_format, StageTimer()
+        timer = StageTimer()
         with timer.stage("queue"):
-            output = await self._worker.run(task, partial(upscaler.run, picture, plan, request.params, task))
+            output = await self._worker.run(task, partial(upscaler.run, picture, plan, params, task))
         timer.seconds["queue"] -= task.seconds
         with timer.stage("encode"):
-            encode = partial(encode_image, output.picture, output_format, request.params.quality)
+            encode = partial(encode_image, output.picture, output_format, params.quality)
             data, encode_warnings = await self._io.run(encode)
         metadata = _metadata(plan, output, output_format, encode_warnings)
         with timer.stage("save"):
@@ -142,7 +161,8 @@ class Dispatcher:
             path, save_warnings = await self._save(key_if_kept, data, EXTENSIONS[output_format], metadata)
         self._metrics.count_stages(timer.seconds | output.seconds)
         self._metrics.count_upscale(plan.original.pixels, plan.output.pixels, len(output.faces))
-        result = UpscaleResult(data, metadata, path, task.seconds, timer.seconds["queue"])
+        unsaved = None if path else self._held(data)
+        result = UpscaleResult(metadata, path, unsaved, task.seconds, timer.seconds["queue"])
         return result.with_warnings(after=save_warnings)
 
     async def _save(
@@ -150,7 +170,7 @@ class Dispatcher:
     ) -> tuple[str, tuple[str, ...]]:
         """The path of the saved result, cached if there is a key; empty, with a warning, where the disk would not have it."""
         save = partial(self.cache.save, key, metadata=metadata) if key else self.cache.store.save
-        saving: Future[Path] = self._io.submit(save, data, extension)
+        saving: Future[Path] = await self._io.start(save, data, extension)
         try:
             path: Path = await asyncio.wrap_future(saving)
             return str(path), ()
@@ -161,14 +181,21 @@ class Dispatcher:
             saving.add_done_callback(_discard)  # nobody will ever hear of that file
             raise
 
+    def _held(self, data: bytes) -> memoryview:
+        """A result that is nowhere but in memory, where it counts beside the pictures until its last reader has it.
+
+        Raises:
+            ResultNotSaved: there is no room.
+        """
+        held, room = memoryview(data), Room(self._decoder.budget)
+        if not room.grow(len(data)):
+            raise ResultNotSaved("The server's disk is full or out of order, and so is its memory. Try again later.")
+        room.hold_for(held)
+        return held
+
 
 def _task_of(request: UpscaleRequest, upscaler: Upscaler) -> DeviceTask:
     return DeviceTask(upscaler.work(request.plan, request.image.has_alpha, request.params.enhance_faces))
-
-
-def _decode_warnings(image: OpenedImage) -> list[str]:
-    """The pixels are decoded too, and dropped in this thread: only that tells whether the file is whole."""
-    return decode_image(image)[1]
 
 
 def _discard(saving: Future[Path]) -> None:

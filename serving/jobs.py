@@ -38,6 +38,7 @@ from serving.lifecycle import Service, shutting_down
 from serving.pending import PendingResult
 from serving.validation import parse_request
 from storage.job_store import JobRecord, JobStore, interrupted
+from utility import max_jobs
 
 if TYPE_CHECKING:
     from outbound.webhooks import Webhooks
@@ -49,7 +50,6 @@ FOREIGN_SECONDS = 1.0  # between two looks at the record of a job that another p
 KEEP_ALIVE_SECONDS = 15.0  # of silence, after which proxies begin to wonder
 FINISHED_IN_MEMORY = 1000  # records, of about 2 kB each
 
-MAX_LIVE = 200  # jobs that are not done: each keeps a file open, and those that ask for the same share one place in the queue
 FULL_RETRY_SECONDS = 5
 
 _ID = re.compile(r"[A-Za-z0-9_-]{8,64}", re.ASCII)
@@ -218,7 +218,7 @@ class Jobs:
                 self._webhooks = self._webhooks or made  # another job may have been quicker
             await self._webhooks.network.check(webhook)
         pending = await self._service.submit(request, deadline)
-        if len(self._live) >= MAX_LIVE:
+        if len(self._live) >= max_jobs():  # those that ask for the same share one place in the queue
             pending.cancel()
             raise errors.QueueFull("Too many jobs are under way. Try again later.", retry_after_seconds=FULL_RETRY_SECONDS)
         record = JobRecord(

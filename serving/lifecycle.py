@@ -22,6 +22,7 @@ from schemas.response import HealthResponse, PlanResponse, ServiceState, Service
 from serving import health
 from serving.admission import Admission
 from serving.deadline import Deadline
+from serving.decoding import Decoder
 from serving.dispatcher import Dispatcher
 from serving.pending import PendingResult
 from serving.validation import parse_request
@@ -56,7 +57,9 @@ class Service:
         self.metrics = Metrics(self._snapshot)
         self._admission = Admission(settings.queue_limit)
         self._worker = DeviceWorker(self._admission.measure, lost=self._end_without_device)
-        self._dispatcher = Dispatcher(self._admission, self._worker, ResultCache(self.store), self.io, self.metrics)
+        self._decoder = Decoder(self.io, settings.pictures_max_bytes)
+        cache = ResultCache(self.store)
+        self._dispatcher = Dispatcher(self._admission, self._worker, cache, self.io, self._decoder, self.metrics)
         self._load = load
         self._upscaler: Upscaler | None = None
         self._heartbeat = _build_heartbeat(settings, self._describe) if settings.registry_url else None
@@ -221,12 +224,13 @@ class Service:
         """
         start = time.perf_counter()
         request = await self.validate(incoming)
-        pending = await self.submit(request, deadline)
+        pending, has_webhook = await self.submit(request, deadline), bool(request.params.webhook)
+        del incoming, request  # with their bytes, which others may need the room of
         try:
             result = await pending.result()
         except JobCancelled as exc:  # a client that went away gets no response; what is left is the shutdown
             raise self._ending() from exc
-        if request.params.webhook:
+        if has_webhook:
             result = result.with_warnings(after=(_NO_WEBHOOK,))
         return replace(result, processing_seconds=time.perf_counter() - start, request_id=request_id)
 

@@ -86,4 +86,4 @@ class ResultCache:
         with contextlib.suppress(OSError):  # another user's, in a shared folder, keeps its age
             os.utime(path)
             os.utime(record_path)
-        return UpscaleResult(data, record.metadata, str(path))
+        return UpscaleResult(record.metadata, str(path))

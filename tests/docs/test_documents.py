@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypercorn.config import Config
 
+import utility
 from api import server
 from api.openapi import build_document
 from api.responses import RESULT_HEADERS
@@ -22,7 +23,6 @@ from schemas import request
 from schemas.plan import Size, plan_upscale
 from schemas.request import FIELDS
 from scripts.tables import fields_table, settings_table
-from serving import jobs
 from storage import result_store
 from tests.docs.documents import PAGES, README, anchors, code, first_cells, name_of, page, relative_links, section
 from weights.manifest import WeightFile, read_manifest
@@ -114,7 +114,7 @@ LIMITS = {
     "EXIF tags read": "1 (the orientation)",
     "runs (RLE) in a BMP": "0",
     "waiting requests": f"{DEFAULTS.queue_limit} (`QUEUE_LIMIT`)",
-    "unfinished jobs": str(jobs.MAX_LIVE),
+    "unfinished jobs": str(utility.MAX_JOBS),
     "records of jobs": f"{result_store.MAX_RECORDS:,}",
     "concurrent DNS lookups for webhooks": str(public_network.MAX_LOOKUPS),
     "undelivered webhooks": f"{webhooks.MAX_PENDING:,}",

@@ -8,10 +8,10 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from core.config import Settings
+from serving.decoding import LANES
 from serving.lifecycle import Service
 from tests.helpers import assert_error, until, with_settings
 from tests.serving.gated_service import ASYNC, gated_service, request_fields
-from utility import IO_THREADS
 
 
 async def test_the_drain_finishes_jobs_refuses_new_ones_and_answers_about_them(settings: Settings) -> None:
@@ -29,17 +29,17 @@ async def test_the_drain_finishes_jobs_refuses_new_ones_and_answers_about_them(s
 @contextlib.asynccontextmanager
 async def decoding_held(service: Service) -> AsyncIterator[None]:
     """No image is decoded meanwhile."""
-    decoding = service._dispatcher._decoding
-    for _ in range(IO_THREADS):
-        await decoding.acquire()
+    threads = service._decoder._threads
+    for _ in range(LANES[False]):
+        await threads.acquire()
     yield
-    for _ in range(IO_THREADS):
-        decoding.release()
+    for _ in range(LANES[False]):
+        threads.release()
 
 
 async def held(service: Service) -> None:
     """A request waits for its image to be decoded."""
-    await until(lambda: bool(service._dispatcher._decoding._waiters))
+    await until(lambda: service._decoder.waiting > 0)
 
 
 async def test_a_job_that_is_taken_while_the_drain_begins_is_finished(settings: Settings) -> None:

@@ -14,9 +14,10 @@ import pytest
 from core.config import Settings
 from schemas.request import IncomingRequest
 from serving.deadline import Deadline
-from serving.jobs import MAX_LIVE, Jobs
+from serving.jobs import Jobs
 from tests.helpers import HANG_SECONDS, advance_clock, assert_error, b64, files_in, send_raw, until, with_settings
 from tests.serving.gated_service import ASYNC, gated_service, request_fields
+from utility import max_jobs
 
 # the life of a job
 
@@ -146,7 +147,7 @@ async def test_a_waiting_job_that_is_cancelled_never_starts(settings: Settings) 
 
 async def test_jobs_that_ask_for_the_same_are_bounded_too(settings: Settings) -> None:
     async with gated_service(settings) as h:
-        for _ in range(MAX_LIVE):
+        for _ in range(max_jobs()):
             await h.submit()
         assert_error(await h.client.post("/upscale", json=request_fields(), headers=ASYNC), 503, "queue_full")
         h.resolver.gate.set()
