@@ -8,7 +8,7 @@ import math
 import os
 import re
 import resource
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -29,25 +29,25 @@ IO_THREADS = 4
 OTHER_FILES = 160
 MAX_JOBS = 200  # that are not done, each of which keeps its record open
 
-_DATA_URL = re.compile(r"\s*data:image/[\w.+-]+(?:;[\w.+-]+=[\w.+-]+)*;base64,", re.ASCII | re.IGNORECASE)
-MAX_PREFIX_CHARACTERS = 200  # in which `data:image/…;base64,` is looked for
+_DATA_URL = re.compile(rb"\s*data:image/[\w.+-]+(?:;[\w.+-]+=[\w.+-]+)*;base64,", re.IGNORECASE)
+MAX_PREFIX_BYTES = 200  # in which `data:image/…;base64,` is looked for
 _WHITESPACE = b" \t\n\r\v\f"
 _ALPHABET = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/="
 
 
-def decode_base64(text: str) -> bytes:
+def decode_base64(text: str | Iterable[bytes]) -> bytes:
     """Standard base64, with ASCII whitespace inside and a `data:image/…;base64,` prefix accepted.
 
-    Each step passes once over the text at the speed of memory: it holds the interpreter's lock.
+    Args:
+        text: whole, or in pieces, so that no call holds the interpreter's lock for all of a long one.
 
     Raises:
         InvalidBase64: a character outside the alphabet, or a length that no base64 has.
         FileTooLarge: more than MAX_IMAGE_BYTES would come out.
     """
-    if not text.isascii():
-        raise _invalid("it contains a character that is not ASCII. " + _BELONGS)
-    prefix = _DATA_URL.match(text, 0, MAX_PREFIX_CHARACTERS)
-    data = text[prefix.end() if prefix else 0 :].encode("ascii").translate(None, _WHITESPACE)
+    data = b"".join(
+        piece.translate(None, _WHITESPACE) for piece in _without_prefix([text.encode()] if isinstance(text, str) else text)
+    )
     if len(data) > math.ceil(MAX_IMAGE_BYTES / 3) * 4:
         raise FileTooLarge(
             f"image_b64 holds about {len(data) * 3 / 4 / MIB:.1f} MB; the limit is {MAX_IMAGE_BYTES // MIB} MB decoded.",
@@ -56,22 +56,23 @@ def decode_base64(text: str) -> bytes:
     try:
         return pybase64.b64decode(data, validate=True)
     except ValueError as exc:  # binascii.Error
-        raise _invalid(_fault_of_base64(data)) from exc
+        raise InvalidBase64(f"image_b64 is not standard base64: {_fault_of_base64(data)}.") from exc
 
 
-_BELONGS = "Only A–Z, a–z, 0–9, + and / belong there, and = at the end"
-
-
-def _invalid(fault: str) -> InvalidBase64:
-    return InvalidBase64(f"image_b64 is not standard base64: {fault}.")
+def _without_prefix(text: Iterable[bytes]) -> Iterator[bytes]:
+    pieces = iter(text)
+    first = next(pieces, b"")
+    prefix = _DATA_URL.match(first, 0, MAX_PREFIX_BYTES)
+    yield first[prefix.end() :] if prefix else first
+    yield from pieces
 
 
 def _fault_of_base64(data: bytes) -> str:
     """What is wrong with what is not base64, and what would be right."""
-    if strangers := data.translate(None, _ALPHABET)[:1].decode():
-        if strangers in "-_":
+    if strangers := data.translate(None, _ALPHABET)[:100].decode("utf-8", "replace"):
+        if strangers[0] in "-_":
             return "it is of the URL-safe kind. Replace - by + and _ by /"
-        return f"it contains {strangers!r}. {_BELONGS}"
+        return f"it contains {strangers[0]!r}. Only A–Z, a–z, 0–9, + and / belong there, and = at the end"
     if len(data) % 4:
         return f"it has {len(data)} characters, which is no multiple of 4. It was cut off, or its padding with = is missing"
     return "= may only be the last character, or the last two"

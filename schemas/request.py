@@ -14,16 +14,14 @@ import orjson
 from pydantic import Field
 
 from core.config import OutputFormat
-from core.errors import InvalidJSON, MissingField, NotAnObject, RepeatedField, TooManyValues, WrongType
+from core.errors import MissingField, NotAnObject, RepeatedField, WrongType
 from imaging.formats import OpenedImage
+from schemas.json_body import LongString, parse_json
 from schemas.json_schema import properties_of
 from schemas.params import KINDS, PARAMS, UpscaleParams, shown
 from schemas.plan import Plan
 
 MAX_NAMED_FIELDS = 20  # of the unknown ones
-# orjson holds the interpreter's lock: a million fields made /health wait for half a second, these for a hundredth of one.
-# Base64 has no comma, so commas tell how many values there can be.
-MAX_COMMAS = 20_000
 
 
 class UpscaleBody(UpscaleParams):
@@ -86,15 +84,18 @@ def read_fields(incoming: IncomingRequest) -> dict[str, Any]:
     return query | body
 
 
-def image_text(given: Mapping[str, Any]) -> str:
-    """The base64 of the image among the fields of a request.
+def image_text(given: Mapping[str, Any]) -> str | Iterable[bytes]:
+    """The base64 of the image among the fields of a request, a long one in pieces.
 
     Raises:
         MissingField, WrongType: there is none.
     """
     if IMAGE_FIELD not in given:
         raise MissingField(f"{IMAGE_FIELD} is missing: it must hold {IMAGE['description']}.", field=IMAGE_FIELD)
-    if not isinstance(text := given[IMAGE_FIELD], str):
+    text = given[IMAGE_FIELD]
+    if isinstance(text, LongString):
+        return text.pieces()
+    if not isinstance(text, str):
         raise WrongType(f"{IMAGE_FIELD} must be {KINDS['string']}, not {shown(text)}.", field=IMAGE_FIELD)
     return text
 
@@ -128,13 +129,10 @@ def _parse_literal(text: str) -> Any:
 
 
 def _parse_object(body: bytes) -> dict[str, Any]:
-    if body.count(b",") > MAX_COMMAS:
-        raise TooManyValues(f"The body has more than {MAX_COMMAS:,} commas: send {', '.join(FIELDS)} and nothing else.")
-    try:
-        # orjson refuses what json lets through: NaN, bytes that are not UTF-8, nesting without end
-        parsed = orjson.loads(body)
-    except orjson.JSONDecodeError as exc:
-        raise InvalidJSON(f"The body is not valid JSON: {exc}.") from exc
+    parsed = parse_json(body)
     if not isinstance(parsed, dict):
         raise NotAnObject(f'The body must be a JSON object such as {{"image_b64": "…"}}, not {shown(parsed)}.')
-    return parsed
+    return {
+        name: value.shortened() if isinstance(value, LongString) and name != IMAGE_FIELD else value
+        for name, value in parsed.items()
+    }

@@ -19,7 +19,7 @@ from core.config import GIB, MAX_BODY_BYTES, MAX_IMAGE_BYTES, MIB, Settings
 from core.errors import ImageTooLarge, JobCancelled, ServiceError, Unavailable
 from imaging import formats, sanitize
 from outbound import public_network, webhooks
-from schemas import request
+from schemas import json_body, request
 from schemas.plan import Size, plan_upscale
 from schemas.request import FIELDS
 from scripts.tables import fields_table, settings_table
@@ -101,7 +101,8 @@ LIMITS = {
     "time for a body to arrive": f"{DEFAULTS.body_timeout_seconds:g} s (`BODY_TIMEOUT_SECONDS`)",
     "time without progress of a response": f"{server.STALL_SECONDS:g} s",
     "time of an idle connection, and for a head to arrive": f"{server.KEEP_ALIVE_SECONDS:g} s",
-    "commas in a JSON body": f"{request.MAX_COMMAS:,}",
+    "commas in a JSON body": f"{json_body.MAX_COMMAS:,}",
+    "JSON body beside the image": f"{json_body.MAX_OTHER_BYTES // MIB} MiB",
     "unknown fields listed in a response": str(request.MAX_NAMED_FIELDS),
     "image file": f"{MAX_IMAGE_BYTES // MIB} MiB",
     "pixels of an image": f"{formats.MAX_PIXELS:,}",
