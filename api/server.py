@@ -9,7 +9,6 @@ import logging
 import socket
 import sys
 import time
-from http import HTTPStatus
 from typing import Any
 
 import h11
@@ -217,7 +216,7 @@ class _H11(h11.Connection):
         """The next event, which is never PAUSED and proposes no other protocol.
 
         Raises:
-            h11.RemoteProtocolError: it is no HTTP/1, or has two lengths.
+            h11.RemoteProtocolError: it is no HTTP/1, or has two lengths; the response is 400.
         """
         self._drop_strays()
         event = super().next_event()
@@ -226,10 +225,10 @@ class _H11(h11.Connection):
         if not isinstance(event, h11.Request):
             return event
         if not event.http_version.startswith(b"1."):
-            raise h11.RemoteProtocolError("no HTTP/1", error_status_hint=HTTPStatus.HTTP_VERSION_NOT_SUPPORTED)
+            raise h11.RemoteProtocolError("no HTTP/1")
         names = {name for name, _ in event.headers}
         if {b"content-length", b"transfer-encoding"} <= names:  # of which a proxy may have believed the other
-            raise h11.RemoteProtocolError("two lengths", error_status_hint=HTTPStatus.BAD_REQUEST)
+            raise h11.RemoteProtocolError("two lengths")
         headers = [(name, value) for name, value in event.headers if name != b"upgrade"]
         return h11.Request(method=event.method, target=event.target, headers=headers, http_version=event.http_version)
 

@@ -11,7 +11,8 @@ from PIL import Image
 
 Array = NDArray[np.uint8]
 
-STRIPE_PX = 4 * 1024 * 1024  # pixels converted at a time, so that no second whole copy exists
+# Pixels converted at a time: no second whole copy exists, and Pillow, where it holds the interpreter's lock, soon lets it go.
+STRIPE_PX = 1024 * 1024
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +65,10 @@ def resized(picture: Picture, width: int, height: int) -> Picture:
         return picture
 
     def resize(plane: Array) -> Array:
-        return np.asarray(Image.fromarray(plane).resize((width, height), Image.Resampling.LANCZOS))
+        image = Image.fromarray(plane).resize((width, height), Image.Resampling.LANCZOS)
+        resized = np.empty((height, width, *plane.shape[2:]), np.uint8)
+        for rows in stripes(height, width):
+            resized[rows] = np.asarray(image.crop((0, rows.start, width, rows.stop)))
+        return resized
 
     return replace(picture, pixels=resize(picture.pixels), alpha=None if picture.alpha is None else resize(picture.alpha))

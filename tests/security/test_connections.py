@@ -44,12 +44,12 @@ async def test_a_proposal_to_speak_anything_but_http_1_is_ignored(
 
 @pytest.mark.parametrize("version", [b"2.0", b"3.0", b"0.9"])
 @pytest.mark.parametrize("line", [b"PRI * HTTP/%s\r\n", b"GET /health HTTP/%s\r\nHost: x\r\n"])
-async def test_another_version_gets_505_and_its_frames_are_not_read(
+async def test_another_version_gets_400_and_its_frames_are_not_read(
     client: httpx.AsyncClient, settings: Settings, line: bytes, version: bytes
 ) -> None:
     reader, writer = await send_raw(settings.port, line % version + b"\r\nSM\r\n\r\n" + FRAMES)
     response = await asyncio.wait_for(reader.read(), HANG_SECONDS)
-    assert response.startswith(b"HTTP/1.1 505 ")
+    assert response.startswith(b"HTTP/1.1 400 ")
     assert response.count(b"HTTP/1.1") == 1
     writer.close()
 
