@@ -20,6 +20,7 @@ from core.config import EXTENSIONS
 from core.errors import ServiceError, Unavailable, internal_error
 from core.logs import current_request
 from schemas.response import ErrorResponse, ImageSize, UpscaleResult
+from utility import open_regular
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +55,7 @@ class LocalFile(FileBody):
     _file: BinaryIO
 
     async def __aenter__(self) -> LocalFile:
-        self._file = self.file_path.open("rb")
+        self._file = open_regular(self.file_path)
         self._file.seek(self.begin)
         return self
 

@@ -14,6 +14,8 @@ from core.errors import ServiceError
 from core.logs import Values
 from schemas.plan import Plan, Size
 
+JOB_ID = "^[A-Za-z0-9_-]{8,64}$"
+
 _REQUEST_ID = "0d9f2c5a7be84c0f9a6b1e3d5c7f8a90"
 _RESULT_NAME = "5b1c0e7d9f2a4c6e8b0d1f3a5c7e9b2d.jpg"
 
@@ -33,6 +35,7 @@ class _Response(BaseModel):
     model_config = ConfigDict(
         strict=True,
         frozen=True,
+        allow_inf_nan=False,
         defer_build=True,  # of validators, until the first use: /health answers sooner after the start
         json_schema_serialization_defaults_required=True,
     )
@@ -225,7 +228,7 @@ class JobLinks(_Response):
 class JobResponse(_Response):
     """What clients see of a job."""
 
-    id: str = Field(description="the job's id", examples=[_REQUEST_ID], pattern="^[A-Za-z0-9_-]{8,64}$")
+    id: str = Field(description="the job's id", examples=[_REQUEST_ID], pattern=JOB_ID)
     status: JobStatus = Field(description="starting: it waits for its turn")
     progress: float = Field(ge=0, le=1, description="of the work that is done", examples=[0.42])
     position: _Count = Field(description="jobs before it", examples=[0])

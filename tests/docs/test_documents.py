@@ -115,6 +115,8 @@ LIMITS = {
     "runs (RLE) in a BMP": "0",
     "waiting requests": f"{DEFAULTS.queue_limit} (`QUEUE_LIMIT`)",
     "unfinished jobs": str(jobs.MAX_LIVE),
+    "record of a job or a result": f"{result_store.MAX_RECORD_BYTES // MIB} MiB",
+    "result that the cache reads": f"{result_store.MAX_RESULT_BYTES // MIB} MiB",
     "records of jobs": f"{result_store.MAX_RECORDS:,}",
     "concurrent DNS lookups for webhooks": str(public_network.MAX_LOOKUPS),
     "undelivered webhooks": f"{webhooks.MAX_PENDING:,}",
