@@ -41,7 +41,7 @@ from serving.validation import parse_request
 from storage.job_store import JobRecord, JobStore, interrupted
 
 if TYPE_CHECKING:
-    from outbound.webhooks import Webhooks
+    from outbound.webhooks import Receiver, Webhooks
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ class _Live:
 
     record: JobRecord
     pending: PendingResult
-    webhook: str | None
+    receiver: Receiver | None  # of its webhook
     given_up: bool = False
     is_taken: bool = False  # its id, by another instance that was quicker
     log_values: Values = field(default_factory=Values)  # of its result
@@ -216,11 +216,12 @@ class Jobs:
     # one job
 
     async def _start(self, job_id: str, request: UpscaleRequest, request_id: str, deadline: Deadline) -> JobResponse:
+        receiver = None
         if webhook := request.params.webhook:
             if self._webhooks is None:
                 made = await self._service.io.run(_build_webhooks, self._service.settings)
                 self._webhooks = self._webhooks or made  # another job may have been quicker
-            await self._webhooks.network.check(webhook)
+            receiver = await self._webhooks.check(webhook)
         pending = await self._service.submit(request, deadline)
         if len(self._live) >= MAX_LIVE:
             pending.cancel()
@@ -232,7 +233,7 @@ class Jobs:
             plan=PlanSummary.of(request.plan),
             created_at=time.time(),
         )
-        live = self._live[job_id] = _Live(record, pending, webhook)
+        live = self._live[job_id] = _Live(record, pending, receiver)
         task = asyncio.create_task(self._run(live))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -257,8 +258,8 @@ class Jobs:
             live.record = self._finished[record.id] = record
             live.done.set()
             del self._live[record.id]
-            if live.webhook and self._webhooks:
-                self._webhooks.deliver(live.webhook, self._to_response(record).model_dump_json().encode())
+            if live.receiver and self._webhooks:
+                self._webhooks.deliver(live.receiver, self._to_response(record).model_dump_json().encode())
             while len(self._finished) > self._finished_in_memory:
                 self._finished.popitem(last=False)
             seconds = round(max(completed_at - record.created_at, 0.0), 3)

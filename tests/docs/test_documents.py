@@ -120,6 +120,9 @@ LIMITS = {
     "records of jobs": f"{result_store.MAX_RECORDS:,}",
     "concurrent DNS lookups for webhooks": str(public_network.MAX_LOOKUPS),
     "undelivered webhooks": f"{webhooks.MAX_PENDING:,}",
+    "concurrent webhook calls": str(webhooks.MAX_AT_ONCE),
+    "… to one network (IPv4 /24, IPv6 /48)": str(webhooks.MAX_TO_NETWORK),
+    "… to one host and port": f"{webhooks.MAX_TO_HOST}, and 1 after it did not answer",
     "folder of results": f"{DEFAULTS.output_max_bytes // GIB} GiB (`OUTPUT_MAX_BYTES`)",
 }
 

@@ -7,6 +7,9 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
+from core.config import Settings
+from tests.helpers import with_settings
+from tests.outbound.receiver import SECRET
 from tests.outbound.registry import Registry
 
 
@@ -30,3 +33,8 @@ def all_logs(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixt
     for name in ("", "httpx", "httpcore", "asyncio"):
         caplog.set_level(logging.DEBUG, logger=name)
     yield caplog
+
+
+@pytest.fixture
+def open_settings(settings: Settings) -> Settings:
+    return with_settings(settings, webhook_allow_private=True, webhook_secret=SECRET)
