@@ -153,8 +153,11 @@ def add_error_handlers(app: Quart) -> None:
 
 
 def _error_response(body: ErrorResponse, status: int) -> Response:
+    """The log has the code and the field, and not the sentence, which quotes what the client sent."""
     notes = current_request()
-    notes.code, notes.values["error"] = body.code, body.error
+    notes.code = body.code
+    if field := (body.model_extra or {}).get("field"):
+        notes.values["field"] = field
     return json_response(body, status)
 
 

@@ -292,8 +292,8 @@ class Jobs:
         try:
             return await self._service.io.run(save, record) is not False
         except Exception as exc:  # whatever it is: the job is in memory, for a while, and its clients must hear of its end
-            traceback = None if isinstance(exc, OSError) else exc
-            logger.error("the record of a job could not be saved: %s", exc, exc_info=traceback)
+            reason, traceback = (exc.strerror, None) if isinstance(exc, OSError) else (type(exc).__name__, exc)
+            logger.error("the record of a job could not be saved: %s", reason, exc_info=traceback)
             return True
 
     # what is known of it

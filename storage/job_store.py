@@ -172,7 +172,7 @@ class JobStore:
         try:
             self.save(failed)
         except OSError as exc:
-            logger.error("the record of an interrupted job could not be saved: %s", exc)
+            logger.error("the record of an interrupted job could not be saved: %s", exc.strerror)
         return failed
 
     def _path(self, job_id: str) -> Path:
