@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import math
 from collections.abc import AsyncIterator
 from typing import BinaryIO
 from urllib.parse import quote
 
-import orjson
 import pybase64
 from pydantic import BaseModel
 from quart import Quart, Response, g, request
@@ -115,7 +115,7 @@ def _header_text(value: object) -> str:
         return ", ".join(_header_text(item[:MAX_HEADER_ITEM_CHARACTERS] if isinstance(item, str) else item) for item in kept)
     if isinstance(value, str | ImageSize):
         return quote(str(value), safe=" /:;.()'=")
-    return orjson.dumps(value).decode()
+    return json.dumps(value)
 
 
 _PLACES = "GET / (a page for people), POST /upscale, POST /plan, GET /jobs/<id>, GET /health and GET /files/<name>"

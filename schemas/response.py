@@ -10,7 +10,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field
 
 from core.config import VERSION, ModelName, OutputFormat, TargetResolution
-from core.errors import ServiceError
+from core.errors import ResultNotSaved, ServiceError
 from core.logs import Values
 from schemas.plan import Plan, Size
 
@@ -207,6 +207,17 @@ class JobResult(UpscaleSummary):
     """The result of a job, once it has succeeded."""
 
     url: str = Field(description="where to fetch it until it is removed", examples=[f"/files/{_RESULT_NAME}"])
+
+    @classmethod
+    def of(cls, result: UpscaleResult) -> JobResult:
+        """What is kept of a result: all but its base64, which nobody would keep; so without a file there is no result.
+
+        Raises:
+            ResultNotSaved: there is none.
+        """
+        if not result.name:
+            raise ResultNotSaved("The server could not keep the result: its disk is full or out of order. Try again later.")
+        return cls(**dict(result.summary()), url=f"/files/{result.name}")
 
 
 class JobStatus(StrEnum):

@@ -32,7 +32,6 @@ from schemas.response import (
     JobStatus,
     PlanSummary,
     ServiceState,
-    UpscaleResult,
 )
 from serving.deadline import Deadline
 from serving.lifecycle import Service, shutting_down
@@ -274,7 +273,7 @@ class Jobs:
             result = await live.pending.result()
             live.log_values = result.log_values
             seconds = max(time.time() - record.created_at, 0.0)  # clocks are set back
-            kept = _kept(replace(result, processing_seconds=seconds, request_id=record.request_id))
+            kept = JobResult.of(replace(result, processing_seconds=seconds, request_id=record.request_id))
             return {"status": JobStatus.SUCCEEDED, "progress": 1.0, "result": kept}
         except errors.JobCancelled:
             if live.given_up:
@@ -349,14 +348,3 @@ def _build_webhooks(settings: Settings) -> Webhooks:
     from outbound.webhooks import Webhooks
 
     return Webhooks(settings.webhook_key, PublicNetwork(allow_private=settings.webhook_allow_private))
-
-
-def _kept(result: UpscaleResult) -> JobResult:
-    """What is kept of a result: all but its base64, which nobody would keep; so without a file there is no result.
-
-    Raises:
-        ResultNotSaved: there is none.
-    """
-    if not result.name:
-        raise errors.ResultNotSaved("The server could not keep the result: its disk is full or out of order. Try again later.")
-    return JobResult(**dict(result.summary()), url=f"/files/{result.name}")

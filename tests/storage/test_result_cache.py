@@ -44,9 +44,9 @@ PARAMS = UpscaleParams(target_resolution="2k")
 PICTURE = Picture(PIXELS)
 
 
-async def upscale(client: httpx.AsyncClient, image: bytes, **fields: Any) -> httpx.Response:
+async def upscale(client: httpx.AsyncClient, image: bytes, accept: str = "*/*", **fields: Any) -> httpx.Response:
     body = {"image_b64": b64(image), "target_resolution": "2k", "output_format": "png", **fields}
-    response = await client.post("/upscale", json=body)
+    response = await client.post("/upscale", json=body, headers={"Accept": accept})
     assert response.status_code == 200, response.text
     return response
 
@@ -226,6 +226,18 @@ def test_what_is_no_file_is_no_result_and_holds_nobody_up(tmp_path: Path, suffix
     replaced.unlink()
     put(replaced)
     assert cache.find(KEY) is None
+
+
+async def test_a_record_of_strange_values_is_sent_or_made_again(client: httpx.AsyncClient, settings: Settings) -> None:
+    strange: list[object] = [None, True, -1, 10**30, 1e300, "a\r\nb", [], [[]], {"a": 1}]
+    await upscale(client, encode(PIXELS))
+    (path,) = [path for path in settings.output_dir.glob("*.json") if len(path.stem) == len(KEY)]
+    record = json.loads(path.read_bytes())
+    for name in (*record, *METADATA.model_dump()):
+        for value in strange:
+            changed = {**record, "metadata": {**record["metadata"], name: value}, **({name: value} if name in record else {})}
+            path.write_text(json.dumps(changed))
+            await upscale(client, encode(PIXELS), accept="image/png")
 
 
 async def test_what_is_no_file_is_not_sent(client: httpx.AsyncClient, settings: Settings) -> None:
