@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import math
 import os
 import re
 import resource
+import stat
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import BinaryIO, ParamSpec, TypeVar
 
 import pybase64
 
@@ -24,9 +26,9 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 IO_THREADS = 4
-# Files that are neither connections nor of jobs: libraries, pictures, webhooks, and the hundred connections that the event
+# Files that are neither connections nor of jobs: libraries, pictures, 32 webhooks, and the hundred connections that the event
 # loop accepts in one go, before anybody looks at their number.
-OTHER_FILES = 160
+OTHER_FILES = 180
 MAX_JOBS = 200  # that are not done, each of which keeps its record open
 
 _DATA_URL = re.compile(rb"\s*data:image/[\w.+-]+(?:;[\w.+-]+=[\w.+-]+)*;base64,", re.IGNORECASE)
@@ -76,6 +78,30 @@ def _fault_of_base64(data: bytes) -> str:
     if len(data) % 4:
         return f"it has {len(data)} characters, which is no multiple of 4. It was cut off, or its padding with = is missing"
     return "= may only be the last character, or the last two"
+
+
+def open_regular(path: Path, max_bytes: float = math.inf) -> BinaryIO:
+    """Open a file for reading without waiting, whatever others have put in its place.
+
+    Raises:
+        OSError: it cannot be opened, is no regular file but a link, a pipe, a folder, …, or is larger than `max_bytes`.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode) or status.st_size > max_bytes:
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "it is no regular file, or too large", str(path))
+    return os.fdopen(descriptor, "rb")
+
+
+def read_regular(path: Path, max_bytes: int) -> bytes:
+    """What is in a file, or was when it was opened.
+
+    Raises:
+        OSError: as `open_regular`.
+    """
+    with open_regular(path, max_bytes) as file:
+        return file.read(os.fstat(file.fileno()).st_size)
 
 
 def write_atomically(path: Path, data: bytes, unfinished: Path) -> None:

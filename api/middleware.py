@@ -28,12 +28,12 @@ from hypercorn.typing import (
 
 from core.budget import MemoryBudget, Room
 from core.logs import RequestNotes, Values, begin_request
+from core.metrics import METHODS, UNKNOWN
 
 logger = logging.getLogger(__name__)
 
 LINGER_SECONDS = 30.0  # in which a client that was answered early may go on sending
 LINGER_SILENCE_SECONDS = 2.0  # after which it is taken to have stopped
-LOGGED_PATH_CHARACTERS = 80
 ROOM = "upscale.room"  # in a scope: its body's share of the budget; who takes the body on takes it out
 OVERLOADED = "upscale.overloaded"  # in a scope: its body was over the budget
 CLIENT_GONE = 499  # nobody gets to see it; nginx, too, logs this for a client that did not wait for its response
@@ -88,8 +88,8 @@ class RequestMiddleware:
         self._count(scope["method"], notes.route, cycle.status, code, seconds)
         line = Values(
             message="request",
-            method=scope["method"][:LOGGED_PATH_CHARACTERS],
-            path=notes.route or scope["path"][:LOGGED_PATH_CHARACTERS],  # a route holds no name of a result
+            method=scope["method"] if scope["method"] in METHODS else UNKNOWN,
+            path=notes.route or UNKNOWN,  # a route holds no name of a result, and nothing else of the client's
             status=cycle.status,
             code=code,
             seconds=round(seconds, 3),

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import math
 from collections.abc import AsyncIterator
 from typing import BinaryIO
 from urllib.parse import quote
 
-import orjson
 import pybase64
 from pydantic import BaseModel
 from quart import Quart, Response, g, request
@@ -20,6 +20,7 @@ from core.config import EXTENSIONS
 from core.errors import ResultExpired, ServiceError, Unavailable, internal_error
 from core.logs import current_request
 from schemas.response import ErrorResponse, ImageSize, UpscaleResult
+from utility import open_regular
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +54,7 @@ class LocalFile(FileBody):
     _file: BinaryIO
 
     async def __aenter__(self) -> LocalFile:
-        self._file = self.file_path.open("rb")
+        self._file = open_regular(self.file_path)
         self._file.seek(self.begin)
         return self
 
@@ -135,7 +136,7 @@ def _header_text(value: object) -> str:
         return ", ".join(_header_text(item[:MAX_HEADER_ITEM_CHARACTERS] if isinstance(item, str) else item) for item in kept)
     if isinstance(value, str | ImageSize):
         return quote(str(value), safe=" /:;.()'=")
-    return orjson.dumps(value).decode()
+    return json.dumps(value)
 
 
 _PLACES = "GET / (a page for people), POST /upscale, POST /plan, GET /jobs/<id>, GET /health and GET /files/<name>"
@@ -173,8 +174,11 @@ def add_error_handlers(app: Quart) -> None:
 
 
 def _error_response(body: ErrorResponse, status: int) -> Response:
+    """The log has the code and the field, and not the sentence, which quotes what the client sent."""
     notes = current_request()
-    notes.code, notes.values["error"] = body.code, body.error
+    notes.code = body.code
+    if field := (body.model_extra or {}).get("field"):
+        notes.values["field"] = field
     return json_response(body, status)
 
 

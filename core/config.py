@@ -88,11 +88,6 @@ class Settings(BaseModel):
         "bytes of all request bodies in memory; beyond that 503",
         ge=MAX_BODY_BYTES,
     )
-    pictures_max_bytes: int = _setting(
-        2 * GIB,
-        "bytes of all pictures in memory that are decoded or wait for the device; beyond that 503",
-        ge=GIB,
-    )
     request_timeout_seconds: float = _setting(
         1800.0, "seconds from a request's arrival to its response, waiting included; then 504", ge=0.1
     )

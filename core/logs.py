@@ -1,7 +1,9 @@
 """The log: one record is one line of named values, and every line of a request carries the request's id.
 
 A line is `key=value …`, or a JSON object with `LOG_FORMAT=json`. Whatever is not plain is quoted and escaped, line breaks too,
-so that nobody can forge a line with what they send. It knows neither HTTP nor what the values mean.
+so that nobody can forge a line with what they send. What clients send is not logged at all: our own lines do not quote it,
+libraries are heard from WARNING on, and of their lines, and of exceptions in the work for a request, what stands in quotes is
+left out. It knows neither HTTP nor what the values mean.
 """
 
 from __future__ import annotations
@@ -17,6 +19,9 @@ from functools import partial
 from typing import TypeVar
 
 T = TypeVar("T")
+
+OURS = {"__main__", "api", "app", "core", "imaging", "model_utility", "models"}  # packages and modules, each with its loggers
+OURS |= {"outbound", "schemas", "serving", "storage", "upscale", "utility", "weights"}
 
 
 class Values(dict[str, object]):
@@ -67,9 +72,15 @@ class LineFormatter(logging.Formatter):
         values = Values(time=timestamp(record.created), level=record.levelname)
         if request_id := current_request().request_id:  # records are formatted in the thread that made them
             values["request_id"] = request_id
-        values |= record.msg if isinstance(record.msg, Values) else {"message": record.getMessage()}
+        is_ours = record.name.partition(".")[0] in OURS
+        if isinstance(record.msg, Values):
+            values |= record.msg
+        else:
+            message = record.getMessage()
+            values["message"] = message if is_ours else _without_quoted(message)
         if record.exc_info:
-            values["exception"] = self.formatException(record.exc_info)
+            exception = self.formatException(record.exc_info)
+            values["exception"] = exception if is_ours and not request_id else _without_quoted(exception)
         return self._render(values)
 
 
@@ -77,7 +88,15 @@ def configure_logging(level: str, log_format: str) -> None:
     """Write to stderr from now on, `text` or `json`."""
     handler = logging.StreamHandler()
     handler.setFormatter(LineFormatter(as_json=log_format == "json"))
-    logging.basicConfig(level=level, handlers=[handler])
+    logging.basicConfig(handlers=[handler])
+    set_level(level)
+
+
+def set_level(level: str) -> None:
+    """Log what is at that level or above; of libraries, which write down headers, URLs and bodies, nothing below WARNING."""
+    logging.getLogger().setLevel(level if level == "ERROR" else "WARNING")
+    for name in OURS:
+        logging.getLogger(name).setLevel(level)
 
 
 def timestamp(epoch_seconds: float) -> str:
@@ -96,4 +115,10 @@ def _as_text(value: object) -> str:
     return text if _PLAIN.fullmatch(text) else json.dumps(text, ensure_ascii=not text.isprintable())
 
 
+def _without_quoted(text: str) -> str:
+    """The text of an exception without the values that it quotes; the names of our files stay."""
+    return _QUOTED.sub(lambda match: match[1] or "'…'", text)
+
+
+_QUOTED = re.compile(r"""(File "[^"\n]*")|(?<!\w)b?(?:'(?:\\.|[^'\\\n])*'|"(?:\\.|[^"\\\n])*")""")
 _PLAIN = re.compile(r"[\w.,:;/<>()+@%*-]+", re.ASCII)

@@ -92,9 +92,6 @@ class Heartbeat:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Beat until `stop` is set, then say `draining` once and return, within `timeout_seconds`."""
-        # At INFO httpx writes the URL, query and all; at DEBUG httpcore writes the registry's headers, which may echo ours.
-        for name in ("httpx", "httpcore"):
-            logging.getLogger(name).setLevel(logging.WARNING)
         beating = asyncio.create_task(self._beat_forever())
         try:
             await stop.wait()

@@ -17,7 +17,7 @@ from concurrent.futures import Future
 import httpcore
 import httpx
 
-from core.config import MAX_URL_CHARACTERS
+from core.config import MAX_PORT, MAX_URL_CHARACTERS
 from core.errors import QueueFull, WebhookRefused
 
 RESOLVE_SECONDS = 5.0
@@ -37,14 +37,25 @@ def is_public(address: str) -> bool:
     """Whether an address belongs to the internet at large, and does not lead elsewhere by wrapping an IPv4 address."""
     ip = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(ip, ipaddress.IPv6Address):
-        wrapped = ip.ipv4_mapped or ip.sixtofour or (ip.teredo and ip.teredo[1])
-        if ip in _NAT64:
-            wrapped = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
-        if wrapped:
+        if wrapped := _wrapped(ip):
             return is_public(str(wrapped))
         if ip.is_site_local:
             return False
     return ip.is_global and not (ip.is_multicast or ip.is_reserved or any(ip in network for network in _SPECIAL))
+
+
+def network_of(address: str) -> str:
+    """The network that usually has one owner: the last 8 bits of an IPv4 address left out, or the last 80 of an IPv6 one."""
+    ip = ipaddress.ip_address(address.partition("%")[0])
+    if isinstance(ip, ipaddress.IPv6Address):
+        ip = _wrapped(ip) or ip
+    return str(ipaddress.ip_network((ip, 24 if ip.version == 4 else 48), strict=False))
+
+
+def _wrapped(ip: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
+    if ip in _NAT64:
+        return ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
+    return ip.ipv4_mapped or ip.sixtofour or (ip.teredo[1] if ip.teredo else None)
 
 
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
@@ -61,14 +72,15 @@ class PublicNetwork(httpcore.AsyncNetworkBackend):
         self._free_resolvers = threading.BoundedSemaphore(MAX_LOOKUPS)
         self._network = httpcore.AnyIOBackend()
 
-    async def check(self, url: str) -> None:
-        """Make sure that something may be sent to this URL, as far as can be said now.
+    async def check(self, url: str) -> list[str]:
+        """The addresses of this URL's host, if something may be sent there, as far as can be said now.
 
         Raises:
-            WebhookRefused: it is no http or https URL, or leads to an address that is not public, or nowhere.
+            WebhookRefused: it is no http or https URL, or leads to a port of another service, to an address that is not
+                public, or nowhere.
             QueueFull: too many names are being looked up.
         """
-        await self._addresses(*_host_and_port(url))
+        return await self._addresses(*_host_and_port(url))
 
     async def connect_tcp(
         self,
@@ -95,9 +107,11 @@ class PublicNetwork(httpcore.AsyncNetworkBackend):
         """Where a host may be connected to.
 
         Raises:
-            WebhookRefused: it has no address, or one that is not public.
+            WebhookRefused: it has no address, or one that is not public, or the port is that of another service.
             QueueFull: too many names are being looked up.
         """
+        if not (port in (80, 443) or 1023 < port <= MAX_PORT):
+            raise _refused("Its port must be 80, 443 or above 1023.")
         try:
             addresses = await asyncio.wait_for(self._look_up(host, port), RESOLVE_SECONDS)
         except (OSError, UnicodeError) as exc:  # TimeoutError among them
@@ -140,8 +154,6 @@ def _host_and_port(url: str) -> tuple[str, int]:
     if parsed is None or parsed.scheme not in ("http", "https") or not parsed.raw_host or parsed.userinfo:
         raise _refused(f"It is not an http or https URL of at most {MAX_URL_CHARACTERS} characters without a password.")
     port = {"http": 80, "https": 443}[parsed.scheme] if parsed.port is None else parsed.port
-    if not 0 < port < 65536:
-        raise _refused("Its port is not from 1 to 65535.")
     return parsed.raw_host.decode("ascii"), port
 
 

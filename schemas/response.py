@@ -10,9 +10,11 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field
 
 from core.config import VERSION, ModelName, OutputFormat, TargetResolution
-from core.errors import ServiceError
+from core.errors import ResultNotSaved, ServiceError
 from core.logs import Values
 from schemas.plan import Plan, Size
+
+JOB_ID = "^[A-Za-z0-9_-]{8,64}$"
 
 _REQUEST_ID = "0d9f2c5a7be84c0f9a6b1e3d5c7f8a90"
 _RESULT_NAME = "5b1c0e7d9f2a4c6e8b0d1f3a5c7e9b2d.jpg"
@@ -33,6 +35,7 @@ class _Response(BaseModel):
     model_config = ConfigDict(
         strict=True,
         frozen=True,
+        allow_inf_nan=False,
         defer_build=True,  # of validators, until the first use: /health answers sooner after the start
         json_schema_serialization_defaults_required=True,
     )
@@ -204,6 +207,17 @@ class JobResult(UpscaleSummary):
 
     url: str = Field(description="where to fetch it until it is removed", examples=[f"/files/{_RESULT_NAME}"])
 
+    @classmethod
+    def of(cls, result: UpscaleResult) -> JobResult:
+        """What is kept of a result: all but its base64, which nobody would keep; so without a file there is no result.
+
+        Raises:
+            ResultNotSaved: there is none.
+        """
+        if not result.name:
+            raise ResultNotSaved("The server could not keep the result: its disk is full or out of order. Try again later.")
+        return cls(**dict(result.summary()), url=f"/files/{result.name}")
+
 
 class JobStatus(StrEnum):
     """The states of a job, in the words of cog (https://github.com/replicate/cog/blob/main/docs/http.md)."""
@@ -224,7 +238,7 @@ class JobLinks(_Response):
 class JobResponse(_Response):
     """What clients see of a job."""
 
-    id: str = Field(description="the job's id", examples=[_REQUEST_ID], pattern="^[A-Za-z0-9_-]{8,64}$")
+    id: str = Field(description="the job's id", examples=[_REQUEST_ID], pattern=JOB_ID)
     status: JobStatus = Field(description="starting: it waits for its turn")
     progress: float = Field(ge=0, le=1, description="of the work that is done", examples=[0.42])
     position: _Count = Field(description="jobs before it", examples=[0])

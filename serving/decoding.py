@@ -10,6 +10,7 @@ import contextlib
 from collections.abc import Mapping
 
 from core.budget import MemoryBudget, Room
+from core.config import GIB
 from core.errors import QueueFull
 from imaging.decode import decode_image, decoding_bytes
 from imaging.formats import OpenedImage
@@ -19,6 +20,7 @@ from utility import IO_THREADS, IOExecutor
 LARGE_PIXELS = 8_000_000  # of a picture that takes more than about a quarter of a second
 LANES: Mapping[bool, int] = {True: 2, False: IO_THREADS - 1}  # large or not: decoded at once; one thread is left for all else
 MAX_WAITING: Mapping[bool, int] = {True: 8, False: 32}  # pictures
+MAX_BYTES = 2 * GIB  # of all pictures in memory: files that wait, what decoding takes, pixels that wait for the device
 RETRY_SECONDS = 5
 
 Decoded = tuple[Picture, list[str]]
@@ -32,8 +34,7 @@ def is_large(image: OpenedImage) -> bool:
 class Decoder:
     """Decodes within bounds; its methods are called on the event loop."""
 
-    def __init__(self, io: IOExecutor, max_bytes: int) -> None:
-        """`max_bytes` are those of all pictures in memory: files that wait, what decoding takes, pixels that wait."""
+    def __init__(self, io: IOExecutor, max_bytes: int = MAX_BYTES) -> None:
         self.budget = MemoryBudget(max_bytes)
         self._io = io
         self._threads = asyncio.Semaphore(LANES[False])

@@ -13,7 +13,7 @@ import re
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field, replace
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,7 @@ from core.config import Settings
 from core.logs import Values, timestamp
 from schemas.request import IncomingRequest, UpscaleRequest
 from schemas.response import (
+    JOB_ID,
     JobError,
     JobLinks,
     JobResponse,
@@ -31,7 +32,6 @@ from schemas.response import (
     JobStatus,
     PlanSummary,
     ServiceState,
-    UpscaleResult,
 )
 from serving.deadline import Deadline
 from serving.lifecycle import Service, shutting_down
@@ -41,7 +41,7 @@ from storage.job_store import JobRecord, JobStore, interrupted
 from utility import max_jobs
 
 if TYPE_CHECKING:
-    from outbound.webhooks import Webhooks
+    from outbound.webhooks import Receiver, Webhooks
 
 logger = logging.getLogger(__name__)
 
@@ -52,8 +52,6 @@ FINISHED_IN_MEMORY = 1000  # records, of about 2 kB each
 
 FULL_RETRY_SECONDS = 5
 
-_ID = re.compile(r"[A-Za-z0-9_-]{8,64}", re.ASCII)
-
 
 @dataclass(eq=False)
 class _Live:
@@ -61,10 +59,11 @@ class _Live:
 
     record: JobRecord
     pending: PendingResult
-    webhook: str | None
+    receiver: Receiver | None  # of its webhook
     given_up: bool = False
+    is_taken: bool = False  # its id, by another instance that was quicker
     log_values: Values = field(default_factory=Values)  # of its result
-    saved: asyncio.Event = field(default_factory=asyncio.Event)
+    saved: asyncio.Event = field(default_factory=asyncio.Event)  # so that it is known whether the id is taken
     done: asyncio.Event = field(default_factory=asyncio.Event)
 
     def snapshot(self) -> JobRecord:
@@ -115,18 +114,22 @@ class Jobs:
             OutOfRange: the id is not 8 to 64 letters, digits, - and _.
             JobConflict: another request has this id.
         """
-        if not _ID.fullmatch(job_id):
+        if not re.fullmatch(JOB_ID, job_id):
             raise errors.OutOfRange("The id of a job must be 8 to 64 letters, digits, - and _.", field="id")
         naming = self._naming.setdefault(job_id, asyncio.Lock())
         async with naming:
             record = await self._look_up(job_id)
             if record is None:
-                return await self._start(job_id, await self._service.validate(incoming), request_id, deadline)
+                request = await self._service.validate(incoming)
+                try:
+                    return await self._start(job_id, request, request_id, deadline)
+                except errors.JobConflict:  # another instance was quicker
+                    record = await self._look_up(job_id)
         try:
             fingerprint = (await self._service.io.run(parse_request, incoming)).fingerprint
         except errors.ImageTooLarge:  # which no job's is
             fingerprint = ""
-        if record.fingerprint != fingerprint:
+        if record is None or record.fingerprint != fingerprint:
             raise errors.JobConflict("Another request was sent under this id. Choose another id, or send the same request.")
         return self._to_response(record)
 
@@ -149,7 +152,7 @@ class Jobs:
             ShuttingDown: another process is at it, and this one will not live to see the end.
         """
         while True:
-            if live := self._live.get(job_id):
+            if live := await self._own(job_id):
                 await live.done.wait()
             job = await self.get(job_id)
             if job.completed_at:
@@ -165,7 +168,7 @@ class Jobs:
             JobNotFound: there is no job of that id.
             JobConflict: another process, which has the same folder of results, is at it.
         """
-        live, job = self._live.get(job_id), await self.get(job_id)
+        live, job = await self._own(job_id), await self.get(job_id)
         if live:
             live.given_up = True
             live.pending.cancel()
@@ -181,7 +184,7 @@ class Jobs:
         Raises:
             JobNotFound: there is no job of that id.
         """
-        live = self._live.get(job_id)
+        live = await self._own(job_id)
         last, silent_seconds = await self.get(job_id), 0.0
         yield last
         pause_seconds = EVENT_SECONDS if live else FOREIGN_SECONDS
@@ -212,11 +215,12 @@ class Jobs:
     # one job
 
     async def _start(self, job_id: str, request: UpscaleRequest, request_id: str, deadline: Deadline) -> JobResponse:
+        receiver = None
         if webhook := request.params.webhook:
             if self._webhooks is None:
                 made = await self._service.io.run(_build_webhooks, self._service.settings)
                 self._webhooks = self._webhooks or made  # another job may have been quicker
-            await self._webhooks.network.check(webhook)
+            receiver = await self._webhooks.check(webhook)
         pending = await self._service.submit(request, deadline)
         if len(self._live) >= max_jobs():  # those that ask for the same share one place in the queue
             pending.cancel()
@@ -228,26 +232,33 @@ class Jobs:
             plan=PlanSummary.of(request.plan),
             created_at=time.time(),
         )
-        live = self._live[job_id] = _Live(record, pending, webhook)
+        live = self._live[job_id] = _Live(record, pending, receiver)
         task = asyncio.create_task(self._run(live))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         await live.saved.wait()
+        if live.is_taken:
+            raise errors.JobConflict("Another instance of this service has just started a job under this id.")
         return self._to_response(live.snapshot())
 
     async def _run(self, live: _Live) -> None:
         with self._service.waited_for():
-            await self._save(live.record)
+            live.is_taken = not await self._save(self._store.create, live.record)
             live.saved.set()
+            if live.is_taken:
+                live.pending.cancel()
+                del self._live[live.record.id]
+                return
             outcome = await self._outcome(live)
             completed_at = time.time()
             record = live.snapshot().model_copy(update={**outcome, "completed_at": completed_at})
-            await self._save(record)  # before anybody hears of it: what was said once must be true after a restart
+            # Before anybody hears of it: what was said once must be true after a restart.
+            await self._save(self._store.save, record)
             live.record = self._finished[record.id] = record
             live.done.set()
             del self._live[record.id]
-            if live.webhook and self._webhooks:
-                self._webhooks.deliver(live.webhook, self._to_response(record).model_dump_json().encode())
+            if live.receiver and self._webhooks:
+                self._webhooks.deliver(live.receiver, self._to_response(record).model_dump_json().encode())
             while len(self._finished) > self._finished_in_memory:
                 self._finished.popitem(last=False)
             seconds = round(max(completed_at - record.created_at, 0.0), 3)
@@ -262,7 +273,7 @@ class Jobs:
             result = await live.pending.result()
             live.log_values = result.log_values
             seconds = max(time.time() - record.created_at, 0.0)  # clocks are set back
-            kept = _kept(replace(result, processing_seconds=seconds, request_id=record.request_id))
+            kept = JobResult.of(replace(result, processing_seconds=seconds, request_id=record.request_id))
             return {"status": JobStatus.SUCCEEDED, "progress": 1.0, "result": kept}
         except errors.JobCancelled:
             if live.given_up:
@@ -275,12 +286,14 @@ class Jobs:
             error = errors.internal_error()
         return {"status": JobStatus.FAILED, "error": JobError.of(error, record.request_id, status_code=error.status)}
 
-    async def _save(self, record: JobRecord) -> None:
+    async def _save(self, save: Callable[[JobRecord], bool | None], record: JobRecord) -> bool:
+        """Whether the record is this job's, in memory at least; not if `save` says False."""
         try:
-            await self._service.io.run(self._store.save, record)
+            return await self._service.io.run(save, record) is not False
         except Exception as exc:  # whatever it is: the job is in memory, for a while, and its clients must hear of its end
-            traceback = None if isinstance(exc, OSError) else exc
-            logger.error("the record of a job could not be saved: %s", exc, exc_info=traceback)
+            reason, traceback = (exc.strerror, None) if isinstance(exc, OSError) else (type(exc).__name__, exc)
+            logger.error("the record of a job could not be saved: %s", reason, exc_info=traceback)
+            return True
 
     # what is known of it
 
@@ -288,8 +301,14 @@ class Jobs:
     def _is_draining(self) -> bool:
         return self._service.state is ServiceState.DRAINING
 
-    async def _look_up(self, job_id: str) -> JobRecord | None:
+    async def _own(self, job_id: str) -> _Live | None:
+        """The job of that id, if it is this instance's and not done."""
         if live := self._live.get(job_id):
+            await live.saved.wait()
+        return self._live.get(job_id)
+
+    async def _look_up(self, job_id: str) -> JobRecord | None:
+        if live := await self._own(job_id):
             return live.snapshot()
         if (known := self._finished.get(job_id)) and known.is_older_than(self._service.settings.retention_seconds):
             del self._finished[job_id]
@@ -329,14 +348,3 @@ def _build_webhooks(settings: Settings) -> Webhooks:
     from outbound.webhooks import Webhooks
 
     return Webhooks(settings.webhook_key, PublicNetwork(allow_private=settings.webhook_allow_private))
-
-
-def _kept(result: UpscaleResult) -> JobResult:
-    """What is kept of a result: all but its base64, which nobody would keep; so without a file there is no result.
-
-    Raises:
-        ResultNotSaved: there is none.
-    """
-    if not result.name:
-        raise errors.ResultNotSaved("The server could not keep the result: its disk is full or out of order. Try again later.")
-    return JobResult(**dict(result.summary()), url=f"/files/{result.name}")

@@ -57,7 +57,7 @@ class Service:
         self.metrics = Metrics(self._snapshot)
         self._admission = Admission(settings.queue_limit)
         self._worker = DeviceWorker(self._admission.measure, lost=self._end_without_device)
-        self._decoder = Decoder(self.io, settings.pictures_max_bytes)
+        self._decoder = Decoder(self.io)
         cache = ResultCache(self.store)
         self._dispatcher = Dispatcher(self._admission, self._worker, cache, self.io, self._decoder, self.metrics)
         self._load = load

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +21,10 @@ from core.errors import FileNotFound
 from imaging.picture import Picture
 from schemas.params import UpscaleParams
 from schemas.response import UpscaleMetadata, UpscaleResult
-from storage.result_store import ResultStore
-from utility import write_atomically
+from storage.result_store import MAX_RECORD_BYTES, MAX_RESULT_BYTES, ResultStore
+from utility import read_regular, write_atomically
+
+logger = logging.getLogger(__name__)
 
 
 def cache_key(picture: Picture, params: UpscaleParams, output_format: OutputFormat, identity: str) -> str:
@@ -76,10 +79,14 @@ class ResultCache:
         """
         record_path = self.store.folder / f"{key}.json"
         try:
-            record = _Record.model_validate_json(record_path.read_bytes())
+            record = _Record.model_validate_json(read_regular(record_path, MAX_RECORD_BYTES))
             path = self.store.find(record.name).resolve()
-            data = path.read_bytes()
-        except (OSError, ValidationError, FileNotFound):
+            data = read_regular(path, MAX_RESULT_BYTES)
+        except (FileNotFoundError, FileNotFound):
+            return None
+        except (OSError, ValidationError) as exc:
+            reason = exc.strerror if isinstance(exc, OSError) else f"{exc.error_count()} fields of its record are wrong"
+            logger.warning("a cached result cannot be read, and is made again: %s", reason)
             return None
         if hashlib.sha256(data).hexdigest() != record.sha256:
             return None

@@ -12,12 +12,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from core.config import MIB
 from core.errors import FileNotFound
 from utility import write_atomically
 
 logger = logging.getLogger(__name__)
 
 MAX_RECORDS = 10_000  # of jobs, which anybody can start and cancel; some 40 MB
+MAX_RECORD_BYTES = MIB  # of a job or a result: some hundred times the usual
+MAX_RESULT_BYTES = 256 * MIB  # a little more than all pixels of the largest result
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,7 @@ class ResultStore:
                     path.unlink(missing_ok=True)
                     removed += 1
                 except OSError as exc:  # of another user, perhaps: the others go all the same
-                    logger.error("%s cannot be removed: %s", path, exc.strerror)
+                    logger.error("an old file in %s cannot be removed: %s", self.folder, exc.strerror)  # its name is secret
         return removed
 
     def _files(self) -> Iterator[tuple[Path, os.stat_result]]:

@@ -6,11 +6,12 @@ import asyncio
 import base64
 import io
 import os
+import resource
 import socket
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -170,6 +171,17 @@ def assert_error(response: httpx.Response, status: int, code: str) -> dict[str, 
 def with_settings(settings: Settings, **changes: Any) -> Settings:
     """The same settings but for these."""
     return settings.model_copy(update=changes)
+
+
+@contextmanager
+def file_size_limit(process_id: int, limit_bytes: int) -> Iterator[None]:
+    """No file of the process may grow beyond it: like a full disk, and as EFBIG instead of ENOSPC."""
+    before = resource.prlimit(process_id, resource.RLIMIT_FSIZE)
+    resource.prlimit(process_id, resource.RLIMIT_FSIZE, (limit_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.prlimit(process_id, resource.RLIMIT_FSIZE, before)
 
 
 def files_in(settings: Settings) -> list[str]:

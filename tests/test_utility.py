@@ -12,6 +12,7 @@ import pytest
 from core.config import MAX_IMAGE_BYTES
 from core.errors import FileNotFound, FileTooLarge, InvalidBase64
 from storage.result_store import ResultStore
+from tests.helpers import file_size_limit
 from utility import decode_base64
 
 HOUR = 60 * 60.0
@@ -80,7 +81,15 @@ def test_a_result_is_kept_whole_under_an_absolute_name_that_nobody_can_guess(sto
     assert set(store.folder.resolve().iterdir()) == paths
 
 
-def test_a_result_that_cannot_be_written_leaves_nothing(store: ResultStore, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("size", [200, 200_000])
+def test_a_result_that_cannot_be_written_leaves_nothing(store: ResultStore, size: int) -> None:
+    """The small one fits the buffer, so that closing the file fails too."""
+    with file_size_limit(os.getpid(), 100), pytest.raises(OSError, match="File too large"):
+        store.save(bytes(size), "png")
+    assert list(store.folder.iterdir()) == []
+
+
+def test_a_disk_that_notices_at_the_end_leaves_nothing(store: ResultStore, monkeypatch: pytest.MonkeyPatch) -> None:
     def full_disk(_: int) -> None:
         raise OSError(28, "No space left on device")
 
@@ -158,7 +167,9 @@ def test_sweep_goes_on_past_a_file_that_cannot_be_removed_and_says_so(
 
     monkeypatch.setattr(Path, "unlink", refuse)
     assert store.sweep(now=100 + store.retention_seconds + 1) == 2
-    assert f"{paths[1]} cannot be removed: Operation not permitted" in caplog.text
+    assert "an old file in " in caplog.text
+    assert "cannot be removed: Operation not permitted" in caplog.text
+    assert paths[1].name not in caplog.text
     assert list(store.folder.iterdir()) == [paths[1]]
 
 

@@ -6,8 +6,10 @@ import asyncio
 import json
 import logging
 import re
+import subprocess
 import sys
 import threading
+import tomllib
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +18,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from bench.server import ROOT
 from core.config import MIB, Settings
-from core.logs import LineFormatter, Values, begin_request, current_request, in_this_context
+from core.logs import OURS, LineFormatter, Values, begin_request, current_request, in_this_context
 from core.progress import Progress
 from tests.helpers import FakeResolver, b64, encode, fake_models, post, ready, sample_crop, send_raw, serving, until
 
@@ -96,6 +99,50 @@ def test_a_traceback_stays_in_the_line_of_its_record(as_json: bool) -> None:
     assert "it failed" in line
 
 
+@pytest.mark.parametrize(
+    ("quoted", "kept"),
+    [
+        ("invalid literal for int() with base 10: 'the \\'secret'", "invalid literal for int() with base 10: '…'"),
+        ("can't open b'the secret', or \"the secret\"", "can't open '…', or '…'"),
+        ("CUDA error: unspecified launch failure", "CUDA error: unspecified launch failure"),
+    ],
+)
+async def test_what_an_exception_quotes_in_the_work_for_a_request_is_left_out(quoted: str, kept: str) -> None:
+    def line(name: str) -> str:
+        try:
+            raise RuntimeError(quoted)
+        except RuntimeError:
+            record = logging.LogRecord(name, logging.ERROR, __file__, 1, "it failed", (), sys.exc_info())
+        exception: str = json.loads(LineFormatter(as_json=True).format(record))["exception"]
+        return exception
+
+    assert quoted in line("serving.jobs"), "at the start, it is what the operator has set"
+    assert f"RuntimeError: {kept}" in line("asyncio")
+    begin_request("of-the-test")
+    assert f"RuntimeError: {kept}" in line("serving.jobs")
+    assert f'File "{__file__}"' in line("serving.jobs")
+
+
+def test_of_libraries_nothing_below_a_warning_is_heard() -> None:
+    packages = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]["root_packages"]
+    assert {*packages, "__main__"} - {"cli"} == OURS
+    loud = """
+import logging
+from core.logs import configure_logging
+
+configure_logging("DEBUG", "text")
+for name in ("__main__", "serving.jobs", "httpcore", "hpack.hpack", "PIL", "library.of.tomorrow"):
+    logging.getLogger(name).debug("at DEBUG, by %s", name)
+    logging.getLogger(name).warning("at WARNING, by %s", name)
+"""
+    heard = subprocess.run([sys.executable, "-c", loud], cwd=ROOT, capture_output=True, text=True, check=True).stderr  # noqa: S603
+    assert [line.rpartition(" ")[2].rstrip('"') for line in heard.splitlines() if "at DEBUG" in line] == [
+        "__main__",
+        "serving.jobs",
+    ]
+    assert heard.count("at WARNING") == 6
+
+
 async def test_work_for_another_thread_belongs_to_the_request_that_gave_it() -> None:
     begin_request("of-the-test")
     work = in_this_context(lambda: current_request().request_id)
@@ -137,12 +184,15 @@ async def test_every_outcome_is_one_line(client: httpx.AsyncClient, log: Log) ->
     await client.post("/upscale", json={"image_b64": "?"})
     line = await log.request("/upscale")
     assert (line["status"], line["code"]) == (400, "invalid_base64")
-    assert "not standard base64" in line["error"]
+    await client.post("/upscale", json={"image_b64": IMAGE, "quality": 0})
+    await until(lambda: len(log.requests("/upscale")) == 2)
+    line = log.requests("/upscale")[1]
+    assert (line["status"], line["code"], line["field"]) == (400, "out_of_range", "quality")
     await client.get("/nothing%0Ahere?key=in-a-query")
-    line = await log.request("/nothing\nhere")
+    line = await log.request("unknown")
     assert (line["status"], line["code"], line["method"]) == (404, "not_found", "GET")
     await client.put("/health")
-    await until(lambda: [line["status"] for line in log.requests("/health")].count(405) == 1)
+    await until(lambda: [line["status"] for line in log.requests("unknown")].count(405) == 1)
     await client.get(f"/files/{'0' * 32}.png")
     line = await log.request("/files/<name>")
     assert (line["status"], line["code"]) == (404, "not_found")

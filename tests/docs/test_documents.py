@@ -116,9 +116,14 @@ LIMITS = {
     "runs (RLE) in a BMP": "0",
     "waiting requests": f"{DEFAULTS.queue_limit} (`QUEUE_LIMIT`)",
     "unfinished jobs": str(utility.MAX_JOBS),
+    "record of a job or a result": f"{result_store.MAX_RECORD_BYTES // MIB} MiB",
+    "result that the cache reads": f"{result_store.MAX_RESULT_BYTES // MIB} MiB",
     "records of jobs": f"{result_store.MAX_RECORDS:,}",
     "concurrent DNS lookups for webhooks": str(public_network.MAX_LOOKUPS),
     "undelivered webhooks": f"{webhooks.MAX_PENDING:,}",
+    "concurrent webhook calls": str(webhooks.MAX_AT_ONCE),
+    "… to one network (IPv4 /24, IPv6 /48)": str(webhooks.MAX_TO_NETWORK),
+    "… to one host and port": f"{webhooks.MAX_TO_HOST}, and 1 after it did not answer",
     "folder of results": f"{DEFAULTS.output_max_bytes // GIB} GiB (`OUTPUT_MAX_BYTES`)",
 }
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -17,21 +16,9 @@ import pytest
 
 from bench.server import ROOT, Server, free_port
 from tests.e2e.faults import Check, assert_kept, assert_not_kept, mounts
-from tests.helpers import WEIGHTS
+from tests.helpers import WEIGHTS, file_size_limit
 
 # the disk
-
-
-@contextmanager
-def file_size_limit(server: Server, limit_bytes: int) -> Iterator[None]:
-    """No file of the server's may grow beyond it: like a quota, and as EFBIG instead of ENOSPC."""
-    assert server.process
-    before = resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE)
-    resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (limit_bytes, before[1]))
-    try:
-        yield
-    finally:
-        resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, before)
 
 
 @contextmanager
@@ -69,7 +56,8 @@ def test_a_full_disk_costs_the_file_and_not_the_response(server: Server, outputs
 
 def test_a_quota_costs_the_file_and_not_the_response(server: Server, outputs: Path, right: Check) -> None:
     before = set(outputs.iterdir())
-    with file_size_limit(server, 1000):
+    assert server.process
+    with file_size_limit(server.process.pid, 1000):
         assert_not_kept(right(server))
     assert set(outputs.iterdir()) == before, "a half file was left"
     assert_kept(right(server))

@@ -7,6 +7,10 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
+from core.config import Settings
+from core.logs import OURS, set_level
+from tests.helpers import with_settings
+from tests.outbound.receiver import SECRET
 from tests.outbound.registry import Registry
 
 
@@ -27,6 +31,13 @@ async def registry() -> AsyncIterator[Registry]:
 @pytest.fixture
 def all_logs(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
     """Every logger at DEBUG, as far as an operator can ask for it."""
-    for name in ("", "httpx", "httpcore", "asyncio"):
-        caplog.set_level(logging.DEBUG, logger=name)
-    yield caplog
+    with caplog.at_level(logging.DEBUG):  # of the handler
+        set_level("DEBUG")
+        yield caplog
+    for name in OURS:
+        logging.getLogger(name).setLevel(logging.NOTSET)
+
+
+@pytest.fixture
+def open_settings(settings: Settings) -> Settings:
+    return with_settings(settings, webhook_allow_private=True, webhook_secret=SECRET)

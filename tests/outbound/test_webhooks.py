@@ -10,75 +10,17 @@ import hmac
 import json
 import socket
 import threading
-from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
 
 import httpx
 import pytest
 
 from core.config import MAX_URL_CHARACTERS, ConfigError, Settings
 from core.errors import QueueFull, WebhookRefused
-from outbound.public_network import MAX_LOOKUPS, PublicNetwork, Resolve, is_public, resolve_host
+from outbound.public_network import MAX_LOOKUPS, is_public
 from outbound.webhooks import Webhooks
 from tests.helpers import HANG_SECONDS, assert_error, fake_models, ready, serving, until, with_settings
+from tests.outbound.receiver import SECRET, Receiver, done, network, receiver, webhooks
 from tests.serving.gated_service import ASYNC, request_fields
-
-SECRET = "whsec_" + base64.b64encode(bytes(range(32))).decode()
-
-
-@dataclass
-class Receiver:
-    """An HTTP server that notes what it gets and answers what it is told to, the last one again and again."""
-
-    port: int = 0
-    responses: list[bytes] = field(default_factory=lambda: [b"HTTP/1.1 204 No Content\r\n\r\n"])
-    heads: list[dict[str, str]] = field(default_factory=list)
-    bodies: list[bytes] = field(default_factory=list)
-    got: asyncio.Queue[bytes] = field(default_factory=asyncio.Queue)
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}/done?a=b"
-
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        lines = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
-        head = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines[1:] if line)}
-        body = await reader.readexactly(int(head["content-length"]))
-        self.heads.append({"line": lines[0], **head})
-        self.bodies.append(body)
-        writer.write(self.responses.pop(0) if len(self.responses) > 1 else self.responses[0])
-        self.got.put_nowait(body)
-        await writer.drain()
-        writer.close()
-
-
-@contextlib.asynccontextmanager
-async def receiver() -> AsyncIterator[Receiver]:
-    one = Receiver()
-    server = await asyncio.start_server(one.serve, "127.0.0.1", 0)
-    one.port = server.sockets[0].getsockname()[1]
-    async with server:
-        yield one
-
-
-def network(settings: Settings, resolve: Resolve = resolve_host) -> PublicNetwork:
-    return PublicNetwork(allow_private=settings.webhook_allow_private, resolve=resolve)
-
-
-@contextlib.asynccontextmanager
-async def webhooks(settings: Settings, resolve: Resolve = resolve_host) -> AsyncIterator[Webhooks]:
-    """With retries that wait no time."""
-    chosen = Webhooks(settings.webhook_key, network(settings, resolve), rng=lambda: 0.0)
-    try:
-        yield chosen
-    finally:
-        await chosen.close()
-
-
-@pytest.fixture
-def open_settings(settings: Settings) -> Settings:
-    return with_settings(settings, webhook_allow_private=True, webhook_secret=SECRET)
-
 
 # delivery
 
@@ -102,7 +44,7 @@ async def test_the_job_object_is_posted_when_the_job_is_done(open_settings: Sett
 async def test_every_attempt_is_signed_as_standard_webhooks_says(open_settings: Settings) -> None:
     async with receiver() as hook, webhooks(open_settings) as sender:
         hook.responses = [b"HTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"]
-        sender.deliver(hook.url, b'{"a": 1}')
+        sender.deliver(await sender.check(hook.url), b'{"a": 1}')
         for _ in range(2):
             await hook.got.get()
     assert len({head["webhook-id"] for head in hook.heads}) == 1
@@ -125,7 +67,7 @@ async def test_an_address_that_is_silent_leaves_the_others_their_time(
         hook = Receiver(port=port)
         server = await asyncio.start_server(hook.serve, "127.0.0.1", port)
         async with server, webhooks(open_settings, lambda *_: ["127.0.0.2", "127.0.0.1"]) as sender:
-            sender.deliver(f"http://two-addresses.example:{port}/", b"{}")
+            sender.deliver(await sender.check(f"http://two-addresses.example:{port}/"), b"{}")
             assert await asyncio.wait_for(hook.got.get(), HANG_SECONDS) == b"{}"
 
 
@@ -156,7 +98,7 @@ async def test_names_that_nobody_answers_for_hold_up_no_others_and_not_the_end(
 
 async def test_without_a_secret_there_is_no_signature(settings: Settings) -> None:
     async with receiver() as hook, webhooks(with_settings(settings, webhook_allow_private=True)) as sender:
-        sender.deliver(hook.url, b"{}")
+        sender.deliver(await sender.check(hook.url), b"{}")
         await hook.got.get()
     assert "webhook-id" in hook.heads[0]
     assert "webhook-signature" not in hook.heads[0]
@@ -183,9 +125,8 @@ async def test_what_is_not_taken_is_sent_again_a_bounded_number_of_times(
     async with receiver() as hook:
         hook.responses = [response]
         sender = Webhooks(open_settings.webhook_key, network(open_settings), rng=lambda: 0.0)
-        sender.deliver(hook.url, b"{}")
-        async with asyncio.timeout(HANG_SECONDS):
-            await asyncio.gather(*sender._pending)
+        sender.deliver(await sender.check(hook.url), b"{}")
+        await done(sender)
         await sender.close()
     assert [head["line"] for head in hook.heads] == ["POST /done?a=b HTTP/1.1"] * attempts
 
@@ -194,7 +135,7 @@ async def test_at_the_end_what_waits_for_its_next_attempt_gets_one_at_once(open_
     async with receiver() as hook:
         hook.responses = [b"HTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n"]
         sender = Webhooks(open_settings.webhook_key, network(open_settings), rng=lambda: 1.0)
-        sender.deliver(hook.url, b"{}")
+        sender.deliver(await sender.check(hook.url), b"{}")
         await hook.got.get()
         async with asyncio.timeout(HANG_SECONDS):
             await sender.close()
@@ -271,6 +212,8 @@ REFUSED = [
     "http://no-such-name.invalid/",
     "http://user:password@8.8.8.8/",
     "http://8.8.8.8:99999/",
+    *(f"http://8.8.8.8:{port}/" for port in (0, 1, 22, 25, 79, 81, 110, 444, 993, 1023)),
+    "https://8.8.8.8:25/",
     "ftp://8.8.8.8/",
     "file:///etc/passwd",
     "http:///path",
@@ -294,6 +237,8 @@ async def test_urls_that_lead_into_somebodys_network_or_nowhere_are_refused(sett
         assert "webhook" in refused.value.message, url
     await guard.check("http://8.8.8.8/")
     await guard.check("https://[2606:4700::1111]:8443/a?b")
+    for port in (80, 443, 1024, 65535):
+        await guard.check(f"http://8.8.8.8:{port}/")
 
 
 async def test_a_refused_webhook_refuses_the_request(client: httpx.AsyncClient) -> None:
@@ -309,14 +254,18 @@ async def test_one_address_that_is_not_public_is_enough(settings: Settings) -> N
         await guard.check("http://example.com/")
 
 
+async def test_a_port_of_another_service_is_not_connected_to_either(open_settings: Settings) -> None:
+    with pytest.raises(WebhookRefused):
+        await network(open_settings).connect_tcp("127.0.0.1", 25)
+
+
 async def test_a_name_that_changes_its_meaning_after_the_check_is_not_called(settings: Settings) -> None:
     meanings = [["8.8.8.8"], ["127.0.0.1"]]
     async with receiver() as hook:
         async with webhooks(settings, lambda _host, _port: meanings.pop(0) if len(meanings) > 1 else meanings[0]) as sender:
             url = f"http://example.com:{hook.port}/"
-            await sender.network.check(url)
-            sender.deliver(url, b"{}")
-            await asyncio.gather(*sender._pending)
+            sender.deliver(await sender.check(url), b"{}")
+            await done(sender)
         assert hook.bodies == []
 
 
@@ -325,7 +274,7 @@ async def test_the_connection_goes_to_the_address_and_the_host_header_keeps_the_
         receiver() as hook,
         webhooks(open_settings, lambda _host, _port: ["127.0.0.1"]) as sender,
     ):
-        sender.deliver(f"http://hooks.example.com:{hook.port}/x", b"{}")
+        sender.deliver(await sender.check(f"http://hooks.example.com:{hook.port}/x"), b"{}")
         async with asyncio.timeout(HANG_SECONDS):
             await hook.got.get()
         assert hook.heads[0]["host"] == f"hooks.example.com:{hook.port}"

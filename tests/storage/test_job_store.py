@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import json
+import math
 import os
+import subprocess
+import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -11,13 +17,15 @@ from typing import Any
 import pytest
 from pydantic_core import PydanticSerializationError
 
+from bench.server import ROOT
 from core.config import MIB
 from schemas.plan import Size, plan_upscale
 from schemas.response import PlanSummary
 from storage.job_store import JobRecord, JobStore
 from storage.result_store import ResultStore
+from tests.helpers import file_size_limit
+from tests.storage.other_things import OTHER_THINGS, Put
 
-WRONG_TYPE = b'{"id":"job-of-mine","request_id":"r","fingerprint":"f","plan":{},"created_at":"a text"}'
 PLAN = PlanSummary.of(plan_upscale(Size(20, 10), "2k"))
 NO_JSON = {"progress": object()}
 
@@ -73,12 +81,114 @@ def test_all_who_ask_at_once_for_a_job_that_died_hear_the_same(tmp_path: Path) -
         assert len({record.completed_at for record in records if record}) == 1
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b'{"id": "job-of-mine"}', b'{"status": "new"}', WRONG_TYPE])
-def test_a_record_of_another_version_is_no_record(tmp_path: Path, content: bytes) -> None:
+# what others have put in a record's place
+
+
+def with_fields(**fields: Any) -> bytes:
+    record = json.loads(a_record("job-of-mine", completed_at=2.0).model_dump_json())
+    return json.dumps({**record, **fields}).encode()
+
+
+TIMES: list[object] = ["a text", None, [], True, -1.0, 1e300, 1e13, math.nan, math.inf, 10**400]
+NONSENSE: list[object] = [[], [1], "a text", {"a": {}}]
+MALFORMED = [
+    b"",
+    b"{",
+    b"[]",
+    b"null",
+    b"[" * 100_000,
+    b"\xff\xfe",
+    b'{"id": "job-of-mine"}',
+    b'{"status": "new"}',
+    *(with_fields(created_at=time) for time in TIMES),
+    *(with_fields(**{name: 1e300}) for name in ("started_at", "completed_at", "progress")),
+    *(with_fields(**{name: nonsense}) for name in ("result", "error", "plan") for nonsense in NONSENSE),
+    with_fields(id="job-of-another"),
+    with_fields(status=["failed"]),
+    with_fields(progress=-0.1),
+    with_fields(fingerprint={"a": [[[]]]}),
+    with_fields(request_id="\ud800"),
+    with_fields() + b" " * MIB,
+]
+
+
+@pytest.mark.parametrize("content", MALFORMED)
+def test_a_record_that_is_none_gives_way_and_is_one_line(
+    tmp_path: Path, content: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
     store = JobStore(tmp_path)
     store.save(a_record("job-of-mine", completed_at=2.0))
     next(tmp_path.iterdir()).write_bytes(content)
     assert store.load("job-of-mine") is None
+    assert len(caplog.records) == 1
+    assert store.create(a_record("job-of-mine"))
+    assert store.load("job-of-mine") == a_record("job-of-mine")
+    store.close()
+
+
+@pytest.mark.parametrize("put", OTHER_THINGS)
+def test_what_is_no_file_is_no_record_and_holds_nobody_up(tmp_path: Path, put: Put, caplog: pytest.LogCaptureFixture) -> None:
+    store = JobStore(tmp_path)
+    put(store._path("job-of-mine"))
+    assert store.load("job-of-mine") is None
+    assert len(caplog.records) == 1
+
+
+# two instances
+
+
+def test_of_all_who_create_the_same_job_one_succeeds(tmp_path: Path) -> None:
+    """In processes of their own, as instances are."""
+    create = f"""
+import sys
+from tests.storage.test_job_store import a_record
+from storage.job_store import JobStore, Path
+
+store = JobStore(Path({str(tmp_path)!r}))
+sys.stdin.readline()
+print([number for number in range(200) if store.create(a_record(f"job-of-mine-{{number}}"))])
+"""
+    command = [sys.executable, "-c", create]
+    processes = [
+        subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)  # noqa: S603
+        for _ in range(3)
+    ]
+    for process in processes:
+        assert process.stdin
+        process.stdin.write("\n")
+        process.stdin.flush()
+    created = [number for process in processes for number in json.loads(process.communicate()[0])]
+    assert sorted(created) == list(range(200))
+    assert {path.suffix for path in tmp_path.iterdir()} == {".json"}
+
+
+def test_a_disk_without_hard_links_takes_jobs_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    first, second = JobStore(tmp_path), JobStore(tmp_path)
+    assert first.create(a_record("job-of-mine"))
+    assert first.create(a_record("another-job"))
+    assert ["hard links" in record.message for record in caplog.records] == [True]
+    assert not second.create(a_record("job-of-mine"))
+    assert second.load("job-of-mine") == a_record("job-of-mine"), "it is locked, so nobody takes it for interrupted"
+    first.close()
+
+
+# a full disk
+
+
+@pytest.mark.parametrize("write", [JobStore.save, JobStore.create])
+def test_a_full_disk_keeps_nothing_of_a_record(tmp_path: Path, write: Callable[[JobStore, JobRecord], object]) -> None:
+    with file_size_limit(os.getpid(), 100), pytest.raises(OSError, match="File too large"):
+        write(JobStore(tmp_path), a_record("job-of-mine"))
+    assert list(tmp_path.iterdir()) == []
+
+
+# age
 
 
 def test_records_are_swept_by_age_and_by_number(tmp_path: Path) -> None:

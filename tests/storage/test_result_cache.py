@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from bench.server import free_port
-from core.config import Settings
+from core.config import MIB, Settings
 from imaging.picture import Picture
 from schemas.params import UpscaleParams
 from schemas.response import ImageSize, UpscaleMetadata
@@ -23,6 +23,7 @@ from storage.result_cache import ResultCache, cache_key
 from storage.result_store import ResultStore
 from tests.helpers import assert_error, b64, encode, fake_models, files_in, ready, serving, until, with_settings
 from tests.serving.gated_service import gated_service, gray_of
+from tests.storage.other_things import OTHER_THINGS, Put
 
 PIXELS = np.arange(20 * 10 * 3, dtype=np.uint8).reshape(10, 20, 3)
 METADATA = UpscaleMetadata(
@@ -38,13 +39,14 @@ METADATA = UpscaleMetadata(
     format="png",
     warnings=(),
 )
+KEY = "a" * 64
 PARAMS = UpscaleParams(target_resolution="2k")
 PICTURE = Picture(PIXELS)
 
 
-async def upscale(client: httpx.AsyncClient, image: bytes, **fields: Any) -> httpx.Response:
+async def upscale(client: httpx.AsyncClient, image: bytes, accept: str = "*/*", **fields: Any) -> httpx.Response:
     body = {"image_b64": b64(image), "target_resolution": "2k", "output_format": "png", **fields}
-    response = await client.post("/upscale", json=body)
+    response = await client.post("/upscale", json=body, headers={"Accept": accept})
     assert response.status_code == 200, response.text
     return response
 
@@ -180,14 +182,58 @@ async def test_the_etag_of_a_response_is_that_of_its_file_and_saves_the_download
 
 def test_a_record_is_swept_with_its_result(tmp_path: Path) -> None:
     store = ResultStore(tmp_path, retention_seconds=60, max_bytes=10**6)
-    path = ResultCache(store).save("a" * 64, b"result", "png", METADATA)
-    found = ResultCache(store).find("a" * 64)
+    path = ResultCache(store).save(KEY, b"result", "png", METADATA)
+    found = ResultCache(store).find(KEY)
     assert found
     assert (found.file_path, found.metadata) == (str(path), METADATA)
-    assert path.stem not in ("a" * 32, "a" * 64)
-    assert json.loads((tmp_path / ("a" * 64 + ".json")).read_bytes())["name"] == path.name
+    assert path.stem not in ("a" * 32, KEY)
+    assert json.loads((tmp_path / f"{KEY}.json").read_bytes())["name"] == path.name
     assert store.sweep(path.stat().st_mtime + 61) == 2
     assert list(tmp_path.iterdir()) == []
+
+
+# what others have put in its place
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"[" * 10**5, b'{"name": 7}', b"\xff", b"{}" + b" " * MIB])
+def test_a_record_that_is_none_is_one_line(tmp_path: Path, content: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    cache = ResultCache(ResultStore(tmp_path, retention_seconds=60, max_bytes=10**6))
+    (tmp_path / f"{KEY}.json").write_bytes(content)
+    assert cache.find(KEY) is None
+    assert len(caplog.records) == 1
+    cache.save(KEY, b"result", "png", METADATA)
+    assert cache.find(KEY)
+
+
+@pytest.mark.parametrize("put", OTHER_THINGS)
+@pytest.mark.parametrize("suffix", [".json", ".png"])
+def test_what_is_no_file_is_no_result_and_holds_nobody_up(tmp_path: Path, suffix: str, put: Put) -> None:
+    cache = ResultCache(ResultStore(tmp_path, retention_seconds=60, max_bytes=10**6))
+    cache.save(KEY, b"result", "png", METADATA)
+    (replaced,) = tmp_path.glob(f"*{suffix}")
+    replaced.unlink()
+    put(replaced)
+    assert cache.find(KEY) is None
+
+
+async def test_a_record_of_strange_values_is_sent_or_made_again(client: httpx.AsyncClient, settings: Settings) -> None:
+    strange: list[object] = [None, True, -1, 10**30, 1e300, "a\r\nb", [], [[]], {"a": 1}]
+    await upscale(client, encode(PIXELS))
+    (path,) = [path for path in settings.output_dir.glob("*.json") if len(path.stem) == len(KEY)]
+    record = json.loads(path.read_bytes())
+    for name in (*record, *METADATA.model_dump()):
+        for value in strange:
+            changed = {**record, "metadata": {**record["metadata"], name: value}, **({name: value} if name in record else {})}
+            path.write_text(json.dumps(changed))
+            await upscale(client, encode(PIXELS), accept="image/png")
+
+
+async def test_what_is_no_file_is_not_sent(client: httpx.AsyncClient, settings: Settings) -> None:
+    await asyncio.to_thread(settings.output_dir.mkdir, exist_ok=True)
+    for number, put in enumerate(OTHER_THINGS[:-1]):  # without the large file, which may be a result
+        name = f"{number:032x}.png"
+        put(settings.output_dir / name)
+        assert_error(await client.get(f"/files/{name}"), 404, "not_found")
 
 
 # in flight
