@@ -6,6 +6,7 @@ import re
 from typing import Any, cast
 
 from quart import Request, request
+from quart.wrappers.request import Body
 from werkzeug.exceptions import RequestEntityTooLarge, RequestTimeout
 from werkzeug.http import parse_list_header
 
@@ -19,8 +20,22 @@ JSON = "application/json"
 RETRY_SECONDS = 5
 
 
+class RequestBody(Body):
+    """A body that ends where there is no memory for it: an exception here would end the connection, and not the request."""
+
+    def append(self, data: bytes) -> None:
+        try:
+            super().append(data)
+        except MemoryError as exc:
+            self.clear()
+            self._must_raise = exc
+            self.set_complete()
+
+
 class BodyRequest(Request):
     """A request whose body may be as large as its kind allows; whatever is beyond that is not kept."""
+
+    body_class = RequestBody
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)

@@ -8,6 +8,7 @@ from typing import Any
 from PIL import Image
 
 from imaging.colour import flatten_on_white
+from imaging.formats import memory_errors
 from imaging.picture import Picture
 
 
@@ -43,7 +44,8 @@ def encode_image(picture: Picture, image_format: str, quality: int) -> tuple[byt
     if alpha is not None:
         image.putalpha(Image.fromarray(alpha))
     file = io.BytesIO()
-    image.save(file, image_format, icc_profile=icc_profile, **_save_options(image_format, quality))
+    with memory_errors():
+        image.save(file, image_format, icc_profile=icc_profile, **_save_options(image_format, quality))
     return file.getvalue(), warnings
 
 
