@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import gc
 import logging
 import time
@@ -155,7 +156,8 @@ class Service:
     def _doubt_speed(self) -> None:
         """Measure the speed again, once in a while: what is refused for it is never measured."""
         if self._upscaler and (self._doubt is None or self._doubt.done()):
-            self._doubt = asyncio.create_task(self._measure_again(self._upscaler))
+            context = contextvars.Context()  # its log lines are not the request's
+            self._doubt = asyncio.create_task(self._measure_again(self._upscaler), context=context)
 
     async def _measure_again(self, upscaler: Upscaler) -> None:
         try:
