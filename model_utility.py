@@ -73,7 +73,8 @@ class Models:
     precision: str = "fp32"
     platform: str = "cpu"  # of the device, all that bytes depend on: what it is, and the versions of its libraries
     allocated_bytes: Callable[[], int | None] = lambda: None  # of the device's own memory, where it has one
-    device_lost_reason: Callable[[Exception], str] = lambda _error: ""  # of what a model raised; empty: the device is well
+    is_out_of_memory: Callable[[Exception], bool] = lambda error: isinstance(error, MemoryError)  # of what a model raised
+    device_lost_reason: Callable[[Exception], str] = lambda _error: ""  # likewise; empty: the device is well
 
     @property
     def identity(self) -> str:
@@ -130,7 +131,7 @@ def load_models(settings: Settings) -> Models:
         ConfigError: `DEVICE` is not there.
     """
     from models.device import select_device
-    from models.device_faults import device_lost_reason, probe_device
+    from models.device_faults import device_lost_reason, is_out_of_memory, probe_device
     from models.engines.winograd import unavailable_reason
     from models.face_detection import FaceDetector
     from models.face_restoration import FaceRestorer
@@ -159,6 +160,7 @@ def load_models(settings: Settings) -> Models:
         device.precision,
         device.identity,
         device.allocated_bytes,
+        is_out_of_memory,
         lost_reason,
     )
 

@@ -54,7 +54,7 @@ class Upscaler:
         Raises:
             DeviceLost: this process can use its device no more.
         """
-        with self._lost_device_noticed():
+        with self._faults_named():
             self.models.run_all_once()
 
     def measure_faces(self, flops_per_second: float) -> None:
@@ -63,7 +63,7 @@ class Upscaler:
         Raises:
             DeviceLost: this process can use its device no more.
         """
-        with self._lost_device_noticed():
+        with self._faults_named():
             self.models.measure_faces(flops_per_second)
 
     def warm_up(self, side_px: int, progress: Progress) -> None:
@@ -72,7 +72,7 @@ class Upscaler:
         Raises:
             DeviceLost: this process can use its device no more.
         """
-        with self._lost_device_noticed():
+        with self._faults_named():
             self.models.warm_up(side_px, progress)
 
     def work(self, plan: Plan, has_alpha: bool, enhance_faces: bool) -> float:
@@ -118,7 +118,7 @@ class Upscaler:
             ModelUnavailable: the plan's model is not loaded.
             DeviceLost: this process can use its device no more.
         """
-        with self._lost_device_noticed():
+        with self._faults_named():
             return self._run(picture, plan, params, progress)
 
     def _run(self, picture: Picture, plan: Plan, params: UpscaleParams, progress: Progress) -> PipelineOutput:
@@ -150,13 +150,15 @@ class Upscaler:
         )
 
     @contextmanager
-    def _lost_device_noticed(self) -> Iterator[None]:
-        """What the models raise of a device that is lost becomes DeviceLost."""
+    def _faults_named(self) -> Iterator[None]:
+        """What the models raise of a device that is lost becomes DeviceLost, and of one without memory a MemoryError."""
         try:
             yield
         except Exception as exc:
             if reason := self.models.device_lost_reason(exc):
                 raise DeviceLost(reason) from exc
+            if self.models.is_out_of_memory(exc):
+                raise MemoryError(str(exc).partition("\n")[0]) from exc
             raise
 
     def _find_faces(self, picture: Picture, progress: Progress) -> tuple[list[Face], list[str]]:

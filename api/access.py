@@ -5,11 +5,14 @@ It knows header names and values, and no web framework.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import re
 from collections.abc import Iterable
 from pathlib import Path
+
+import pybase64
 
 from core.config import ConfigError, Settings
 
@@ -56,11 +59,11 @@ class Access:
         """Whether anybody who reaches the port is served."""
         return not self._key_hashes
 
-    def admits(self, path: str, presented: Iterable[str | None]) -> bool:
+    def admits(self, path: str, presented: Iterable[str]) -> bool:
         """Whether one of these keys opens this path. It takes the same time whichever key it is, and whether it is one."""
         if self.is_open or path == FREE_PATH:
             return True
-        hashes = [_hash(key) for key in presented if key]
+        hashes = [_hash(key) for key in presented]
         return any([hmac.compare_digest(given, known) for given in hashes for known in self._key_hashes])  # noqa: C419 - all
 
     def cors_headers(self, origin: str | None, *, preflight: bool) -> dict[str, str]:
@@ -75,6 +78,19 @@ class Access:
             return {"Vary": "Origin"}
         rest = _CORS_REQUEST if preflight else {"Access-Control-Expose-Headers": self._exposed}
         return {**allowed, **rest, "Vary": "Origin"}
+
+
+def presented_keys(authorization: str, api_key: str) -> list[str]:
+    """What may be a key in the headers of that name; neither is an error, whatever a client sends in it."""
+    scheme, _, credentials = authorization.partition(" ")
+    keys = [api_key]
+    if scheme.lower() == "bearer":
+        keys.append(credentials.strip())
+    elif scheme.lower() == "basic":
+        with contextlib.suppress(ValueError):  # it is no base64
+            _, _, password = pybase64.b64decode(credentials.strip(), validate=True).partition(b":")
+            keys.append(password.decode("latin-1"))
+    return [key for key in keys if key]
 
 
 def security_headers() -> dict[str, str]:

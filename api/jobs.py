@@ -39,7 +39,7 @@ def add_job_routes(app: Quart, jobs: Jobs, longest_seconds: float) -> None:
         job = await jobs.get(job_id)
         if job.completed_at and request.headers.get("Last-Event-ID") == job.status:
             return Response(b"", status=204)  # a browser that comes back after the end, until it is told not to
-        return stream_events(jobs.events(job_id))
+        return stream_events(jobs.events(job_id) if request.method == "GET" else None)
 
 
 def show_job(job: JobResponse, status: int = 200) -> Response:
@@ -57,9 +57,12 @@ def accept_job(job: JobResponse) -> Response:
     return response
 
 
-def stream_events(jobs: AsyncGenerator[JobResponse | None]) -> Response:
-    """Server-sent events (https://html.spec.whatwg.org/multipage/server-sent-events.html), held back by nobody on the way."""
-    response = Response(_events(jobs), content_type="text/event-stream")
+def stream_events(jobs: AsyncGenerator[JobResponse | None] | None) -> Response:
+    """Server-sent events (https://html.spec.whatwg.org/multipage/server-sent-events.html), held back by nobody on the way.
+
+    Without `jobs`, the head alone.
+    """
+    response = Response(_events(jobs) if jobs else None, content_type="text/event-stream")
     response.headers.update({"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
     response.timeout = None
     return response

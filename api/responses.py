@@ -17,7 +17,7 @@ from quart.wrappers.response import FileBody
 from werkzeug.exceptions import HTTPException
 
 from core.config import EXTENSIONS
-from core.errors import ResultExpired, ServiceError, Unavailable, internal_error
+from core.errors import OutOfMemory, ResultExpired, ServiceError, Unavailable, internal_error
 from core.logs import current_request
 from schemas.response import ErrorResponse, ImageSize, UpscaleResult
 from utility import open_regular
@@ -151,6 +151,11 @@ def add_error_handlers(app: Quart) -> None:
         if isinstance(error, Unavailable):
             response.headers["Retry-After"] = str(error.retry_after_seconds)
         return response
+
+    @app.errorhandler(MemoryError)
+    async def out_of_memory(error: MemoryError) -> Response:
+        logger.error("out of memory: %s", error)
+        return await service_error(OutOfMemory())
 
     @app.errorhandler(HTTPException)
     async def http_error(error: HTTPException) -> Response:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from quart import Quart, Response, g, request, send_file
 
-from api.access import CHALLENGE, Access, security_headers
+from api.access import CHALLENGE, Access, presented_keys, security_headers
 from api.jobs import accept_job
 from api.requests import accepted_formats, prefers_async, read_request, request_deadline
 from api.responses import json_response, result_image, result_json
@@ -30,10 +30,7 @@ def add_access(app: Quart, access: Access) -> None:
         is_preflight = request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers
         if is_preflight and (headers := access.cors_headers(request.headers.get("Origin"), preflight=True)):
             return Response(b"", 204, headers)
-        given = request.authorization
-        keys = [request.headers.get("X-API-Key")]
-        if given and given.type in ("bearer", "basic"):
-            keys.append(given.token or given.password)
+        keys = presented_keys(request.headers.get("Authorization", ""), request.headers.get("X-API-Key", ""))
         if not access.admits(request.path, keys):
             raise Unauthorized("An API key is required: as a bearer token, as X-API-Key, or as the password of HTTP Basic.")
         return None
@@ -92,4 +89,5 @@ def add_routes(app: Quart, service: Service, jobs: Jobs) -> None:
             raise FileNotFound(f"{name} has been removed.") from exc
         response.headers["Cache-Control"] = "private"  # the framework says public
         response.set_etag(path.stem)  # a name is never given twice
+        request.headers.remove("If-Modified-Since")  # which says less, and whose year may be one that the framework fails at
         return await response.make_conditional(request)

@@ -30,6 +30,7 @@
     ├── BodyTooLarge                413  body_too_large
     ├── Unavailable                 503  (each carries retry_after_seconds)
     │   ├── QueueFull                    queue_full
+    │   ├── OutOfMemory                  out_of_memory
     │   ├── ModelsLoading                models_loading
     │   ├── ShuttingDown                 shutting_down
     │   ├── DeviceLost                   device_lost
@@ -44,6 +45,7 @@ this tree is an internal error: it is logged, and the client gets a bare 500 wit
 
 from __future__ import annotations
 
+MEMORY_SECONDS = 10  # in which other requests should have given back some of theirs
 RESTART_SECONDS = 15  # until a process that ends by itself is there again, with its models loaded
 
 
@@ -217,6 +219,16 @@ class Unavailable(ServiceError):
 
 class QueueFull(Unavailable):
     code = "queue_full"
+
+
+class OutOfMemory(Unavailable):
+    """What every MemoryError becomes, wherever in a request it was raised."""
+
+    code = "out_of_memory"
+
+    def __init__(self) -> None:
+        message = "The server has too little memory for this at the moment. Try again later, or send a smaller image."
+        super().__init__(message, retry_after_seconds=MEMORY_SECONDS)
 
 
 class ModelsLoading(Unavailable):

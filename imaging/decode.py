@@ -69,7 +69,12 @@ def _decode_webp(opened: OpenedImage) -> tuple[Array, Array | None]:
     """With OpenCV: Pillow holds the interpreter's lock meanwhile, for a second at 7680×7680, and takes twice the memory."""
     import cv2  # here, since it takes a fifth of a second
 
-    decoded = cv2.imdecode(np.frombuffer(opened.file.data, np.uint8), cv2.IMREAD_UNCHANGED)
+    try:
+        decoded = cv2.imdecode(np.frombuffer(opened.file.data, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error as exc:
+        if exc.code == cv2.Error.StsNoMem:
+            raise MemoryError(str(exc)) from exc
+        raise
     if decoded is None or decoded.shape[1::-1] != opened.size:
         raise ValueError("libwebp does not decode it")
     pixels, alpha = _empty(opened)

@@ -9,6 +9,7 @@ from typing import Any, BinaryIO
 from PIL import Image
 
 from imaging.colour import flatten_on_white
+from imaging.formats import memory_errors
 from imaging.picture import Picture
 
 
@@ -43,7 +44,7 @@ def encode_image(picture: Picture, image_format: str, quality: int) -> tuple[byt
     image = Image.fromarray(pixels)
     if alpha is not None:
         image.putalpha(Image.fromarray(alpha))
-    with _file_in_memory() as file:
+    with memory_errors(), _file_in_memory() as file:
         image.save(file, image_format, icc_profile=icc_profile, **_save_options(image_format, quality))
         file.seek(0)
         return file.read(), warnings

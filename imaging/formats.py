@@ -88,10 +88,22 @@ class OpenedImage:
 
 
 @contextmanager
+def memory_errors() -> Iterator[None]:
+    """Some of Pillow's codecs have other names for a lack of memory."""
+    try:
+        yield
+    except (OSError, ValueError) as exc:
+        if str(exc).startswith("out of memory") or str(exc) in ("encoding error 1", "encoding error 2"):  # libwebp's codes
+            raise MemoryError(str(exc)) from exc
+        raise
+
+
+@contextmanager
 def translate_errors(format_name: str | None) -> Iterator[None]:
     """Pillow raises nearly anything on damaged files; here it becomes a BadRequest. A lack of memory stays what it is."""
     try:
-        yield
+        with memory_errors():
+            yield
     except (BadRequest, MemoryError):
         raise
     except Image.DecompressionBombError as exc:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import cv2
 import torch
 
-# Texts of torch 2.14, cuDNN 9 and CUDA 13, in lower case.
+# Texts of torch 2.14, OpenCV 5, cuDNN 9 and CUDA 13, in lower case.
 _SHORTAGES = (
     "out of memory",  # CUDA's runtime and driver, whoever called them; torch.OutOfMemoryError says it too
     "error_out_of_memory",  # the driver, to our own kernels
     "can't allocate memory",  # torch's allocator on a CPU
+    "std::bad_alloc",  # the rest of torch
+    "insufficient memory",  # OpenCV
     "alloc_failed",  # cuBLAS
     "allocation_failed",  # cuDNN, on the host or on the device
     # cuDNN has tried every way to do a convolution, and torch has dropped the reason of each: in most cases no memory for
@@ -47,7 +50,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether the same work can succeed in smaller pieces. cuDNN says of some shortages nothing but that it found no way."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    return isinstance(error, RuntimeError) and any(text in str(error).lower() for text in _SHORTAGES)
+    return isinstance(error, RuntimeError | cv2.error) and any(text in str(error).lower() for text in _SHORTAGES)
 
 
 def device_lost_reason(error: BaseException, probe: Callable[[], object]) -> str:

@@ -26,6 +26,11 @@ def _lower(value: Any) -> Any:
     return value.lower() if isinstance(value, str) else value
 
 
+def _whole(value: Any) -> Any:
+    """To JSON Schema, 95.0 is an integer."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 def _refuse_null(value: Any) -> Any:
     """A field that is left out has its default; null is a value, and of the wrong type."""
     if value is None:
@@ -61,7 +66,9 @@ class UpscaleParams(BaseModel):
         description="format of the result; default: `jpeg`, or `png` if the input has alpha",
         examples=["webp"],
     )
-    quality: int = Field(default=95, ge=1, le=100, description="for JPEG and WebP", examples=[90])
+    quality: Annotated[int, BeforeValidator(_whole)] = Field(
+        default=95, ge=1, le=100, description="for JPEG and WebP", examples=[90]
+    )
     fit: Fit = Field(
         default="passes",
         description="`exact`: go past the target, then shrink the result to it",

@@ -65,7 +65,8 @@ class Dispatcher:
             DeadlineExceeded: it alone takes far longer than it may.
         """
         task, timer = _task_of(request, upscaler), StageTimer()
-        if self._decoder.waiting:  # only pixels tell that a result is there already; nobody waits for that in vain
+        if is_large(request.image) and self._decoder.waiting:
+            # Only its pixels tell whether its result is there already; for that, nobody else waits so long.
             self._admission.check(task, deadline.seconds_left)
         with timer.stage("decode"):
             picture, decode_warnings = await self._decoder.decode(request.image)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import gc
 import logging
 import time
@@ -20,7 +21,7 @@ from model_utility import Models, load_models
 from schemas.request import IncomingRequest, UpscaleRequest
 from schemas.response import HealthResponse, PlanResponse, ServiceState, ServiceStatus, UpscaleResult
 from serving import health
-from serving.admission import Admission
+from serving.admission import Admission, Speed
 from serving.deadline import Deadline
 from serving.decoding import Decoder
 from serving.dispatcher import Dispatcher
@@ -40,6 +41,8 @@ logger = logging.getLogger(__name__)
 
 WARM_UP_PX = (64, 128, 256, 512)
 WARM_UP_SECONDS = 0.2
+SMALL_PX = 16  # side of a picture that hardly costs more than none
+MEASURE_AGAIN_SECONDS = 10.0  # between two measurements of a speed for which requests were refused
 CANCEL_SECONDS = 10.0  # a cancelled task ends at its next step: a convolution, a tile of the upsampler, a batch of faces
 LOST_DRAIN_SECONDS = 30.0  # for responses that are under way when the device is lost; nothing else is left to be made
 LOADING_RETRY_SECONDS = 10
@@ -55,7 +58,7 @@ class Service:
         self.failure: Exception | None = None
         self.io = IOExecutor()
         self.metrics = Metrics(self._snapshot)
-        self._admission = Admission(settings.queue_limit)
+        self._admission = Admission(settings.queue_limit, self._doubt_speed)
         self._worker = DeviceWorker(self._admission.measure, lost=self._end_without_device)
         self._decoder = Decoder(self.io)
         cache = ResultCache(self.store)
@@ -64,6 +67,8 @@ class Service:
         self._upscaler: Upscaler | None = None
         self._heartbeat = _build_heartbeat(settings, self._describe) if settings.registry_url else None
         self._tasks: list[asyncio.Task[None]] = []
+        self._doubt: asyncio.Task[None] | None = None
+        self._large_px = WARM_UP_PX[0]
         self._stop = asyncio.Event()
         self._open_requests = 0
         self._idle = asyncio.Event()
@@ -107,6 +112,8 @@ class Service:
     async def close(self) -> None:
         """End the background tasks and let the threads go."""
         self.stop()
+        if self._doubt:
+            self._doubt.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self.io.close()
         self._worker.close()
@@ -134,13 +141,34 @@ class Service:
         """Passes of growing size until one takes long enough for its rate to be that of a request; then faces, beside it."""
         await self._worker.run(DeviceTask(0), upscaler.run_all_once)
         await self._worker.run(DeviceTask(0), partial(upscaler.warm_up, WARM_UP_PX[0], NullProgress()))  # weights are packed
-        for side_px in WARM_UP_PX:
-            task = DeviceTask(0)
-            await self._worker.run(task, partial(upscaler.warm_up, side_px, task))
-            if task.seconds > WARM_UP_SECONDS:
+        small = await self._fastest_pass(upscaler, SMALL_PX)
+        for self._large_px in WARM_UP_PX:
+            large = await self._fastest_pass(upscaler, self._large_px)
+            if large.seconds > WARM_UP_SECONDS:
                 break
-        if task.seconds:
-            await self._worker.run(DeviceTask(0), partial(upscaler.measure_faces, task.done / task.seconds))
+        speed = self._admission.speed = Speed.of(small, large)
+        await self._worker.run(DeviceTask(0), partial(upscaler.measure_faces, 1 / speed.seconds_per_flop))
+
+    async def _fastest_pass(self, upscaler: Upscaler, side_px: int) -> DeviceTask:
+        """Of two: whatever disturbs one makes it slower."""
+        tasks = [DeviceTask(0), DeviceTask(0)]
+        for task in tasks:
+            await self._worker.run(task, partial(upscaler.warm_up, side_px, task))
+        return min(tasks, key=lambda task: task.seconds)
+
+    def _doubt_speed(self) -> None:
+        """Measure the speed again, once in a while: what is refused for it is never measured."""
+        if self._upscaler and (self._doubt is None or self._doubt.done()):
+            context = contextvars.Context()  # its log lines are not the request's
+            self._doubt = asyncio.create_task(self._measure_again(self._upscaler), context=context)
+
+    async def _measure_again(self, upscaler: Upscaler) -> None:
+        try:
+            small, large = [await self._fastest_pass(upscaler, side_px) for side_px in (SMALL_PX, self._large_px)]
+            self._admission.speed = Speed.of(small, large)
+        except Exception as exc:  # whatever it is, the next may succeed
+            logger.error("the device's speed could not be measured again: %r", exc)
+        await asyncio.sleep(MEASURE_AGAIN_SECONDS)
 
     def _end_without_device(self, loss: DeviceLost) -> None:
         """Another process may find the device well; this one cannot go on."""

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from dataclasses import replace
 
-from core.errors import JobCancelled
+from core.errors import JobCancelled, OutOfMemory
 from schemas.response import UpscaleResult
 from serving.admission import Admission
 from serving.deadline import Deadline
 from serving.workers import DeviceTask
+
+logger = logging.getLogger(__name__)
 
 
 class InFlight:
@@ -99,6 +102,9 @@ class PendingResult:
         if result.cancelled():
             self.cancel()
         elif error := result.exception():
+            if isinstance(error, MemoryError):
+                logger.error("out of memory: %s", error)
+                error = OutOfMemory()
             self._result.set_exception(error)
             self._result.exception()
         else:

@@ -110,8 +110,8 @@ class DeviceWorker:
     ) -> None:
         """`clock` is in seconds.
 
-        `measured` hears of each task that has ended well, on the worker's thread; `lost` of the device's end, once, on the
-        event loop, and before any task's caller does.
+        `measured` hears of each task that has ended well or was cancelled, on the worker's thread; `lost` of the device's end,
+        once, on the event loop, and before any task's caller does.
         """
         self._measured = measured
         self._clock = clock
@@ -188,15 +188,20 @@ class DeviceWorker:
         try:
             result = function()
         except BaseException as exc:  # whatever it is: the thread goes on, and its caller hears of it
+            if isinstance(exc, JobCancelled):
+                self._measure(task)
             self._running.remove(task)
             if isinstance(exc, DeviceLost):
                 self._give_up(exc)
             future.set_exception(exc if isinstance(exc, Exception) else WorkerDied(f"killed by {exc!r}"))
         else:
-            task.seconds = self._clock() - task.begun_at - task.given_seconds
-            self._measured(task)
+            self._measure(task)
             self._running.remove(task)
             future.set_result(result)
+
+    def _measure(self, task: DeviceTask) -> None:
+        task.seconds = self._clock() - task.begun_at - task.given_seconds
+        self._measured(task)
 
     def _give_up(self, loss: DeviceLost) -> None:
         """Fail all that wait, and whatever will come."""

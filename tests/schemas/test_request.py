@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import orjson
 import pytest
+from jsonschema import Draft202012Validator
 
-from core.errors import BadRequest, InvalidJSON, NotAnImage, OutOfRange
+from core.errors import BadRequest, InvalidJSON, NotAnImage, OutOfRange, WrongType
 from schemas.params import PARAMS, UpscaleParams, parse_params
 from schemas.plan import Size, plan_upscale
 from schemas.request import FIELDS, MAX_NAMED_FIELDS, IncomingRequest, UpscaleRequest
@@ -89,6 +90,25 @@ def test_a_number_may_be_written_without_a_fraction_and_must_lie_within_its_limi
     for value in (float("nan"), float("inf")):
         with pytest.raises(OutOfRange, match="face_strength must be from 0 to 1"):
             parse_params({"face_strength": value})
+
+
+def test_an_integer_is_what_json_schema_calls_one() -> None:
+    schema = Draft202012Validator(PARAMS["quality"])
+    for text, quality in {"95": 95, "95.0": 95, "9.5e1": 95, "1.0": 1, "95.5": None, "0.0": None, "1e300": None}.items():
+        incoming = [
+            IncomingRequest(IMAGE, is_raw=True, query=f"quality={text}"),
+            IncomingRequest(orjson.dumps({"image_b64": b64(IMAGE)})[:-1] + f',"quality":{text}}}'.encode()),
+        ]
+        for each in incoming:
+            assert schema.is_valid(orjson.loads(text)) == (quality is not None)
+            if quality:
+                assert repr(parse_request(each).params.quality) == str(quality)
+            else:
+                with pytest.raises(OutOfRange if text != "95.5" else WrongType):
+                    parse_request(each)
+    for value in (True, "95", "95.0", None, [95]):
+        with pytest.raises(WrongType, match="quality must be a whole number"):
+            parse(quality=value)
 
 
 def test_an_invalid_image_is_named_before_other_fields() -> None:

@@ -122,7 +122,7 @@ BAD_FIELDS: dict[str, tuple[dict[str, Any], str, tuple[str, ...]]] = {
     "quality a string": ({"image_b64": IMAGE, "quality": "95"}, "wrong_type", ("not the string '95'",)),
     "quality null": ({"image_b64": IMAGE, "quality": None}, "wrong_type", ("not null",)),
     "quality an object": ({"image_b64": IMAGE, "quality": {}}, "wrong_type", ("not an object",)),
-    "quality beyond 64 bits": ({"image_b64": IMAGE, "quality": 10**30}, "wrong_type", ("quality must be a whole number",)),
+    "quality beyond 64 bits": ({"image_b64": IMAGE, "quality": 10**30}, "out_of_range", ("quality must be from 1 to 100",)),
     "fit cover": ({"image_b64": IMAGE, "fit": "cover"}, "out_of_range", ("fit", "passes, exact")),
 }
 BAD_BODIES: dict[str, tuple[bytes, str, str]] = {

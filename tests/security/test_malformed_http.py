@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import re
+import time
 from functools import partial
 from pathlib import Path
 
@@ -78,3 +80,58 @@ def has_at_most(count: int) -> bool:
 
 def open_files() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
+
+
+# headers
+
+FILE = "0" * 32 + ".png"
+HEADERS = {  # by the request that may read them
+    f"GET /files/{FILE}": ("If-Match", "If-Modified-Since", "If-None-Match", "If-Range", "If-Unmodified-Since", "Range"),
+    "GET /jobs/12345678/events": ("Last-Event-ID", "Cookie", "Date", "Max-Forwards", "Pragma", "Referer", "Upgrade"),
+    "OPTIONS /plan": ("Access-Control-Request-Headers", "Access-Control-Request-Method", "Origin", "TE", "Trailer", "Via"),
+    "POST /upscale": (
+        *("Accept", "Accept-Charset", "Accept-Encoding", "Accept-Language", "Authorization", "Cache-Control"),
+        *("Content-Encoding", "Content-Type", "Expect", "Forwarded", "Prefer", "Remote-Addr", "X-API-Key", "X-Forwarded-For"),
+        *("X-Forwarded-Host", "X-Forwarded-Proto", "X-Request-ID", "X-Request-Timeout", "User-Agent"),
+    ),
+}
+KEYS = ("é", "!!!", "=", "Og==", "AAAA", "4pyT", "/////w==", "AAAA AAAA", "A" * 9001)
+VALUES = (
+    *("", " ", "é\xff", "\x80", "\x01", "\x7f", ",", ";", "=", '"', "\\", "*", "/", "a\tb", "'", "%", "é=é;é=é"),
+    *("0", "-1", "9" * 5000, "1e9", "nan", "٣", "," * 9000, ";" * 9000, '"' * 9001, "a" + " " * 15_000 + "b"),
+    *("a=" * 7000, ";a*0='" * 2000, 'a;b="\\', 'W/"', '"' + '\\"' * 5000),
+    *("application/json; charset=é", "application/json; charset=x; boundary", "image/png;q=1.1, */*;q=é", "multipart/*"),
+    *("bytes=0-", "bytes=9-1", "bytes=-0", "bytes=" + "9" * 5000 + "-", "bytes=" + "0-0," * 3000),
+    *("Sun, 06 Nov 99999999999 08:49:37 GMT", "Sun, 06 Nov 1994 08:49:37 +" + "9" * 5000, "1 Jan 0 25:61:61 -9999", "(" * 99),
+    *("respond-async; é", "respond-async" + ";" * 9000, "100-continue", "gzip", "identity, identity"),
+    *(f"{scheme} {key}" for scheme in ("Basic", "Bearer", "Digest", "basic\t") for key in KEYS),
+)
+
+
+@pytest.mark.parametrize(("line", "header"), [(line, header) for line, headers in HEADERS.items() for header in headers])
+async def test_no_value_of_a_header_is_an_error_of_the_server(
+    client: httpx.AsyncClient, settings: Settings, caplog: pytest.LogCaptureFixture, line: str, header: str
+) -> None:
+    settings.output_dir.mkdir(exist_ok=True)
+    (settings.output_dir / FILE).write_bytes(b"kept")
+    for value in VALUES:
+        for each, times in ((line, 1), ("GET /health", 2 if len(value) < 7000 else 1)):
+            given = {"Content-Type": "application/json", "Content-Length": "2"}
+            given.pop(header, None)
+            fields = "".join(f"{name}: {text}\r\n" for name, text in [*given.items(), *[(header, value)] * times])
+            request = f"{each} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n{fields}\r\n{{}}"
+            reader, writer = await send_raw(settings.port, request.encode("latin-1", "replace"))
+            response = await asyncio.wait_for(reader.read(), HANG_SECONDS)
+            writer.close()
+            statuses = re.findall(rb"^HTTP/1\.1 (\d)", response, re.MULTILINE)  # of 100, too
+            assert statuses and b"5" not in statuses, (each, value[:100])
+    assert "Traceback" not in caplog.text
+
+
+async def test_a_header_of_many_values_holds_nobody_up(client: httpx.AsyncClient) -> None:
+    """The framework takes most of a second for each of these."""
+    accept = ", ".join(["image/png", "a/" + " " * 15_000 + "b"])
+    start = time.process_time()
+    for _ in range(10):
+        await client.post("/upscale", json={}, headers={"Accept": accept})
+    assert time.process_time() - start < 3

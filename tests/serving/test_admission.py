@@ -1,15 +1,44 @@
-"""Admission to the queue, and clients that leave it, over a real socket."""
+"""Admission to the queue, clients that leave it, and the speed by which it judges, over a real socket."""
 
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from copy import copy
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from numpy.typing import NDArray
 
 from core.config import MIB, Settings
+from core.progress import Progress
+from serving.admission import Admission, Speed
+from serving.workers import DeviceTask, DeviceWorker
 from storage.result_cache import ResultCache
 from storage.result_store import ResultStore
-from tests.helpers import HANG_SECONDS, assert_error, files_in, post, send_raw, until, with_settings
+from tests.helpers import (
+    HANG_SECONDS,
+    FakeResolver,
+    assert_error,
+    b64,
+    encode,
+    fake_models,
+    files_in,
+    post,
+    ready,
+    send_raw,
+    serving,
+    until,
+    with_settings,
+)
 from tests.serving.gated_service import gated_service, gray_of, png_request
 
 
@@ -108,3 +137,148 @@ async def test_health_answers_while_the_device_is_busy(settings: Settings) -> No
         assert (health.status_code, health.json()["status"]) == (200, "healthy")
         h.resolver.gate.set()
     assert gray_of(running.result()) == 10
+
+
+# the speed of the device
+
+PX_FLOPS = 36e6  # of a pass, for each pixel
+DEVICES = {"CPU": (0.03, 0.5e12), "card": (0.01, 300e12)}  # seconds for being a task, FLOPs a second
+SMALL, LARGE = 273 * PX_FLOPS, 35e6 * PX_FLOPS  # work: 1×1 in three passes, 1920×1080 in 4 and 2
+
+
+class SlowDevice(FakeResolver):
+    """Its clock stands still but in its passes, which take a fixed part for a task, and a part by their work."""
+
+    def __init__(self, fixed_seconds: float, flops_per_second: float) -> None:
+        super().__init__()
+        self.fixed_seconds = fixed_seconds
+        self.flops_per_second = flops_per_second
+        self.now = 0.0
+
+    def clock(self) -> float:
+        return self.now
+
+    def flops(self, height: int, width: int, scale: int) -> float:
+        return PX_FLOPS * height * width
+
+    def seconds(self, work: float) -> float:
+        return self.fixed_seconds + work / self.flops_per_second
+
+    def super_resolve(self, image: NDArray[np.uint8], scale: int, progress: Progress) -> NDArray[np.uint8]:
+        is_first = not getattr(progress, "done", 0.0)
+        self.now += self.seconds(self.flops(image.shape[0], image.shape[1], scale)) - (0.0 if is_first else self.fixed_seconds)
+        return super().super_resolve(image, scale, progress)
+
+    def run(self, admission: Admission, work: float, stall_seconds: float = 0.0, *, cancelled_after: float = math.inf) -> None:
+        """Of a task, what admission gets to know."""
+        task = DeviceTask(work)
+        task.seconds = min(self.seconds(work) + stall_seconds, cancelled_after)
+        task.cancelled = task.seconds == cancelled_after
+        task.done = max(task.seconds - self.fixed_seconds, 0.0) * self.flops_per_second if task.cancelled else work
+        admission.measure(task)
+
+    def assert_known(self, admission: Admission) -> None:
+        for work in (SMALL, LARGE):
+            predicted, _ = admission.forecast(DeviceTask(work))
+            assert 1 / 1.3 < predicted / self.seconds(work) < 1.3, f"{work:g}: {predicted} s for {self.seconds(work)}"
+
+
+@pytest.fixture(params=DEVICES)
+def slow_device(request: pytest.FixtureRequest) -> SlowDevice:
+    return SlowDevice(*DEVICES[request.param])
+
+
+@asynccontextmanager
+async def slow_service(
+    settings: Settings, device: SlowDevice, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[tuple[httpx.AsyncClient, Admission]]:
+    monkeypatch.setattr("serving.lifecycle.DeviceWorker", partial(DeviceWorker, clock=device.clock))
+    async with serving(settings, lambda _: fake_models(device)) as (client, service):
+        await ready(client)
+        yield client, service._admission
+
+
+def fields_of(gray: int, width: int, height: int) -> dict[str, Any]:
+    return {"image_b64": b64(encode(np.full((height, width), gray, np.uint8))), "target_resolution": "8k"}
+
+
+async def test_pictures_of_one_pixel_say_nothing_of_large_ones(
+    settings: Settings, slow_device: SlowDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with slow_service(settings, slow_device, monkeypatch) as (client, admission):
+        slow_device.assert_known(admission)
+        for gray in range(15):
+            assert (await client.post("/upscale", json=fields_of(gray, 1, 1))).status_code == 200
+        plan = (await client.post("/plan", json=fields_of(0, 1920, 1080))).json()
+        assert plan["upscaling_strategy"] == [4]
+        assert plan["predicted_seconds"] == pytest.approx(slow_device.seconds(1920 * 1080 * PX_FLOPS), rel=0.3)
+        for _ in range(1000):
+            slow_device.run(admission, SMALL)
+        slow_device.assert_known(admission)
+        for _ in range(1000):  # narrow ones, which waste most of what the device does
+            slow_device.run(admission, 1000 * PX_FLOPS, stall_seconds=5 * slow_device.seconds(1000 * PX_FLOPS))
+        plan = (await client.post("/plan", json=fields_of(0, 1920, 1080))).json()
+        assert plan["predicted_seconds"] == pytest.approx(slow_device.seconds(1920 * 1080 * PX_FLOPS), rel=0.3, abs=1)
+
+
+async def test_a_stall_is_forgotten(settings: Settings, slow_device: SlowDevice, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with slow_service(settings, slow_device, monkeypatch) as (_, admission):
+        for work in (SMALL, LARGE):
+            slow_device.run(admission, work, stall_seconds=60)
+            predicted, _ = admission.forecast(DeviceTask(LARGE))
+            assert predicted < 2.1 * slow_device.seconds(LARGE)
+        for _ in range(5):
+            slow_device.run(admission, SMALL)
+            slow_device.run(admission, LARGE)
+        slow_device.assert_known(admission)
+
+
+@pytest.mark.parametrize("factor", [0.1, 10])
+async def test_a_speed_that_is_wrong_is_right_after_a_few_tasks(
+    settings: Settings, slow_device: SlowDevice, monkeypatch: pytest.MonkeyPatch, factor: float
+) -> None:
+    async with slow_service(settings, slow_device, monkeypatch) as (_, admission):
+        right = admission.speed
+        admission.speed = replace(
+            right, fixed_seconds=right.fixed_seconds * factor, seconds_per_flop=right.seconds_per_flop * factor
+        )
+        for _ in range(6):
+            slow_device.run(admission, SMALL)
+            slow_device.run(admission, LARGE)
+        slow_device.assert_known(admission)
+
+
+async def test_what_is_given_up_tells_that_the_speed_was_too_high_and_nothing_else(
+    settings: Settings, slow_device: SlowDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with slow_service(settings, slow_device, monkeypatch) as (_, admission):
+        before = copy(admission.speed)
+        for _ in range(100):
+            slow_device.run(admission, LARGE, cancelled_after=slow_device.fixed_seconds * 1.1)
+        assert admission.speed == before
+        admission.speed.seconds_per_flop /= 10
+        for _ in range(5):
+            slow_device.run(admission, LARGE, cancelled_after=slow_device.seconds(LARGE) * 0.9)
+        slow_device.assert_known(admission)
+
+
+async def test_a_speed_for_which_requests_are_refused_is_measured_again(
+    settings: Settings, slow_device: SlowDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with slow_service(settings, slow_device, monkeypatch) as (client, admission):
+        admission.speed.seconds_per_flop *= 10
+        timeout = {"X-Request-Timeout": str(slow_device.seconds(1920 * 1080 * PX_FLOPS))}
+        refused = await client.post("/upscale", json=fields_of(0, 1920, 1080), headers=timeout)
+        assert_error(refused, 504, "deadline_exceeded")
+        await until(lambda: admission.speed.seconds_per_flop * slow_device.flops_per_second < 2)
+        slow_device.assert_known(admission)
+        assert (await client.post("/plan", json=fields_of(0, 1920, 1080), headers=timeout)).status_code == 200
+
+
+async def test_a_task_that_has_begun_has_its_fixed_part_behind_it() -> None:
+    admission, task = Admission(limit=4), DeviceTask(100)
+    admission.speed = Speed(fixed_seconds=3, seconds_per_flop=0.01)
+    admission.admit(task, 60)
+    assert (admission.predicted_seconds(task), admission.status().backlog_seconds) == (4, 4)
+    task.started_at = 1.0
+    assert (admission.predicted_seconds(task), admission.status().backlog_seconds) == (1, 1)

@@ -14,6 +14,7 @@ import pytest
 
 from core.config import Settings
 from core.errors import DeviceLost, JobCancelled
+from serving.admission import Speed
 from serving.workers import DeviceTask, DeviceWorker
 from tests.helpers import HANG_SECONDS, FakeResolver, assert_error, post, ready, send_raw, serving, until, with_settings
 from tests.lost_device import REASON, accelerator_error, losable_models
@@ -136,7 +137,7 @@ async def test_a_lost_device_is_a_503_for_all_ends_jobs_and_drains_the_service(
     async with serving(settings, lambda _: losable_models(resolver)) as (client, service):
         await ready(client)
         assert (await ask(10)).status_code == 200
-        service._admission._measured_seconds = 0.0
+        service._admission.speed = Speed()
         resolver.gate.clear()
         resolver.entered.clear()
         # One whose body is on its way holds the drain up, so that there is somebody to ask.

@@ -16,7 +16,7 @@ import pytest
 import pytest_asyncio
 
 from core.errors import DeadlineExceeded, JobCancelled, QueueFull
-from serving.admission import Admission
+from serving.admission import Admission, Speed
 from serving.workers import DeviceTask, DeviceWorker
 from tests.helpers import HANG_SECONDS, until
 
@@ -155,13 +155,8 @@ def clock() -> Clock:
 @pytest_asyncio.fixture
 async def measured(clock: Clock) -> AsyncIterator[Device]:
     """A device that does 100 units a second."""
-    device, task = Device(limit=4, clock=clock), DeviceTask(0)
-
-    def work() -> None:
-        clock.now += 2
-        task.advance(200)
-
-    await device.worker.run(task, work)
+    device = Device(limit=4, clock=clock)
+    device.admission.speed = Speed(seconds_per_flop=0.01)
     yield device
     device.worker.close()
 
