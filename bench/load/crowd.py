@@ -1,0 +1,101 @@
+"""`python -m bench.load.crowd [SECONDS]`: many of the largest pictures at once; the memory that they take, and who waits.
+
+Each is a PNG of 7679×7679 with transparency that weighs a quarter of a megabyte. A small picture comes beside them, and
+another process watches /health. Exit status 1 if a limit is broken.
+"""
+
+from __future__ import annotations
+
+import io
+import multiprocessing
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+
+import httpx
+from PIL import Image
+
+from bench.load.command import Outcome, machine, run, table, tracebacks
+from bench.load.overload_clients import watch_health
+from bench.server import Server, running_server
+from core.config import GIB, TARGET_PX
+from serving.decoding import MAX_BYTES
+
+CLIENTS = 60
+MAX_SMALL_SECONDS = 8.0
+LARGE_PX = TARGET_PX["8k"] - 1
+SMALL_PX = 16
+
+
+def crowd(seconds: float) -> Outcome:
+    """Send them, and look at the server for that long."""
+    processes = multiprocessing.get_context("spawn")
+    stop, begin, (received, sent) = processes.Event(), processes.Event(), processes.Pipe(duplex=False)
+    pictures = [_png(LARGE_PX, 2 * number) for number in range(CLIENTS)]
+    statuses: Counter[str] = Counter()
+    with tempfile.TemporaryDirectory() as outputs, running_server(Path(outputs)) as server:
+        watcher = processes.Process(target=watch_health, args=(server.url, begin, stop, sent))
+        watcher.start()
+        idle = server.memory_bytes("VmRSS")
+        server.forget_peak_memory()
+        begin.set()
+        end = time.monotonic() + seconds
+        for path in ("plan", "upscale"):
+            for picture in pictures:
+                threading.Thread(target=_send, args=(server, path, picture, seconds, statuses), daemon=True).start()
+        small: list[float] = []
+        while time.monotonic() < end:
+            small.append(_send(server, "upscale", _png(SMALL_PX, len(small)), seconds, statuses))
+            time.sleep(0.2)
+        peak = server.memory_bytes("VmHWM")
+        stop.set()
+        health = received.recv()
+        watcher.join()
+        faults = tracebacks(server) + [f"{count} responses {status}" for status, count in statuses.items() if "500" in status]
+    if max(small) > MAX_SMALL_SECONDS:
+        faults.append(f"a small picture waited for {max(small):.1f} s")
+    health_ms = [1000 * each for each in (statistics.median(health), health[len(health) * 99 // 100])]
+    lines = [
+        f"`python -m bench.load.crowd {seconds:.0f}` on {machine()}:",
+        f"{CLIENTS} plans and {CLIENTS} upscales of {LARGE_PX}×{LARGE_PX} pixels with transparency. Faults: {len(faults)}.",
+        "",
+        *table(
+            ("measurement", "measured"),
+            ("memory before, at its peak; of which pictures may take, GiB", _in_gib(idle, peak, MAX_BYTES)),
+            ("responses, by status", ", ".join(f"{status}: {count}" for status, count in sorted(statuses.items()))),
+            ("a small picture, seconds to 200 or 503, median / longest", f"{statistics.median(small):.2f} / {max(small):.2f}"),
+            ("`/health` from another process, ms, median / p99", "{:.1f} / {:.1f}".format(*health_ms)),
+        ),
+    ]
+    return Outcome("\n".join(lines), faults)
+
+
+def _in_gib(*sizes: int) -> str:
+    return ", ".join(f"{size / GIB:.2f}" for size in sizes)
+
+
+def _png(side_px: int, red: int) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGBA", (side_px, side_px), (red, 0, 0, 128)).save(file, "PNG", compress_level=9)
+    return file.getvalue()
+
+
+def _send(server: Server, path: str, picture: bytes, seconds: float, statuses: Counter[str]) -> float:
+    """Seconds until the response; those without one by the end are counted too."""
+    start, query = time.monotonic(), "target_resolution=8k&fit=exact&output_format=png"
+    try:
+        response = httpx.post(
+            f"{server.url}/{path}?{query}", content=picture, headers={"Content-Type": "image/png"}, timeout=seconds
+        )
+        statuses[f"{path} {response.status_code}"] += 1
+    except httpx.HTTPError as exc:
+        statuses[f"{path} {type(exc).__name__}"] += 1
+    return time.monotonic() - start
+
+
+if __name__ == "__main__":
+    sys.exit(run("crowd", "Send many of the largest pictures at once.", 60.0, crowd))
