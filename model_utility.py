@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from core.config import Settings
 from core.errors import ModelUnavailable
 from core.progress import Progress
-from weights.manifest import WeightFile, read_manifest, sha256_of
+from weights.manifest import WeightFile, read_manifest, sha256_of, too_little_memory
 
 if TYPE_CHECKING:
     from models.device import Device
@@ -126,7 +126,7 @@ def load_models(settings: Settings) -> Models:
     """Load every model whose weights are there and genuine.
 
     Raises:
-        WeightsError: a required file is missing or not what the manifest says.
+        WeightsError: a required file is missing or not what the manifest says, or they need more memory than there is.
         ConfigError: `DEVICE` is not there.
     """
     from models.device import select_device
@@ -136,6 +136,10 @@ def load_models(settings: Settings) -> Models:
     from models.face_restoration import FaceRestorer
 
     device = select_device(settings.device, settings.precision, settings.torch_threads)
+    if device.torch_device.type == "cpu" and (
+        reason := too_little_memory(lambda file: (settings.weights_dir / file.name).exists())
+    ):
+        raise WeightsError(reason)
     for warning in (device.warning, unavailable_reason() if device.torch_device.type == "cpu" else ""):
         if warning:
             logger.warning("%s", warning)

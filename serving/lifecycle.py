@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from core.config import Settings
 from core.errors import DeviceLost, JobCancelled, ModelsLoading, ShuttingDown, Unavailable
+from core.host import unusable_folder
 from core.metrics import Metrics, MetricsSnapshot
 from core.progress import NullProgress
 from model_utility import Models, load_models
@@ -61,6 +62,7 @@ class Service:
         self._upscaler: Upscaler | None = None
         self._heartbeat = _build_heartbeat(settings, self._describe) if settings.registry_url else None
         self._tasks: list[asyncio.Task[None]] = []
+        self._loading: asyncio.Task[None] | None = None
         self._stop = asyncio.Event()
         self._open_requests = 0
         self._idle = asyncio.Event()
@@ -76,6 +78,7 @@ class Service:
         if self._heartbeat:
             background.append(self._heartbeat.run(self._stop))
         self._tasks = [asyncio.create_task(coroutine) for coroutine in background]
+        self._loading = self._tasks[0]
 
     def stop(self) -> None:
         """Refuse new requests from now on, and say so to the registry."""
@@ -104,6 +107,8 @@ class Service:
     async def close(self) -> None:
         """End the background tasks and let the threads go."""
         self.stop()
+        if self._loading:
+            self._loading.cancel()  # nobody waits for the models any more
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self.io.close()
         self._worker.close()
@@ -149,9 +154,8 @@ class Service:
         try:
             await self.io.run(self.store.check_writable)
         except OSError as exc:
-            logger.warning(
-                "OUTPUT_DIR %s cannot be written: %s; responses will hold the result alone", self.store.folder, exc.strerror
-            )
+            fault = unusable_folder("OUTPUT_DIR", self.store.folder, exc)
+            logger.warning("%s. Until then responses hold the result alone, and jobs fail", fault)
 
     # what others see of it
 
@@ -169,6 +173,11 @@ class Service:
     def device_loss(self) -> DeviceLost | None:
         """Why the service ends by itself; None as long as its device is well."""
         return self.failure if isinstance(self.failure, DeviceLost) else None
+
+    @property
+    def is_loading(self) -> bool:
+        """Whether the device's thread loads the models, which nothing can interrupt."""
+        return self._upscaler is None and self.failure is None
 
     def health(self) -> HealthResponse:
         """The body of GET /health."""
