@@ -155,7 +155,7 @@ class Service:
             await self.io.run(self.store.check_writable)
         except OSError as exc:
             fault = unusable_folder("OUTPUT_DIR", self.store.folder, exc)
-            logger.warning("%s. Until then responses hold the result alone, and jobs fail", fault)
+            logger.warning("%s. Responses will hold the result alone, and jobs fail", fault)
 
     # what others see of it
 
