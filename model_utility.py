@@ -6,6 +6,7 @@ Torch is imported when `load_models` is called and not before: it takes seconds,
 from __future__ import annotations
 
 import logging
+import os
 import pickle
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -136,10 +137,9 @@ def load_models(settings: Settings) -> Models:
     from models.face_restoration import FaceRestorer
 
     device = select_device(settings.device, settings.precision, settings.torch_threads)
-    if device.torch_device.type == "cpu" and (
-        reason := too_little_memory(lambda file: (settings.weights_dir / file.name).exists())
-    ):
-        raise WeightsError(reason)
+    shortage = too_little_memory(lambda file: os.access(settings.weights_dir / file.name, os.R_OK))
+    if shortage and device.torch_device.type == "cpu":
+        raise WeightsError(shortage)
     for warning in (device.warning, unavailable_reason() if device.torch_device.type == "cpu" else ""):
         if warning:
             logger.warning("%s", warning)

@@ -179,6 +179,9 @@ class _Fetcher:
     @contextmanager
     def _reports(self, file: WeightFile, part: Path) -> Iterator[None]:
         """Say now and then how far `part` has come, where no terminal shows a bar."""
+        if sys.stderr.isatty():
+            yield
+            return
         done = threading.Event()
 
         def report() -> None:
@@ -186,14 +189,12 @@ class _Fetcher:
                 self.say(f"{file.name}: {part.stat().st_size / 1e6:.1f} of {file.size_bytes / 1e6:.1f} MB so far")
 
         thread = threading.Thread(target=report)
-        if not sys.stderr.isatty():
-            thread.start()
+        thread.start()
         try:
             yield
         finally:
             done.set()
-            if thread.ident:
-                thread.join()
+            thread.join()
 
     def _download(self, file: WeightFile, url: str, part: Path) -> None:
         with tqdm(total=file.size_bytes, desc=file.name, unit="B", unit_scale=True, leave=False, disable=None) as bar:
