@@ -13,7 +13,6 @@ from types import FrameType
 from typing import NoReturn
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
-KILLED_STATUS = 128  # and the signal's number, as a shell has it
 
 
 def on_stop(handler: Callable[[int, FrameType | None], object] | signal.Handlers) -> None:
@@ -25,7 +24,7 @@ def on_stop(handler: Callable[[int, FrameType | None], object] | signal.Handlers
 
 def end_at_once(number: int, _frame: FrameType | None) -> NoReturn:
     """A handler in place of the default action, which the first process of a container does not have."""
-    os._exit(KILLED_STATUS + number)
+    os._exit(128 + number)  # the status that a shell shows
 
 
 def become(command: list[str]) -> NoReturn:

