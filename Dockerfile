@@ -58,19 +58,11 @@ ARG BAKE_WEIGHTS=0
 ARG WEIGHTS_MIRROR=
 RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf,mode=0444 \
     if [ "$BAKE_WEIGHTS" = 1 ]; then python -m weights.fetch; fi
-VOLUME ["/data/weights", "/data/outputs"]
 
 EXPOSE 10005
 STOPSIGNAL SIGTERM
-# http.client asks no proxy. The start period is for the first start's download.
-HEALTHCHECK --interval=30s --timeout=5s --start-period=10m --retries=3 CMD ["python", "-c", "\
-import http.client, os, sys; \
-connection = http.client.HTTPConnection('127.0.0.1', int(os.environ.get('PORT', 10005)), timeout=4); \
-connection.request('GET', '/health'); \
-sys.exit(connection.getresponse().status != 200)"]
+# The start period is for the first start's download.
+HEALTHCHECK --interval=30s --timeout=5s --start-period=10m --retries=3 CMD ["python", "-m", "scripts.health"]
 
-# Fetch what is missing, then become the service, which so gets the SIGTERM. One that comes while fetching ends the fetching.
-CMD ["sh", "-c", "\
-trap 'kill $fetch; wait $fetch; exit' TERM; \
-python -m weights.fetch & fetch=$!; \
-wait $fetch && exec python app.py"]
+# The kernel drops a signal for which process 1 has no handler yet, but keeps a blocked one until Python takes it.
+CMD ["env", "--block-signal=TERM,INT", "python", "-m", "weights.fetch", "python", "app.py"]

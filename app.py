@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import gc
 
+from core.signals import STOP_SIGNALS, end_at_once, on_stop
+
 if __name__ == "__main__":
+    on_stop(end_at_once)
     gc.disable()  # while modules are imported and models loaded: without it, /health answers a tenth later
 
 import asyncio
@@ -36,6 +39,7 @@ from core.logs import configure_logging
 from model_utility import Models, WeightsError, load_models
 from serving.jobs import Jobs
 from serving.lifecycle import Service
+from weights.manifest import too_little_memory
 
 logger = logging.getLogger(__name__)
 
@@ -87,10 +91,14 @@ def main() -> int:
     """Serve until SIGTERM or SIGINT, then drain.
 
     Exit status 0; 1 if nothing can be served; 2 for a wrong setting; 75 if the device is lost, and a new process may serve.
+    A signal while it drains, or before it listens, ends it at once, with 128 + the signal's number.
     """
     try:
         settings = Settings.from_env()
         configure_logging(settings.log_level, settings.log_format)
+        if reason := too_little_memory():
+            logger.critical("%s", reason)
+            return 1
         return asyncio.run(_serve(settings))
     except ConfigError as exc:
         sys.stderr.write(f"{exc}\n")
@@ -101,7 +109,7 @@ async def _serve(settings: Settings) -> int:
     app = create_app(settings)
     service: Service = app.extensions["service"]
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in STOP_SIGNALS:
         loop.add_signal_handler(number, partial(_on_signal, loop, service, number))
     try:
         server_config = listen(settings)
@@ -118,6 +126,8 @@ async def _serve(settings: Settings) -> int:
         expected = isinstance(service.failure, (ConfigError, WeightsError))
         logger.critical("%s", service.failure, exc_info=None if expected else service.failure)
         return 1
+    if service.is_loading:
+        _end_at_once(0)
     logger.info("stopped")
     return 0
 
@@ -139,7 +149,9 @@ def _end_at_once(status: int) -> NoReturn:
 def _on_signal(loop: asyncio.AbstractEventLoop, service: Service, number: signal.Signals) -> None:
     logger.info("%s: finishing what runs, refusing what is new", number.name)
     service.stop()
-    loop.remove_signal_handler(number)  # a second one ends the process at once
+    for stop_signal in STOP_SIGNALS:
+        loop.remove_signal_handler(stop_signal)
+    on_stop(end_at_once)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ Torch is imported when `load_models` is called and not before: it takes seconds,
 from __future__ import annotations
 
 import logging
+import os
 import pickle
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from core.config import Settings
 from core.errors import ModelUnavailable
 from core.progress import Progress
-from weights.manifest import WeightFile, read_manifest, sha256_of
+from weights.manifest import WeightFile, read_manifest, sha256_of, too_little_memory
 
 if TYPE_CHECKING:
     from models.device import Device
@@ -127,7 +128,7 @@ def load_models(settings: Settings) -> Models:
     """Load every model whose weights are there and genuine.
 
     Raises:
-        WeightsError: a required file is missing or not what the manifest says.
+        WeightsError: a required file is missing or not what the manifest says, or they need more memory than there is.
         ConfigError: `DEVICE` is not there.
     """
     from models.device import select_device
@@ -137,6 +138,9 @@ def load_models(settings: Settings) -> Models:
     from models.face_restoration import FaceRestorer
 
     device = select_device(settings.device, settings.precision, settings.torch_threads)
+    shortage = too_little_memory(lambda file: os.access(settings.weights_dir / file.name, os.R_OK))
+    if shortage and device.torch_device.type == "cpu":
+        raise WeightsError(shortage)
     for warning in (device.warning, unavailable_reason() if device.torch_device.type == "cpu" else ""):
         if warning:
             logger.warning("%s", warning)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from core.config import ConfigError
+from core.host import memory_limit_bytes
 
 Image = NDArray[np.uint8]
 """`(h, w, 3)` RGB, or `(h, w)` gray where a function says so."""
@@ -155,12 +155,4 @@ def _lacking_kernels_reason(capability: tuple[int, int], architectures: Sequence
 def _memory_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory
-    return min(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), _cgroup_limit_bytes())
-
-
-def _cgroup_limit_bytes() -> int:
-    """The container's memory limit (cgroup v2, else v1), or a very large number where there is none."""
-    for path in (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes")):
-        if path.exists() and (text := path.read_text().strip()).isdigit():
-            return int(text)
-    return sys.maxsize
+    return min(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), memory_limit_bytes())

