@@ -126,7 +126,7 @@ async def _serve(settings: Settings) -> int:
         expected = isinstance(service.failure, (ConfigError, WeightsError))
         logger.critical("%s", service.failure, exc_info=None if expected else service.failure)
         return 1
-    if service.is_loading:
+    if service.has_busy_threads:
         _end_at_once(0)
     logger.info("stopped")
     return 0

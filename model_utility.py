@@ -112,6 +112,12 @@ class Models:
         """One pass over a square, so that the device's rate is known."""
         self.super_resolvers["photo"].super_resolve(_noise(side_px), 4, progress)
 
+    def return_freed_memory(self) -> None:
+        """Give the system back what the process has freed; any thread may call this, when no pass runs."""
+        from models.process import return_freed_memory
+
+        return_freed_memory()
+
     def measure_faces(self, flops_per_second: float) -> None:
         """Learn what faces cost on this device, in FLOPs of a pass of super-resolution, of which it does so many a second."""
         for model in (self.face_detector, self.face_restorer):

@@ -145,6 +145,12 @@ class IOExecutor:
     def __init__(self) -> None:
         self._executor = ThreadPoolExecutor(IO_THREADS, thread_name_prefix="io")
         self._free_threads = asyncio.Semaphore(IO_THREADS)
+        self._running = 0
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether anything runs here now."""
+        return self._running > 0
 
     async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """The function's result; what it does goes on if the caller is cancelled meanwhile."""
@@ -158,12 +164,17 @@ class IOExecutor:
         except BaseException:
             self._free_threads.release()
             raise
-        running.add_done_callback(partial(self._free_thread, asyncio.get_running_loop()))
+        self._running += 1
+        running.add_done_callback(partial(self._note_end, asyncio.get_running_loop()))
         return running
 
-    def _free_thread(self, loop: asyncio.AbstractEventLoop, _: Future[T]) -> None:
+    def _note_end(self, loop: asyncio.AbstractEventLoop, _: Future[T]) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed: the process ends, and nobody waits any more
-            loop.call_soon_threadsafe(self._free_threads.release)
+            loop.call_soon_threadsafe(self._free_thread)
+
+    def _free_thread(self) -> None:
+        self._running -= 1
+        self._free_threads.release()
 
     def close(self) -> None:
         """Let the threads go; what has not begun never will."""

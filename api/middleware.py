@@ -29,13 +29,16 @@ from hypercorn.typing import (
 from core.budget import MemoryBudget, Room
 from core.logs import RequestNotes, Values, begin_request
 from core.metrics import METHODS, UNKNOWN
+from utility import max_connections
 
 logger = logging.getLogger(__name__)
 
+WAITING_SHARE = 0.75  # of all connections that can be open
 LINGER_SECONDS = 30.0  # in which a client that was answered early may go on sending
 LINGER_SILENCE_SECONDS = 2.0  # after which it is taken to have stopped
 ROOM = "upscale.room"  # in a scope: its body's share of the budget; who takes the body on takes it out
 OVERLOADED = "upscale.overloaded"  # in a scope: its body was over the budget
+IS_CROWDED = "upscale.is_crowded"  # in a scope: a function that tells whether too many requests wait for their responses
 CLIENT_GONE = 499  # nobody gets to see it; nginx, too, logs this for a client that did not wait for its response
 INTERNAL_ERROR = 500  # the server's status where the framework does not
 
@@ -59,6 +62,7 @@ class RequestMiddleware:
         self._held_for_drain = held_for_drain
         self._count = count
         self._bodies = MemoryBudget(bodies_max_bytes)
+        self._cycles: set[RequestCycle] = set()
 
     async def __call__(self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         if scope["type"] == "http":
@@ -71,8 +75,9 @@ class RequestMiddleware:
         scope["path"] = _path_of(scope["path"])
         # Nothing here depends on the host, and the framework responds with 500 to one that is no domain name.
         scope["headers"] = [(name, b"localhost" if name == b"host" else value) for name, value in scope["headers"]]
-        scope = cast(HTTPScope, {**scope, ROOM: Room(self._bodies)})
+        scope = cast(HTTPScope, {**scope, ROOM: Room(self._bodies), IS_CROWDED: self._is_crowded})
         cycle = RequestCycle(scope, notes.request_id, receive, send)
+        self._cycles.add(cycle)
         try:
             with self._held_for_drain():
                 await self._app(scope, cycle.receive, cycle.send)
@@ -80,8 +85,13 @@ class RequestMiddleware:
             cycle.failed = True
             raise
         finally:
+            self._cycles.remove(cycle)
             cycle.let_go()
             self._note(scope, notes, cycle)
+
+    def _is_crowded(self) -> bool:
+        """Whether those that wait take more than their part of all connections: the rest is for quick ones, as for /health."""
+        return sum(cycle.is_waiting for cycle in self._cycles) > max_connections() * WAITING_SHARE
 
     def _note(self, scope: HTTPScope, notes: RequestNotes, cycle: RequestCycle) -> None:
         seconds, code = cycle.seconds, cycle.outcome or notes.code
@@ -149,6 +159,11 @@ class RequestCycle:
     def seconds(self) -> float:
         """Since the request's headers were there."""
         return time.perf_counter() - self._start
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether all of the request has come, and nothing of the response is there."""
+        return self._ended and self._status is None
 
     @property
     def status(self) -> int:

@@ -10,7 +10,7 @@ from quart.wrappers.request import Body
 from werkzeug.exceptions import RequestEntityTooLarge, RequestTimeout
 from werkzeug.http import parse_list_header
 
-from api.middleware import OVERLOADED, ROOM
+from api.middleware import IS_CROWDED, OVERLOADED, ROOM
 from core.budget import Room
 from core.config import EXTENSIONS, MAX_BODY_BYTES, MAX_IMAGE_BYTES, MIB, OutputFormat
 from core.errors import BodyTimeout, BodyTooLarge, InvalidContentType, QueueFull
@@ -53,6 +53,7 @@ async def read_request() -> IncomingRequest:
         QueueFull: together with the others under way it would be too large.
     """
     current = cast(BodyRequest, request)
+    scope = cast(dict[str, Any], current.scope)
     if not current.is_raw and current.mimetype != JSON:
         sent = current.mimetype[:80] or "missing"
         raise InvalidContentType(f"Content-Type must be {JSON}, or image/* for the image file itself, not {sent}.")
@@ -64,11 +65,13 @@ async def read_request() -> IncomingRequest:
         raise _too_large(current) from exc
     except RequestTimeout as exc:
         raise BodyTimeout("The body did not arrive in time: the connection is too slow, or Content-Length too large.") from exc
-    if OVERLOADED in current.scope:
+    if OVERLOADED in scope:
         current.body.clear()  # its share of the budget is given to others already
         raise QueueFull("Too many large requests are under way. Try again soon.", retry_after_seconds=RETRY_SECONDS)
+    if scope[IS_CROWDED]():
+        raise QueueFull("Too many requests wait for their results. Try again later.", retry_after_seconds=RETRY_SECONDS)
     incoming = IncomingRequest(body, current.is_raw, current.query_string.decode("utf-8", "replace"), accepted_formats())
-    room: Room = cast(dict[str, Any], current.scope).pop(ROOM)
+    room: Room = scope.pop(ROOM)
     room.hold_for(incoming)
     return incoming
 

@@ -163,6 +163,7 @@ class _HTTP1(H11Protocol):
         super().__init__(app, config, *arguments_of_http1)
         self.connection: _H11 = _H11(h11.SERVER, max_incomplete_event_size=config.h11_max_incomplete_size)
         self._turn = asyncio.Lock()  # to take in what has come
+        self._is_over = False  # what has come and was not begun is for nobody
 
     @property
     def stage(self) -> Stage:
@@ -179,7 +180,14 @@ class _HTTP1(H11Protocol):
             async with self._turn:
                 await super().handle(event)
         else:
+            self._is_over = self._is_over or isinstance(event, Closed)
             await super().handle(event)
+
+    async def _create_stream(self, request: h11.Request) -> None:
+        if not self._is_over:
+            await super()._create_stream(request)
+        if self._is_over:  # since a moment ago, perhaps
+            await self._close_stream()
 
     async def stream_send(self, event: StreamEvent) -> None:
         if self.connection.has_overrun:

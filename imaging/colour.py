@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import io
+import struct
 
 import numpy as np
 from PIL import ImageCms
 
 from imaging.formats import OpenedImage
 from imaging.picture import Array, stripes
+
+MAX_TAGS = 100  # of a colour profile: lcms reads no more either
 
 
 def use_profile(opened: OpenedImage, warnings: list[str]) -> tuple[bytes | None, ImageCms.ImageCmsTransform | None]:
@@ -31,10 +34,27 @@ def use_profile(opened: OpenedImage, warnings: list[str]) -> tuple[bytes | None,
 
 def _cmyk_to_srgb(profile: bytes) -> ImageCms.ImageCmsTransform | None:
     try:
-        source, srgb = ImageCms.ImageCmsProfile(io.BytesIO(profile)), ImageCms.createProfile("sRGB")
+        source, srgb = ImageCms.ImageCmsProfile(io.BytesIO(_with_its_table_alone(profile))), ImageCms.createProfile("sRGB")
         return ImageCms.buildTransform(source, srgb, "CMYK", "RGB")
-    except (OSError, ImageCms.PyCMSError):
+    except (OSError, ValueError, struct.error, ImageCms.PyCMSError):
         return None
+
+
+def _with_its_table_alone(profile: bytes) -> bytes:
+    """The profile with the one tag that the way to sRGB takes: its table of perceptual colours.
+
+    Other tags may hold a program of any length (`mpet`), which is run for each of 83,521 colours.
+
+    Raises:
+        ValueError, struct.error: it has no such table.
+    """
+    (count,) = struct.unpack_from(">I", profile, 128)
+    for name, start, size in struct.iter_unpack(">4sII", profile[132 : 132 + 12 * min(count, MAX_TAGS)]):
+        table = profile[start : start + size]
+        if name == b"A2B0" and table[:4] in (b"mft1", b"mft2", b"mAB "):
+            head = struct.pack(">I", 144 + len(table)) + profile[4:128]
+            return head + struct.pack(">I4sII", 1, name, 144, len(table)) + table
+    raise ValueError("no table of perceptual colours")
 
 
 def flatten_on_white(pixels: Array, alpha: Array) -> Array:

@@ -44,6 +44,7 @@ WARM_UP_PX = (64, 128, 256, 512)
 WARM_UP_SECONDS = 0.2
 SMALL_PX = 16  # side of a picture that hardly costs more than none
 MEASURE_AGAIN_SECONDS = 10.0  # between two measurements of a speed for which requests were refused
+RETURN_MEMORY_SECONDS = 5.0  # between two looks at whether there is any to give back
 CANCEL_SECONDS = 10.0  # a cancelled task ends at its next step: a convolution, a tile of the upsampler, a batch of faces
 LOST_DRAIN_SECONDS = 30.0  # for responses that are under way when the device is lost; nothing else is left to be made
 LOADING_RETRY_SECONDS = 10
@@ -73,6 +74,7 @@ class Service:
         self._loading: asyncio.Task[None] | None = None
         self._stop = asyncio.Event()
         self._open_requests = 0
+        self._was_used = False  # since memory was given back
         self._idle = asyncio.Event()
         self._idle.set()
         self._drained = False  # what is not done will not be
@@ -82,7 +84,8 @@ class Service:
 
     async def start(self) -> None:
         """Return at once; the models load in the background."""
-        background: list[Coroutine[Any, Any, None]] = [self._load_upscaler(), sweep_until(self._stop, self.store, self.io)]
+        background: list[Coroutine[Any, Any, None]] = [self._load_upscaler(), self._return_memory()]
+        background.append(sweep_until(self._stop, self.store, self.io))
         if self._heartbeat:
             background.append(self._heartbeat.run(self._stop))
         self._tasks = [asyncio.create_task(coroutine) for coroutine in background]
@@ -174,6 +177,15 @@ class Service:
             logger.error("the device's speed could not be measured again: %r", exc)
         await asyncio.sleep(MEASURE_AGAIN_SECONDS)
 
+    async def _return_memory(self) -> None:
+        """Give the system back what requests have freed, which the allocator keeps for passes, when none runs."""
+        while not self._stop.is_set():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stop.wait(), RETURN_MEMORY_SECONDS)
+            if self._was_used and self._models and not self._admission.running:
+                self._was_used = self._decoder.budget.held_bytes > 0  # by a client that has left, and will be given back
+                await self.io.run(self._models.return_freed_memory)
+
     def _end_without_device(self, loss: DeviceLost) -> None:
         """Another process may find the device well; this one cannot go on."""
         logger.critical("the device is lost, and the service ends: %s", loss.reason, exc_info=loss.__cause__)
@@ -205,9 +217,10 @@ class Service:
         return self.failure if isinstance(self.failure, DeviceLost) else None
 
     @property
-    def is_loading(self) -> bool:
-        """Whether the device's thread loads the models, which nothing can interrupt."""
-        return self._upscaler is None and self.failure is None
+    def has_busy_threads(self) -> bool:
+        """Whether a thread does what cannot be stopped: load models, decode, a last step on the device."""
+        is_loading = self._upscaler is None and self.failure is None
+        return is_loading or self.io.is_busy or self._admission.running > 0
 
     def health(self) -> HealthResponse:
         """The body of GET /health."""
@@ -243,6 +256,7 @@ class Service:
     def waited_for(self) -> Iterator[None]:
         """What the drain waits for, also if it begins after it: a job whose request was in flight."""
         self._open_requests += 1
+        self._was_used = True
         self._idle.clear()
         try:
             yield

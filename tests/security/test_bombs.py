@@ -6,9 +6,11 @@ import struct
 from collections.abc import Callable
 
 import pytest
+from PIL import Image
 
 from bench.server import Server
 from core.config import MAX_IMAGE_BYTES, MIB
+from tests.imaging.pictures import cmyk_profile, saved
 from tests.security.attack_files import icc_segments, jpeg, looping_exif, png, segment, webp, zeros
 from tests.security.attacked_server import assert_unharmed, processor_seconds
 from tests.security.mutations import SRGB, with_right_checksums
@@ -19,6 +21,36 @@ LARGE_PROFILE = struct.pack(">I", 6 * MIB) + SRGB[4:] + bytes(6 * MIB - len(SRGB
 RLE_HEADER = (
     b"BM" + struct.pack("<IHHI", 0, 0, 0, 54 + 1024) + struct.pack("<IiiHHIIiiII", 40, 1024, 1024, 1, 8, 1, 0, 0, 0, 256, 0)
 )
+
+
+def cmyk(profile: bytes) -> bytes:
+    return saved(Image.new("CMYK", (520, 2)), "JPEG", icc_profile=profile)
+
+
+def program(steps: int) -> bytes:
+    """A profile of inks whose colours are computed: all steps but the last are the same four curves."""
+    formula = b"parf\0\0\0\0" + struct.pack(">HH4f", 0, 0, 1.1, 1, 0, 0)
+    curve = b"curf\0\0\0\0" + struct.pack(">HH", 1, 0) + formula
+    curves = b"cvst\0\0\0\0" + struct.pack(">HH", 4, 4) + struct.pack(">II", 44, len(curve)) * 4 + curve
+    matrix = b"matf\0\0\0\0" + struct.pack(">HH15f", 4, 3, *[0.1] * 15)
+    start = 16 + 8 * steps
+    places = struct.pack(">II", start, len(curves)) * (steps - 1) + struct.pack(">II", start + len(curves), len(matrix))
+    computed = b"mpet\0\0\0\0" + struct.pack(">HHI", 4, 3, steps) + places + curves + matrix
+    head = cmyk_profile()[:8] + b"\x04\x30\0\0" + cmyk_profile()[12:128]
+    return with_tag(head + struct.pack(">I", 0), b"D2B0", computed)
+
+
+def with_tag(profile: bytes, name: bytes, data: bytes) -> bytes:
+    """The profile with one more tag, the first of its table."""
+    (count,) = struct.unpack_from(">I", profile, 128)
+    table = b"".join(
+        struct.pack(">4sII", each, start + 12, size)
+        for each, start, size in struct.iter_unpack(">4sII", profile[132 : 132 + 12 * count])
+    )
+    rest = profile[132 + 12 * count :]
+    start = 132 + 12 * (count + 1) + len(rest)
+    table = struct.pack(">4sII", name, start, len(data)) + table
+    return struct.pack(">I", start + len(data)) + profile[4:128] + struct.pack(">I", count + 1) + table + rest + data
 
 
 # What is sent; and the code of the refusal, or None where the picture in it is valid and is upscaled.
@@ -33,6 +65,8 @@ BOMBS: dict[str, tuple[Callable[[], bytes], str | None]] = {
     "ICC: 300 MB in a PNG": (lambda: png((b"iCCP", b"x\0\0" + zeros(300 * MIB))), None),
     "ICC: 6 MB in a JPEG": (lambda: jpeg(icc_segments(LARGE_PROFILE)), None),
     "ICC: 6 MB in a WebP": (lambda: webp((b"ICCP", LARGE_PROFILE), flags=0x20), None),
+    "ICC: a program of 6,000 steps": (lambda: cmyk(program(6_000)), None),
+    "ICC: that beside a table": (lambda: cmyk(with_tag(cmyk_profile(), b"D2B0", program(6_000)[144:])), None),
     "EXIF: a loop in a JPEG": (lambda: jpeg(segment(0xE1, b"Exif\0\0" + looping_exif())), None),
     "EXIF: a loop in a PNG": (lambda: png((b"eXIf", looping_exif())), None),
     "EXIF: 6 MB in a WebP": (lambda: webp((b"EXIF", looping_exif() * 100), flags=8), None),

@@ -13,6 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from api import middleware
 from api import server as server_module
 from api.server import NOTE_SECONDS
 from bench.server import running_server
@@ -161,4 +162,29 @@ async def test_followers_of_a_job_keep_nobody_out(settings: Settings, monkeypatc
             followers.append(writer)
         assert await h.queue() == (1, 0)
         for writer in followers:
+            writer.close()
+
+
+async def test_a_request_behind_one_whose_client_has_left_is_not_begun(settings: Settings) -> None:
+    async with gated_service(settings) as h:
+        for _ in range(20):
+            _, writer = await send_raw(settings.port, HEALTH + b"\r\n" + post(png_request(10)))
+            writer.close()
+        await until(lambda: h.service._open_requests == 0)
+        h.resolver.gate.set()
+        await h.queue_is(running=0, waiting=0)
+
+
+async def test_requests_that_wait_keep_nobody_out(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_module, "max_connections", lambda: 20)
+    monkeypatch.setattr(middleware, "max_connections", lambda: 20)
+    async with gated_service(settings) as h:
+        connections = [await send_raw(settings.port, post(png_request(10))) for _ in range(40)]  # all for the same result
+        await h.queue_is(running=1, waiting=0)
+        for _ in range(3):
+            assert (await h.client.get("/health", headers={"Connection": "close"})).status_code == 200
+        h.resolver.gate.set()
+        responses = [await asyncio.wait_for(reader.read(12), HANG_SECONDS) for reader, _ in connections]
+        assert 10 <= responses.count(b"HTTP/1.1 200") <= 16
+        for _, writer in connections:
             writer.close()
