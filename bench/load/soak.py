@@ -112,7 +112,7 @@ def _report(
             ("open files and sockets", f"{first.files}", f"{last.files}", "+0"),
         ),
         "",
-        *table(("event", "times"), *((name, f"{times:,}") for name, times in sorted(clients.counts.items()))),
+        "Events: " + "; ".join(f"{name} {times:,}" for name, times in sorted(clients.counts.items())) + ".",
         "",
         "Resident memory under load, every ten seconds, in MiB:",
         "",

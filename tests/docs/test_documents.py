@@ -10,7 +10,7 @@ import pytest
 from hypercorn.config import Config
 
 import utility
-from api import server
+from api import middleware, server
 from api.openapi import build_document
 from api.responses import RESULT_HEADERS
 from bench.server import ROOT
@@ -23,6 +23,7 @@ from schemas import json_body, request
 from schemas.plan import Size, plan_upscale
 from schemas.request import FIELDS
 from scripts.tables import fields_table, settings_table
+from serving import decoding
 from storage import result_store
 from tests.docs.documents import PAGES, README, anchors, code, first_cells, name_of, page, relative_links, section
 from weights.manifest import WeightFile, read_manifest
@@ -115,7 +116,14 @@ LIMITS = {
     "EXIF tags read": "1 (the orientation)",
     "runs (RLE) in a BMP": "0",
     "waiting requests": f"{DEFAULTS.queue_limit} (`QUEUE_LIMIT`)",
-    "unfinished jobs": str(utility.MAX_JOBS),
+    "pictures in memory": f"{decoding.MAX_BYTES // GIB} GiB",
+    f"large pictures (over {decoding.LARGE_PIXELS:,} pixels) that are decoded": str(decoding.LANES[True]),
+    "pictures that wait to be decoded": f"{decoding.MAX_WAITING[True]} large, {decoding.MAX_WAITING[False]} others",
+    "connections": f"by `ulimit -n`: {(1024 - utility.OTHER_FILES - utility.MAX_JOBS) // 2} at 1024",
+    "requests that wait, of all connections": f"{100 * middleware.WAITING_SHARE:g} %",
+    "bytes of the next requests, before a response": f"{server.MAX_AHEAD_BYTES // 1024} KiB",
+    "HTTP": "1.0 and 1.1",
+    "unfinished jobs": f"{utility.MAX_JOBS}, fewer below `ulimit -n` {4 * utility.MAX_JOBS + utility.OTHER_FILES}",
     "record of a job or a result": f"{result_store.MAX_RECORD_BYTES // MIB} MiB",
     "result that the cache reads": f"{result_store.MAX_RESULT_BYTES // MIB} MiB",
     "records of jobs": f"{result_store.MAX_RECORDS:,}",
