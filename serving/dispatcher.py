@@ -65,8 +65,7 @@ class Dispatcher:
             DeadlineExceeded: it alone takes far longer than it may.
         """
         task, timer = _task_of(request, upscaler), StageTimer()
-        if is_large(request.image) and self._decoder.waiting:
-            # Only its pixels tell whether its result is there already; for that, nobody else waits so long.
+        if is_large(request.image):  # by its header, even if its result might be there: only seconds of decoding would tell
             self._admission.check(task, deadline.seconds_left)
         with timer.stage("decode"):
             picture, decode_warnings = await self._decoder.decode(request.image)
