@@ -27,8 +27,9 @@ def decode_image(opened: OpenedImage) -> tuple[Picture, list[str]]:
     warnings: list[str] = []
     orientation = _orientation(opened, warnings)
     icc_profile, to_srgb = use_profile(opened, warnings)
-    with translate_errors(opened.plugin.format):
-        pixels, alpha = _decode_webp(opened) if opened.plugin is WebPImageFile else _decode_others(opened, to_srgb)
+    is_webp = opened.plugin is WebPImageFile
+    with translate_errors("WebP" if is_webp else opened.plugin.format):
+        pixels, alpha = _decode_webp(opened) if is_webp else _decode_others(opened, to_srgb)
     turn = _TURNS[orientation]
     upright_alpha = None if alpha is None else np.ascontiguousarray(turn(alpha))
     return Picture(np.ascontiguousarray(turn(pixels)), upright_alpha, icc_profile), warnings
@@ -69,6 +70,7 @@ def _decode_webp(opened: OpenedImage) -> tuple[Array, Array | None]:
     """With OpenCV: Pillow holds the interpreter's lock meanwhile, for a second at 7680×7680, and takes twice the memory."""
     import cv2  # here, since it takes a fifth of a second
 
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # what is wrong with a file is its client's to know
     try:
         decoded = cv2.imdecode(np.frombuffer(opened.file.data, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error as exc:

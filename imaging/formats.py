@@ -21,6 +21,7 @@ from PIL.WebPImagePlugin import WebPImageFile
 from core.config import MAX_IMAGE_BYTES, MIB, TARGET_PX
 from core.errors import AnimatedImage, BadRequest, BrokenImage, FileTooLarge, NotAnImage, TooManyPixels, UnsupportedFormat
 from imaging.sanitize import PNG_SIGNATURE, SanitizedFile, sanitize_jpeg, sanitize_png
+from imaging.webp import read_header
 
 MAX_PIXELS = TARGET_PX["8k"] ** 2  # 58,982,400: nothing larger can become smaller than the largest target
 
@@ -176,9 +177,10 @@ def _open_jpeg(data: bytes) -> OpenedImage:
 
 
 def _open_webp(data: bytes) -> OpenedImage:
-    image = WebPImageFile(io.BytesIO(data))
-    exif, profile = image.info.get("exif", b""), image.info.get("icc_profile")
-    return OpenedImage.of(image, SanitizedFile(data, exif, profile, image.n_frames))
+    header = read_header(data)
+    file = SanitizedFile(data, header.exif, header.icc_profile, header.frame_count)
+    mode = "RGBA" if header.has_alpha else "RGB"
+    return OpenedImage(WebPImageFile, file, mode, header.size, is_gray=False, has_alpha=header.has_alpha)
 
 
 def _open_bmp(data: bytes) -> OpenedImage:

@@ -100,6 +100,7 @@ def _report(
     seconds: float, clients: SoakClients, first: Usage, last: Usage, series_mib: list[float], faults: list[str]
 ) -> str:
     relative = last.resident_bytes / first.resident_bytes - 1
+    series_mib = series_mib[::3]
     lines = [
         f"`make soak SECONDS={seconds:.0f}` on {machine()}:",
         f"{CLIENTS} clients at once, a queue of {QUEUE_LIMIT}, small pictures of every format, the real weights.",
@@ -114,7 +115,7 @@ def _report(
         "",
         "Events: " + "; ".join(f"{name} {times:,}" for name, times in sorted(clients.counts.items())) + ".",
         "",
-        "Resident memory under load, every ten seconds, in MiB:",
+        "Resident memory under load, every thirty seconds, in MiB:",
         "",
         "```",
         *(" ".join(f"{mib:5.0f}" for mib in series_mib[start : start + 12]) for start in range(0, len(series_mib), 12)),
