@@ -136,6 +136,13 @@ def _free_files() -> int:
     return (2**20 if limit == resource.RLIM_INFINITY else limit) - OTHER_FILES
 
 
+async def wait_at_most(seconds: float, event: asyncio.Event) -> None:
+    """Wait for an event, but no longer than that. In Python 3.11, `asyncio.wait_for` sometimes swallows a cancellation."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()
+
+
 class IOExecutor:
     """Where everything runs that would hold the event loop and does not touch the device. Its methods are called on the loop.
 

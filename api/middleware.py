@@ -226,4 +226,5 @@ class RequestCycle:
             async with asyncio.timeout(LINGER_SECONDS):
                 while not self._ended:
                     self._arrived.clear()
-                    await asyncio.wait_for(self._arrived.wait(), LINGER_SILENCE_SECONDS)
+                    async with asyncio.timeout(LINGER_SILENCE_SECONDS):
+                        await self._arrived.wait()

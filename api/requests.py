@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from typing import Any, cast
 
 from quart import Request, request
 from quart.wrappers.request import Body
-from werkzeug.exceptions import RequestEntityTooLarge, RequestTimeout
+from werkzeug.exceptions import RequestEntityTooLarge
 from werkzeug.http import parse_list_header
 
 from api.middleware import IS_CROWDED, OVERLOADED, ROOM
@@ -60,10 +61,12 @@ async def read_request() -> IncomingRequest:
     if (encoding := current.headers.get("Content-Encoding") or "identity").lower() != "identity":
         raise InvalidContentType(f"Content-Encoding {encoding[:40]!r} is not understood here: send the body as it is.")
     try:
-        body = await current.get_data(False, False, False)  # not cached, bytes, no form
+        async with asyncio.timeout(current.body_timeout):
+            body = await current.body
+        current.body.clear()
     except RequestEntityTooLarge as exc:
         raise _too_large(current) from exc
-    except RequestTimeout as exc:
+    except TimeoutError as exc:
         raise BodyTimeout("The body did not arrive in time: the connection is too slow, or Content-Length too large.") from exc
     if OVERLOADED in scope:
         current.body.clear()  # its share of the budget is given to others already

@@ -45,7 +45,7 @@ def header_warnings(opened: OpenedImage) -> list[str]:
 
 def decoding_bytes(opened: OpenedImage) -> int:
     """What `decode_image` takes in memory at its peak, at most: measured for each format and mode, and rounded up."""
-    return opened.width * opened.height * (5 if opened.is_gray else 11)
+    return opened.width * opened.height * (7 if opened.is_gray else 12)
 
 
 def _orientation(opened: OpenedImage, warnings: list[str]) -> int:

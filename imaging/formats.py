@@ -25,6 +25,8 @@ from imaging.webp import read_header
 
 MAX_PIXELS = TARGET_PX["8k"] ** 2  # 58,982,400: nothing larger can become smaller than the largest target
 
+MAX_EXIF_ENTRIES = 1000  # among which the orientation is looked for; cameras write some fifty
+
 ALLOWED = "PNG, JPEG, WebP or BMP"
 ALLOWED_OTHERS = "PNG, JPEG or WebP"
 DIB_HEADER_BYTES = (12, 40, 52, 56, 64, 108, 124)
@@ -57,6 +59,7 @@ class OpenedImage:
     size: tuple[int, int]  # width and height in pixels, as they are in the file
     is_gray: bool
     has_alpha: bool
+    orientation: int | None  # 1 to 8 as in the EXIF standard, 1 where nothing is said, None where the data is damaged
 
     @classmethod
     def of(cls, image: ImageFile, file: SanitizedFile) -> OpenedImage:
@@ -64,18 +67,13 @@ class OpenedImage:
         is_gray = image.mode in ("1", "L", "LA", "I;16") if file.is_gray is None else file.is_gray
         has_alpha = file.color_key is not None or image.has_transparency_data
         with closing(image):
-            return cls(type(image), file, image.mode, image.size, is_gray, has_alpha)
+            return cls(type(image), file, image.mode, image.size, is_gray, has_alpha, _read_orientation(file.exif))
 
     def load(self) -> ImageFile:
         """Decode the pixels. The caller closes the image."""
         image = self.plugin(io.BytesIO(self.file.data))
         image.load()
         return image
-
-    @property
-    def orientation(self) -> int | None:
-        """1 to 8 as in the EXIF standard, 1 where nothing is said, None where the data is damaged."""
-        return _read_orientation(self.file.exif)
 
     @property
     def width(self) -> int:
@@ -180,7 +178,7 @@ def _open_webp(data: bytes) -> OpenedImage:
     header = read_header(data)
     file = SanitizedFile(data, header.exif, header.icc_profile, header.frame_count)
     mode = "RGBA" if header.has_alpha else "RGB"
-    return OpenedImage(WebPImageFile, file, mode, header.size, is_gray=False, has_alpha=header.has_alpha)
+    return OpenedImage(WebPImageFile, file, mode, header.size, False, header.has_alpha, _read_orientation(header.exif))
 
 
 def _open_bmp(data: bytes) -> OpenedImage:
@@ -207,7 +205,7 @@ def _read_orientation(exif: bytes) -> int | None:
         order = {b"II*\0": "<", b"MM\0*": ">"}[tiff[:4]]
         (directory,) = struct.unpack_from(order + "I", tiff, 4)
         (count,) = struct.unpack_from(order + "H", tiff, directory)
-        for entry in range(directory + 2, directory + 2 + 12 * count, 12):
+        for entry in range(directory + 2, directory + 2 + 12 * min(count, MAX_EXIF_ENTRIES), 12):
             tag, kind = struct.unpack_from(order + "HH", tiff, entry)
             if tag == 0x0112:
                 (value,) = struct.unpack_from(order + {1: "B", 3: "H", 4: "I"}[kind], tiff, entry + 8)

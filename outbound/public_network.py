@@ -113,7 +113,8 @@ class PublicNetwork(httpcore.AsyncNetworkBackend):
         if not (port in (80, 443) or 1023 < port <= MAX_PORT):
             raise _refused("Its port must be 80, 443 or above 1023.")
         try:
-            addresses = await asyncio.wait_for(self._look_up(host, port), RESOLVE_SECONDS)
+            async with asyncio.timeout(RESOLVE_SECONDS):
+                addresses = await self._look_up(host, port)
         except (OSError, UnicodeError) as exc:  # TimeoutError among them
             raise _refused(f"The host {host[:80]!r} cannot be found.") from exc
         if not addresses or not (self._allow_private or all(map(is_public, addresses))):

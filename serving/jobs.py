@@ -7,7 +7,6 @@ is a record: state, times, progress, result or error.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import re
 import secrets
@@ -38,7 +37,7 @@ from serving.lifecycle import Service, shutting_down
 from serving.pending import PendingResult
 from serving.validation import parse_request
 from storage.job_store import JobRecord, JobStore, interrupted
-from utility import max_jobs
+from utility import max_jobs, wait_at_most
 
 if TYPE_CHECKING:
     from outbound.webhooks import Receiver, Webhooks
@@ -189,8 +188,7 @@ class Jobs:
         yield last
         pause_seconds = EVENT_SECONDS if live else FOREIGN_SECONDS
         while not last.completed_at:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(live.done.wait() if live else asyncio.Event().wait(), pause_seconds)
+            await wait_at_most(pause_seconds, live.done if live else asyncio.Event())
             record = live.snapshot() if live else await self._look_up(job_id)
             if record is None or (self._is_draining and not live):
                 return  # whoever follows it will ask another instance

@@ -33,7 +33,7 @@ from storage.result_cache import ResultCache
 from storage.result_store import ResultStore
 from storage.sweeper import sweep_until
 from upscale import Upscaler
-from utility import IOExecutor
+from utility import IOExecutor, wait_at_most
 
 if TYPE_CHECKING:
     from outbound.heartbeat import Heartbeat
@@ -112,8 +112,7 @@ class Service:
             logger.warning("%d requests are not done after %g s and are cancelled", self._open_requests, seconds)
             self._drained = True
             self._dispatcher.cancel_all()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._idle.wait(), CANCEL_SECONDS)
+            await wait_at_most(CANCEL_SECONDS, self._idle)
 
     async def close(self) -> None:
         """End the background tasks and let the threads go."""
@@ -172,7 +171,9 @@ class Service:
     async def _measure_again(self, upscaler: Upscaler) -> None:
         try:
             small, large = [await self._fastest_pass(upscaler, side_px) for side_px in (SMALL_PX, self._large_px)]
-            self._admission.speed = Speed.of(small, large)
+            measured = Speed.of(small, large)
+            if measured.seconds(large.done) < self._admission.speed.seconds(large.done):  # a slower one is a busy machine's
+                self._admission.speed = measured
         except Exception as exc:  # whatever it is, the next may succeed
             logger.error("the device's speed could not be measured again: %r", exc)
         await asyncio.sleep(MEASURE_AGAIN_SECONDS)
@@ -180,8 +181,7 @@ class Service:
     async def _return_memory(self) -> None:
         """Give the system back what requests have freed, which the allocator keeps for passes, when none runs."""
         while not self._stop.is_set():
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stop.wait(), RETURN_MEMORY_SECONDS)
+            await wait_at_most(RETURN_MEMORY_SECONDS, self._stop)
             if self._was_used and self._models and not self._admission.running:
                 self._was_used = self._decoder.budget.held_bytes > 0  # by a client that has left, and will be given back
                 await self.io.run(self._models.return_freed_memory)

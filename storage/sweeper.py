@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 
 from storage.result_store import ResultStore
-from utility import IOExecutor
+from utility import IOExecutor, wait_at_most
 
 logger = logging.getLogger(__name__)
 
@@ -25,5 +24,4 @@ async def sweep_until(stop: asyncio.Event, store: ResultStore, io: IOExecutor) -
         else:
             if removed:
                 logger.info("removed %d old files from %s", removed, store.folder)
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(stop.wait(), SWEEP_SECONDS)
+        await wait_at_most(SWEEP_SECONDS, stop)

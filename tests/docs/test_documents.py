@@ -113,6 +113,7 @@ LIMITS = {
     "text chunks of a PNG that are unpacked": "0",
     "scans of a JPEG": str(sanitize.MAX_JPEG_SCANS),
     "segments of a JPEG": f"{sanitize.MAX_JPEG_SEGMENTS:,}",
+    "EXIF entries looked at": f"{formats.MAX_EXIF_ENTRIES:,}",
     "EXIF tags read": "1 (the orientation)",
     "runs (RLE) in a BMP": "0",
     "waiting requests": f"{DEFAULTS.queue_limit} (`QUEUE_LIMIT`)",

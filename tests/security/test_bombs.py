@@ -18,6 +18,7 @@ from tests.security.mutations import SRGB, with_right_checksums
 BOMB_SECONDS = 5.0  # of a processor
 BOMB_MARGIN_BYTES = 96 * MIB  # for one request: its body, its base64, its file and a copy or two
 LARGE_PROFILE = struct.pack(">I", 6 * MIB) + SRGB[4:] + bytes(6 * MIB - len(SRGB))
+LONG_EXIF = b"II*\0\x08\0\0\0\xff\xff" + struct.pack("<HHII", 1, 3, 1, 0) * 65_535
 RLE_HEADER = (
     b"BM" + struct.pack("<IHHI", 0, 0, 0, 54 + 1024) + struct.pack("<IiiHHIIiiII", 40, 1024, 1024, 1, 8, 1, 0, 0, 0, 256, 0)
 )
@@ -69,6 +70,7 @@ BOMBS: dict[str, tuple[Callable[[], bytes], str | None]] = {
     "ICC: that beside a table": (lambda: cmyk(with_tag(cmyk_profile(), b"D2B0", program(6_000)[144:])), None),
     "EXIF: a loop in a JPEG": (lambda: jpeg(segment(0xE1, b"Exif\0\0" + looping_exif())), None),
     "EXIF: a loop in a PNG": (lambda: png((b"eXIf", looping_exif())), None),
+    "EXIF: 65,535 entries in a PNG": (lambda: png((b"eXIf", LONG_EXIF)), None),
     "EXIF: 6 MB in a WebP": (lambda: webp((b"EXIF", looping_exif() * 100), flags=8), None),
     "text: 300 MB of zTXt": (lambda: png((b"zTXt", b"k\0\0" + zeros(300 * MIB))), None),
     "text: 300 MB of iTXt": (lambda: png((b"iTXt", b"k\0\1\0\0\0" + zeros(300 * MIB))), None),

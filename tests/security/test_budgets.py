@@ -109,7 +109,7 @@ async def test_bodies_of_clients_that_left_while_decoders_were_busy_are_forgotte
         for client in clients:
             client.close()
         await until(lambda: waiting.waiting == 0)
-        assert budget.held_bytes <= LANES[False] * noise.size * 11 / 3  # threads cannot be stopped: what they have counts
+        assert budget.held_bytes <= LANES[False] * noise.size * 12 / 3  # threads cannot be stopped: what they have counts
         gate.set()
         await until(lambda: budget.held_bytes == 0)
 
@@ -128,7 +128,7 @@ async def test_pictures_that_take_too_much_memory_together_are_refused(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with gated_service(settings) as h:
-        monkeypatch.setattr(h.service._decoder.budget, "limit_bytes", 300 * 300 * 11)
+        monkeypatch.setattr(h.service._decoder.budget, "limit_bytes", 300 * 300 * 12)
         query = "/upscale?target_resolution=2k"
         first = asyncio.create_task(h.client.post(query, content=png_of(290), headers=PNG))
         await h.queue_is(running=1, waiting=0)
@@ -174,7 +174,7 @@ async def test_the_deadline_of_a_job_covers_the_wait_for_its_decoding(settings: 
 
 def test_a_picture_that_may_be_upscaled_may_be_decoded() -> None:
     assert TARGET_PX["8k"] ** 2 > LARGE_PIXELS
-    assert TARGET_PX["8k"] ** 2 * 11 < decoding.MAX_BYTES / 2
+    assert TARGET_PX["8k"] ** 2 * 12 < decoding.MAX_BYTES / 2
 
 
 # slow readers

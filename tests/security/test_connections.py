@@ -175,6 +175,19 @@ async def test_a_request_behind_one_whose_client_has_left_is_not_begun(settings:
         await h.queue_is(running=0, waiting=0)
 
 
+async def test_the_end_is_seen_at_whatever_moment_it_comes(settings: Settings) -> None:
+    async with gated_service(settings) as h:
+        for moments in range(60):
+            _, writer = await send_raw(settings.port, post(png_request(10)))
+            for _ in range(moments):
+                await asyncio.sleep(0)
+            writer.close()
+        async with asyncio.timeout(HANG_SECONDS / 2):  # before the network gives its gate up
+            await until(lambda: h.service._open_requests == 0)
+        h.resolver.gate.set()
+        await h.queue_is(running=0, waiting=0)
+
+
 async def test_requests_that_wait_keep_nobody_out(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server_module, "max_connections", lambda: 20)
     monkeypatch.setattr(middleware, "max_connections", lambda: 20)
