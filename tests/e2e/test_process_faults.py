@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import os
+import random
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +12,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from PIL import Image
 
 from bench.server import Server, running_server
 from core.config import HOURS
@@ -89,3 +92,38 @@ def test_a_server_killed_while_it_writes_leaves_nothing_that_is_served(
         assert not response.get("cached", False)
         assert_kept(response)
         wait_until(lambda: not unfinished.exists())
+
+
+@pytest.mark.slow
+def test_fifty_kills_under_load_leave_nothing_half(outputs: Path, tmp_path: Path, right: Check) -> None:
+    fragile = ("-m", "tests.e2e.fragile_server")
+    jobs: list[str] = []
+    moments = random.Random(50)  # noqa: S311
+    for _ in range(50):
+        with running_server(outputs, program=fragile, DEVICE_FILES=str(tmp_path)) as server, ThreadPoolExecutor(4) as clients:
+            assert server.process
+            for _ in range(100):
+                clients.submit(server.post, new_picture(), quality=moments.randrange(1, 100), output_format="png")
+                clients.submit(start_job, server, jobs)
+            time.sleep(moments.random())
+            server.process.kill()
+            clients.shutdown(cancel_futures=True)
+    assert len(jobs) > 50
+    with running_server(outputs, **SMALL_SERVER) as server:
+        for job in jobs:
+            response = httpx.get(f"{server.url}/jobs/{job}", timeout=HANG_SECONDS)
+            assert response.json()["status"] in ("succeeded", "failed"), response.text
+            if result := response.json()["result"]:
+                file = httpx.get(f"{server.url}{result['url']}", timeout=HANG_SECONDS)
+                assert Image.open(io.BytesIO(file.content)).size == tuple(result["upscaled_size"].values())
+            else:
+                assert response.json()["error"]["code"] == "interrupted", response.text
+        assert_kept(right(server, new_picture()))
+        assert "Traceback" not in "".join(server.log)
+
+
+def start_job(server: Server, jobs: list[str]) -> None:
+    url, headers = f"{server.url}/upscale?target_resolution=2k", {"Prefer": "respond-async", "Content-Type": "image/png"}
+    response = httpx.post(url, content=new_picture(), headers=headers, timeout=HANG_SECONDS)
+    if response.status_code == 202:
+        jobs.append(response.json()["id"])
