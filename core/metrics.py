@@ -32,6 +32,7 @@ class MetricsSnapshot:
     device_memory_bytes: int | None = None
     device: str = ""
     precision: str = ""
+    decode_waiting: int = 0
 
 
 class Metrics:
@@ -98,6 +99,7 @@ class _SnapshotCollector(Collector):
             "upscale_queue_running": ("Upscales on the device, or past it and not done", now.running),
             "upscale_queue_waiting": ("Upscales whose turn has not come", now.waiting),
             "upscale_queue_capacity": ("Upscales that may wait", now.capacity),
+            "upscale_decode_waiting": ("Pictures that wait to be decoded", now.decode_waiting),
             "upscale_heartbeat_age_seconds": ("Time since the registry took a heartbeat", now.heartbeat_age_seconds),
             "upscale_device_memory_bytes": ("Memory of the GPU that the models hold", now.device_memory_bytes),
         }

@@ -53,9 +53,12 @@ def _models(statuses: Mapping[str, ModelStatus]) -> dict[str, LoadedModel | Miss
     }
 
 
-def metrics_snapshot(models: Models | None, admission: Admission, heartbeat_age_seconds: float | None) -> MetricsSnapshot:
+def metrics_snapshot(
+    models: Models | None, admission: Admission, decode_waiting: int, heartbeat_age_seconds: float | None
+) -> MetricsSnapshot:
     """The gauges, as they are now."""
     queue = admission.running, admission.waiting, admission.limit
     if models is None:
-        return MetricsSnapshot(*queue, heartbeat_age_seconds)
-    return MetricsSnapshot(*queue, heartbeat_age_seconds, models.allocated_bytes(), models.device, models.precision)
+        return MetricsSnapshot(*queue, heartbeat_age_seconds, decode_waiting=decode_waiting)
+    device = models.allocated_bytes(), models.device, models.precision
+    return MetricsSnapshot(*queue, heartbeat_age_seconds, *device, decode_waiting)

@@ -244,7 +244,7 @@ class Service:
 
     def _snapshot(self) -> MetricsSnapshot:
         age_seconds = self._heartbeat.seconds_since_success if self._heartbeat else None
-        return health.metrics_snapshot(self._models, self._admission, age_seconds)
+        return health.metrics_snapshot(self._models, self._admission, self._decoder.waiting, age_seconds)
 
     # one request
 
