@@ -12,7 +12,6 @@ from basicsr.archs.rrdbnet_arch import RRDBNet
 from core.progress import Progress
 from models.device import Device, Image
 from models.engines import winograd
-from models.engines.rrdbnet import feature_size, flops_per_feature_px
 from models.engines.torch_engine import TorchEngine
 from models.process import return_freed_memory
 
@@ -27,6 +26,9 @@ class Engine(Protocol):
     @property
     def shortages(self) -> int:
         """How often a pass ran out of memory: its tiles, and so its bytes, are not the usual ones."""
+
+    def flops(self, height: int, width: int) -> float:
+        """Work of a pass over an image of that size, as `progress` will add it up: all that the body computes."""
 
     def memory_bytes(self, height: int, width: int) -> int:
         """What a pass over an image of that size takes at its peak, beside the model, to a factor of two."""
@@ -51,7 +53,6 @@ class SuperResolver:
     def __init__(self, models: Mapping[int, RRDBNet], device: Device) -> None:
         """`models` maps 4 to x4plus, or its kin, and, where it is there, 2 to x2plus."""
         self.device = device
-        self._blocks = {scale: len(rrdbnet.body) for scale, rrdbnet in models.items()}
         self._engines = {scale: build_engine(rrdbnet, device) for scale, rrdbnet in models.items()}
 
     @property
@@ -71,9 +72,7 @@ class SuperResolver:
 
     def flops(self, height: int, width: int, scale: int) -> float:
         """Work of one pass over an image of that size, as `progress` will add it up."""
-        native = self._native(scale)
-        rows, columns = feature_size(height, width, native)
-        return flops_per_feature_px(self._blocks[native]) * rows * columns
+        return self._engines[self._native(scale)].flops(height, width)
 
     def memory_bytes(self, height: int, width: int, scale: int) -> int:
         """What one pass over an image of that size takes at its peak, beside the models, to a factor of two."""

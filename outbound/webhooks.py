@@ -2,7 +2,8 @@
 
 No redirect is followed, and nothing of a response but its status is read. Signatures follow https://www.standardwebhooks.com.
 A receiver that hangs holds up no other one: a host, and the network of its address, have a share of the calls, and a host that
-does not answer is left alone for a while, whatever else is meant for it.
+does not answer is left alone for a while, whatever else is meant for it. Each kind of host has its share, too, so that a
+thousand that hang leave room for one that has not been called before.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable
 from contextvars import Context, copy_context
 from dataclasses import dataclass, field
+from enum import Enum
 
 import httpcore
 import httpx
@@ -33,11 +35,20 @@ logger = logging.getLogger(__name__)
 
 ATTEMPTS = 8  # within some two minutes
 ATTEMPT_SECONDS = 10.0
+FIRST_SECONDS = 3.0  # of the first attempt to a host: if it hangs, the next new one's turn comes soon
 RETRY_CEILING_SECONDS = 60.0
 MAX_PENDING = 1000  # a flood of cancelled jobs must not become a flood of calls
 MAX_AT_ONCE = 32
 MAX_TO_NETWORK = 8  # at once, whatever names its addresses have
 MAX_TO_HOST = 4  # at once
+
+
+class Kind(Enum):
+    """What is known of a host; the value is how many calls may go to such hosts at once."""
+
+    ANSWERED = 22
+    UNKNOWN = 20
+    SILENT = 6
 
 
 @dataclass(frozen=True)
@@ -68,6 +79,10 @@ class _Host:
     failures: int = 0  # to answer, in a row
     not_before: float = 0.0
 
+    @property
+    def kind(self) -> Kind:
+        return Kind.SILENT if self.failures else Kind.ANSWERED if self.answered else Kind.UNKNOWN
+
 
 class Webhooks:
     """Delivers in the background; its methods are called on the event loop."""
@@ -82,6 +97,7 @@ class Webhooks:
         self._running: dict[asyncio.Task[None], _Message] = {}
         self._hosts: OrderedDict[str, _Host] = OrderedDict()  # the last ones that were called
         self._timer: asyncio.TimerHandle | None = None
+        self._is_in_order = False  # whether the turn is that of who waits longest, or of who asks for least
         self._is_closing = False
 
     async def check(self, url: str) -> Receiver:
@@ -121,7 +137,7 @@ class Webhooks:
 
     def _drop_one(self) -> None:
         """The newest for the network that has the most; of networks with as many, the one that has failed most often."""
-        counts = Counter(message.receiver.network for message in self._waiting)
+        counts = self._waiting_by_network()
         dropped = max(reversed(self._waiting), key=lambda message: (counts[message.receiver.network], message.failures))
         self._waiting.remove(dropped)
         dropped.log(logging.ERROR, f"given up: {MAX_PENDING} are waiting, and most of them for its network")
@@ -129,20 +145,21 @@ class Webhooks:
     def _start(self) -> None:
         """Begin every attempt that may begin now: first to hosts that have answered, last to those that have not."""
         loop = asyncio.get_running_loop()
-        busy: Counter[str] = Counter()
+        busy: Counter[str | Kind] = Counter()
         for message in self._running.values():
-            busy.update((message.receiver.host, message.receiver.network))
+            busy.update((message.receiver.host, message.receiver.network, self._host(message).kind))
         now, next_at = loop.time(), float("inf")
-        for message in sorted(self._waiting, key=self._rank):
+        for message in self._in_turn():
             receiver, host = message.receiver, self._host(message)
             start_at = 0.0 if self._is_closing else max(message.not_before, host.not_before)
             if start_at > now:
                 next_at = min(next_at, start_at)
                 continue
             limit = 1 if host.failures else MAX_TO_HOST
-            if len(self._running) < MAX_AT_ONCE and busy[receiver.network] < MAX_TO_NETWORK and busy[receiver.host] < limit:
+            has_room = len(self._running) < MAX_AT_ONCE and busy[host.kind] < host.kind.value
+            if has_room and busy[receiver.network] < MAX_TO_NETWORK and busy[receiver.host] < limit:
                 self._waiting.remove(message)
-                busy.update((receiver.host, receiver.network))
+                busy.update((receiver.host, receiver.network, host.kind))
                 task = loop.create_task(self._try(message), context=message.context)
                 self._running[task] = message
                 task.add_done_callback(self._ended)
@@ -150,9 +167,20 @@ class Webhooks:
             self._timer.cancel()
         self._timer = None if next_at == float("inf") else loop.call_at(next_at, self._start)
 
+    def _in_turn(self) -> list[_Message]:
+        """All that wait: at every other call in order, else the newest for the network that has the fewest first."""
+        self._is_in_order = not self._is_in_order
+        if self._is_in_order:
+            return sorted(self._waiting, key=self._rank)
+        newest_first, counts = self._waiting[::-1], self._waiting_by_network()
+        return sorted(newest_first, key=lambda message: (*self._rank(message), counts[message.receiver.network]))
+
     def _rank(self, message: _Message) -> tuple[int, bool]:
         host = self._host(message)
         return host.failures, not host.answered
+
+    def _waiting_by_network(self) -> Counter[str]:
+        return Counter(message.receiver.network for message in self._waiting)
 
     def _host(self, message: _Message) -> _Host:
         return self._hosts.get(message.receiver.host) or _Host()
@@ -164,8 +192,10 @@ class Webhooks:
     # one attempt
 
     async def _try(self, message: _Message) -> None:
-        is_last, failures = self._is_closing, self._host(message).failures
-        outcome = await self._attempt(message.receiver.url, message.body, message.id)
+        host = self._host(message)
+        is_last, failures = self._is_closing, host.failures
+        seconds = FIRST_SECONDS if host.kind is Kind.UNKNOWN else ATTEMPT_SECONDS
+        outcome = await self._attempt(message.receiver.url, message.body, message.id, seconds)
         if isinstance(outcome, int):
             self._note(message.receiver.host, _Host(answered=True))
         elif outcome != QueueFull.code and self._host(message).failures == failures:  # else another attempt has noted it
@@ -197,25 +227,25 @@ class Webhooks:
     def _later(self, failures: int) -> float:
         return asyncio.get_running_loop().time() + retry_delay(failures, RETRY_CEILING_SECONDS, self._rng)
 
-    async def _attempt(self, url: str, body: bytes, message_id: str) -> int | str:
+    async def _attempt(self, url: str, body: bytes, message_id: str, seconds: float) -> int | str:
         """The status of the response, or why there is none, in words that hold nothing of what was received."""
         try:
-            async with asyncio.timeout(ATTEMPT_SECONDS):
-                return await self._post(url, body, message_id)
+            async with asyncio.timeout(seconds):
+                return await self._post(url, body, message_id, seconds)
         except (WebhookRefused, QueueFull) as exc:
             return exc.code
         except TimeoutError:
-            return f"no answer within {ATTEMPT_SECONDS:g} s"
+            return f"no answer within {seconds:g} s"
         except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException, OSError) as exc:
             return type(exc).__name__
 
-    async def _post(self, url: str, body: bytes, message_id: str) -> int:
+    async def _post(self, url: str, body: bytes, message_id: str, seconds: float) -> int:
         self._tls = self._tls or await asyncio.to_thread(httpx.create_ssl_context)  # reads the certificates, for 40 ms
         target = httpx.URL(url)
         headers = [(b"Host", target.netloc), (b"Content-Type", b"application/json"), (b"User-Agent", b"upscale-service")]
         headers += [(b"Content-Length", str(len(body)).encode()), *signature_headers(self._key, message_id, time.time(), body)]
         to = httpcore.URL(scheme=target.raw_scheme, host=target.raw_host, port=target.port, target=target.raw_path)
-        extensions = {"timeout": {"connect": ATTEMPT_SECONDS}}
+        extensions = {"timeout": {"connect": seconds}}
         async with (
             httpcore.AsyncConnectionPool(ssl_context=self._tls, network_backend=self._network) as pool,
             pool.stream("POST", to, headers=headers, content=body, extensions=extensions) as response,

@@ -20,11 +20,12 @@ from torch.nn import functional as F
 from core.progress import Progress
 from models.device import Device
 from models.engines.rrdbnet import FLOPS_AROUND_BLOCKS_PX, FLOPS_PER_BLOCK_PX
+from models.engines.tiles import computed_px
 
 logger = logging.getLogger(__name__)
 
 LEAST_CAPABILITY = (8, 0)  # of a card: cp.async, and matrix products of 16×8×16
-TILE_ROWS, TILE_COLUMNS = 8, 64  # of a thread block
+UNIT_PX = TILE_ROWS, TILE_COLUMNS = 8, 64  # of a thread block, whether they are within the picture or beyond its edge
 THREADS = 256
 CHUNK = 16  # input channels that are in shared memory at once
 OUTPUTS = 32  # output channels of a thread block
@@ -123,6 +124,7 @@ class FusedNetwork:
     def body(self, shallow: Tensor, progress: Progress) -> Tensor:
         """fp32 `(1, 64, h, w)` of conv_first to fp16 `(1, 64, h, w)` features, both channels_last."""
         height, width = shallow.shape[2:]
+        pixels = computed_px((height, width), max(height, width), 0, UNIT_PX)
         source, target = (_planes(shallow, height, width, GROWN) for _ in range(2))
         first = source.new_zeros((*source.shape[1:3], 64), dtype=torch.float32)
         first[1 : height + 1, 1 : width + 1] = shallow[0].permute(1, 2, 0)
@@ -133,9 +135,9 @@ class FusedNetwork:
                 self._convolve("grow", packed, source, source, height, width, offset=(64 + OUTPUTS * i) // CHUNK)
             self._convolve("block" if number % 3 == 2 else "dense", last, source, target, height, width, residual)
             source, target = target, source
-            progress.advance(FLOPS_PER_BLOCK_PX / 3 * height * width)
+            progress.advance(FLOPS_PER_BLOCK_PX / 3 * pixels)
         self._convolve("body", self._around["body"], source, target, height, width, first)
-        progress.advance(FLOPS_AROUND_BLOCKS_PX * height * width)
+        progress.advance(FLOPS_AROUND_BLOCKS_PX * pixels)
         inner = target[: 64 // CHUNK, 1 : height + 1, 1 : width + 1]
         return inner.permute(1, 2, 0, 3).reshape(height, width, 64).permute(2, 0, 1)[None]
 

@@ -22,7 +22,12 @@ def build_rrdbnet(state_dict: Mapping[str, Tensor], scale: int) -> RRDBNet:
 
 def flops_per_feature_px(blocks: int) -> float:
     """Work of RRDBNet with so many blocks, for one pixel of its features."""
-    return float(FLOPS_PER_BLOCK_PX * blocks + FLOPS_AROUND_BLOCKS_PX + FLOPS_UPSAMPLER_PX)
+    return flops(blocks, 1, 1)
+
+
+def flops(blocks: int, body_px: int, upsampler_px: int) -> float:
+    """Work of RRDBNet with so many blocks, for so many pixels of its features in the body, and after it."""
+    return float((FLOPS_PER_BLOCK_PX * blocks + FLOPS_AROUND_BLOCKS_PX) * body_px + FLOPS_UPSAMPLER_PX * upsampler_px)
 
 
 def feature_size(height: int, width: int, scale: int) -> tuple[int, int]:

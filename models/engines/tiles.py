@@ -22,6 +22,18 @@ def tiles(height: int, width: int, tile_px: int, halo_px: int) -> Iterator[tuple
             yield (slice(top, bottom), slice(left, right)), padded, inner
 
 
+def computed_px(size: tuple[int, int], tile_px: int, halo_px: int, unit: tuple[int, int]) -> int:
+    """Pixels of all those tiles with their halos, where rows and columns are computed in whole units of so many."""
+    rows, columns = (
+        sum(
+            -(-(min(start + tile_px + halo_px, length) - max(start - halo_px, 0)) // step) * step
+            for start in range(0, length, tile_px)
+        )
+        for length, step in zip(size, unit, strict=True)
+    )
+    return rows * columns
+
+
 def times(region: Region, factor: int) -> Region:
     """The region on a plane that is enlarged by `factor`."""
     rows, columns = region

@@ -15,15 +15,10 @@ from torch.nn import functional as F
 from core.progress import NullProgress, Progress
 from models.device import Device, Image, noise
 from models.device_faults import is_out_of_memory
-from models.engines.fused import FusedNetwork, build_fused
+from models.engines.fused import UNIT_PX, FusedNetwork, build_fused
 from models.engines.pace import Paced
-from models.engines.rrdbnet import (
-    FLOPS_AROUND_BLOCKS_PX,
-    FLOPS_UPSAMPLER_PX,
-    feature_size,
-    flops_per_feature_px,
-)
-from models.engines.tiles import BODY_HALO_PX, BODY_MIN_TILE_PX, tiles, times
+from models.engines.rrdbnet import FLOPS_AROUND_BLOCKS_PX, FLOPS_UPSAMPLER_PX, feature_size, flops
+from models.engines.tiles import BODY_HALO_PX, BODY_MIN_TILE_PX, computed_px, tiles, times
 
 logger = logging.getLogger(__name__)
 
@@ -75,6 +70,14 @@ class TorchEngine:
         """For people: what runs, and in what precision."""
         return f"{'fused kernels' if self._fused else 'torch'} {self._device.precision}"
 
+    def flops(self, height: int, width: int) -> float:
+        """Work of a pass over an image of that size, as `progress` will add it up: all that the body computes."""
+        height, width = feature_size(height, width, self._original.scale)
+        tile_px = self._body_tile_px(height * width, self._device.dtype.itemsize)
+        tile, halo = (max(height, width), 0) if height * width <= tile_px**2 else (tile_px - 2 * BODY_HALO_PX, BODY_HALO_PX)
+        body_px = computed_px((height, width), tile, halo, UNIT_PX if self._fused else (1, 1))
+        return flops(len(self._original.body), body_px, height * width)
+
     def memory_bytes(self, height: int, width: int) -> int:
         """What a pass over an image of that size takes at its peak, beside the model, to a factor of two."""
         height, width = feature_size(height, width, self._original.scale)
@@ -117,7 +120,7 @@ class TorchEngine:
     def _run(self, rrdbnet: RRDBNet, fused: FusedNetwork | None, image: Image, progress: Progress) -> Image:
         height, width = image.shape[:2]
         batch = _to_batch(image, self._device.torch_device, rrdbnet.scale)
-        if paced := self._paced(rrdbnet, batch, progress):
+        if paced := self._paced(batch, progress):
             progress = paced
         features = self._features(rrdbnet, fused, batch, progress)
         result, finite = self._upsampled(rrdbnet, fused, features, progress)
@@ -127,19 +130,17 @@ class TorchEngine:
             raise _NonFiniteError
         return _to_host(result[: height * rrdbnet.scale, : width * rrdbnet.scale])
 
-    def _paced(self, rrdbnet: RRDBNet, batch: Tensor, progress: Progress) -> Paced | None:
+    def _paced(self, batch: Tensor, progress: Progress) -> Paced | None:
         """On a GPU, progress that counts what has run and not what is queued."""
         if not batch.is_cuda:
             return None
-        height, width = feature_size(batch.shape[2], batch.shape[3], rrdbnet.scale)
-        pass_work = flops_per_feature_px(len(rrdbnet.body)) * height * width
 
         def record() -> torch.cuda.Event:
             event = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
             event.record()
             return event
 
-        return Paced(progress, record, pass_work)
+        return Paced(progress, record, self.flops(batch.shape[2], batch.shape[3]))
 
     def _features(self, rrdbnet: RRDBNet, fused: FusedNetwork | None, batch: Tensor, progress: Progress) -> Tensor:
         """The body, on the whole image if memory allows, else in tiles as large as memory allows."""

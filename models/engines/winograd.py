@@ -19,14 +19,8 @@ from numpy.typing import NDArray
 
 from core.progress import Progress
 from models.device import Image
-from models.engines.rrdbnet import (
-    FLOPS_AROUND_BLOCKS_PX,
-    FLOPS_PER_BLOCK_PX,
-    FLOPS_UPSAMPLER_PX,
-    feature_size,
-    flops_per_feature_px,
-)
-from models.engines.tiles import BODY_HALO_PX, BODY_MIN_TILE_PX, Region, tiles, times
+from models.engines.rrdbnet import feature_size, flops
+from models.engines.tiles import BODY_HALO_PX, BODY_MIN_TILE_PX, Region, computed_px, tiles, times
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +31,7 @@ CAPABILITIES: dict[Build, tuple[str, ...]] = {  # as torch names them; it asks t
     "avx512": ("avx512_f", "avx512_bw", "avx512_dq", "avx512_vl", "fma3"),
     "avx2": ("avx2", "fma3"),
 }
+UNIT_PX = (6, 6)  # what a Winograd transform makes, whether it is wanted or beyond the picture's edge
 BODY_BYTES_PX = 3 * 64 * 4  # three planes of 64 channels take turns
 KEPT_BYTES_PX = 4 * 4 * 3 + 12 + 4 * 12  # of all pixels: the result, and the image as bytes and as floats
 OUT_OF_MEMORY = 2  # what winograd_run returns, beside 0; 1 is for what `progress` raised
@@ -133,6 +128,15 @@ class WinogradEngine:
         self._unpacked: list[torch.nn.Conv2d] = _convolutions(rrdbnet)
         self._network: ctypes.c_void_p | None = None
 
+    def flops(self, height: int, width: int) -> float:
+        """Work of a pass over an image of that size, as `progress` will add it up: all that the body computes."""
+        height, width = feature_size(height, width, self._scale)
+        return self._flops(height, width, self._body_tile_px(height, width))
+
+    def _flops(self, height: int, width: int, tile_px: int) -> float:
+        body_px = computed_px((height, width), *_tile_and_halo(tile_px, height, width), UNIT_PX)
+        return flops(self._blocks, body_px, height * width)
+
     def memory_bytes(self, height: int, width: int) -> int:
         """What a pass over an image of that size takes at its peak, beside the model, to a factor of two."""
         height, width = feature_size(height, width, self._scale)
@@ -175,9 +179,9 @@ class WinogradEngine:
             except _NoMemory as exc:
                 if tile_px <= BODY_MIN_TILE_PX:
                     raise MemoryError(str(exc)) from exc
-            tile_px = max(min(tile_px, max(height, width)) // 2, BODY_MIN_TILE_PX)
+            before, tile_px = tile_px, max(min(tile_px, max(height, width)) // 2, BODY_MIN_TILE_PX)
             self.shortages += 1
-            work.restart()
+            work.restart(self._flops(height, width, tile_px) - self._flops(height, width, before))
             logger.warning("out of memory; again in tiles of %d px", tile_px)
         return result[: image.shape[0] * self._scale, : image.shape[1] * self._scale]
 
@@ -208,7 +212,7 @@ class WinogradEngine:
         np.divide(pixels, np.float32(255), out=batch[1:-1, 1:-1])
         rows, columns = inner
         bounds = (ctypes.c_int * 4)(rows.start, rows.stop, columns.start, columns.stop)
-        work.expect(height * width, (rows.stop - rows.start) * (columns.stop - columns.start))
+        work.expect((height, width), (rows.stop - rows.start) * (columns.stop - columns.start))
         code = self._library.winograd_run(
             network,
             batch.ctypes.data,
@@ -233,7 +237,7 @@ class _NoMemory(Exception):
 
 
 class _Work:
-    """What of a pass is done, for `progress`. Halos are no work of the picture's, and what runs again is told once."""
+    """What of a pass is done, for `progress`. What is computed beyond edges is work too; what runs again is told once."""
 
     def __init__(self, progress: Progress, blocks: int) -> None:
         self._error: BaseException | None = None
@@ -242,13 +246,14 @@ class _Work:
         self._share = 1.0
         self._done = self._told = 0.0
 
-    def expect(self, body_px: int, inner_px: int) -> None:
+    def expect(self, body: tuple[int, int], inner_px: int) -> None:
         """Of a tile that is so large with its halo, and without."""
-        body = (FLOPS_PER_BLOCK_PX * self._blocks + FLOPS_AROUND_BLOCKS_PX) * body_px
-        self._share = flops_per_feature_px(self._blocks) * inner_px / (body + FLOPS_UPSAMPLER_PX * inner_px)
+        computed = flops(self._blocks, computed_px(body, max(body), 0, UNIT_PX), inner_px)
+        self._share = computed / flops(self._blocks, body[0] * body[1], inner_px)
 
-    def restart(self) -> None:
-        """All of it is done again."""
+    def restart(self, more: float) -> None:
+        """All of it is done again, in smaller tiles, whose halos are so much more work."""
+        self._progress.add_work(more)
         self._done = 0.0
 
     def raise_error(self) -> None:

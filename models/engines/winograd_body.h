@@ -158,8 +158,7 @@ class Body {
            float* target) const {
     for (int half = 0; half < 2; half++) {
       const float* u = convolution.u + (size_t)half * POSITIONS * (FEATURES + 4 * GROWTH) * GROWTH;
-      for (int r = 0; r < layout_.rows_of(group); r++)
-        multiply_groups(s, GROUPS, group, r * s.tiles + s.first, r * s.tiles + s.last, u, ring, m);
+      multiply_groups(s, GROUPS, group, s.first, (layout_.rows_of(group) - 1) * s.tiles + s.last, u, ring, m);
       for (int r = 0; r < layout_.rows_of(group); r++)
         for (int t = s.first; t < s.last; t++)
           for (int c = 0; c < GROWTH; c += LANES) {

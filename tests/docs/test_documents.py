@@ -131,6 +131,10 @@ LIMITS = {
     "concurrent DNS lookups for webhooks": str(public_network.MAX_LOOKUPS),
     "undelivered webhooks": f"{webhooks.MAX_PENDING:,}",
     "concurrent webhook calls": str(webhooks.MAX_AT_ONCE),
+    "… to hosts that answered the last call; that nobody has called yet; that did not answer": "; ".join(
+        str(kind.value) for kind in webhooks.Kind
+    ),
+    "time of the first webhook call to a host; of others": f"{webhooks.FIRST_SECONDS:g} s; {webhooks.ATTEMPT_SECONDS:g} s",
     "… to one network (IPv4 /24, IPv6 /48)": str(webhooks.MAX_TO_NETWORK),
     "… to one host and port": f"{webhooks.MAX_TO_HOST}, and 1 after it did not answer",
     "folder of results": f"{DEFAULTS.output_max_bytes // GIB} GiB (`OUTPUT_MAX_BYTES`)",

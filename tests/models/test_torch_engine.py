@@ -20,6 +20,7 @@ from models.engines.torch_engine import TorchEngine
 from models.face_detection import MEASURED_PX, FaceDetector
 from models.face_restoration import FaceRestorer
 from models.super_resolution import SuperResolver
+from serving.workers import DeviceTask
 from tests.helpers import FakeResolver
 from tests.models.networks import random_network
 
@@ -55,6 +56,14 @@ def test_a_pass_of_many_tiles_is_waited_for_once(monkeypatch: pytest.MonkeyPatch
 def test_no_tensor_of_the_body_has_more_elements_than_32_bits_count() -> None:
     tile_px = small_engine()._body_tile_px(2**26, 2)
     assert 0.9 * 2**31 < tile_px**2 * 192 < 2**31
+
+
+@pytest.mark.usefixtures("one_torch_thread")
+def test_halos_of_a_device_with_little_memory_are_work() -> None:
+    engine, task = TorchEngine(random_network(4, 1), Device(CPU, torch.float32, 0)), DeviceTask(0)
+    engine.upscale(np.zeros((100, 130, 3), np.uint8), task)
+    assert task.done == pytest.approx(engine.flops(100, 130))
+    assert task.done > 2 * small_engine().flops(100, 130)
 
 
 @pytest.mark.usefixtures("one_torch_thread")

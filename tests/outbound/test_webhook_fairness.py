@@ -12,7 +12,7 @@ import pytest
 
 from core.config import Settings
 from outbound.public_network import network_of
-from outbound.webhooks import MAX_AT_ONCE, MAX_PENDING, MAX_TO_HOST, MAX_TO_NETWORK
+from outbound.webhooks import MAX_AT_ONCE, MAX_PENDING, MAX_TO_HOST, MAX_TO_NETWORK, Kind, _Host
 from tests.helpers import HANG_SECONDS, fake_models, ready, serving, until
 from tests.outbound.receiver import Receiver, done, receiver, webhooks
 from tests.serving.gated_service import ASYNC, request_fields
@@ -72,6 +72,7 @@ def resolve(host: str, _port: int) -> list[str]:
 @pytest.fixture
 def short_attempts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("outbound.webhooks.ATTEMPT_SECONDS", 2.0)
+    monkeypatch.setattr("outbound.webhooks.FIRST_SECONDS", 2.0)
 
 
 @pytest.fixture
@@ -101,6 +102,7 @@ async def test_a_host_that_hangs_has_its_share_and_is_left_alone_after_it(
 ) -> None:
     caplog.set_level(logging.WARNING)
     monkeypatch.setattr("outbound.webhooks.ATTEMPT_SECONDS", 0.5)
+    monkeypatch.setattr("outbound.webhooks.FIRST_SECONDS", 0.5)
     async with hanging() as bad, receiver() as good, webhooks(open_settings) as sender:
         target = await sender.check(f"http://127.0.0.1:{bad.port}/")
         for _ in range(JOBS):
@@ -153,11 +155,63 @@ async def test_of_all_that_wait_those_for_a_host_that_has_answered_come_first(
         await good.got.get()
         for number in range(3 * MAX_AT_ONCE):
             sender.deliver(await sender.check(f"http://a{number}.example:{bad.port}/"), b"{}")
-        await until(lambda: bad.open == MAX_AT_ONCE)
+        await until(lambda: bad.open == Kind.UNKNOWN.value)
         sender.deliver(known, b"{}")
         async with asyncio.timeout(HANG_SECONDS):
             await good.got.get()
-        assert bad.calls < 3 * MAX_AT_ONCE
+        assert bad.calls == Kind.UNKNOWN.value, "there is room for hosts that have answered"
+
+
+NETWORKS = 250
+
+
+def resolve_far(host: str, _port: int) -> list[str]:
+    """`a7.example` in the seventh network, and so on."""
+    return [f"127.1.{int(host[1:].split('.')[0]) % NETWORKS}.1" if host[1].isdecimal() else ELSEWHERE]
+
+
+@contextlib.asynccontextmanager
+async def hanging_anywhere() -> AsyncIterator[Hanging]:
+    one = Hanging()
+    server = await asyncio.start_server(one.serve, "0.0.0.0", 0)  # noqa: S104 - all of 127.0.0.0/8
+    one.port = server.sockets[0].getsockname()[1]
+    try:
+        yield one
+    finally:
+        server.close()
+
+
+@pytest.mark.parametrize("count", [NETWORKS, 4 * NETWORKS - 1])
+@pytest.mark.parametrize("seen", Kind)
+async def test_a_receiver_never_seen_before_is_called_soon_beside_many_networks_that_hang(
+    open_settings: Settings, short_end: Callable[[], None], monkeypatch: pytest.MonkeyPatch, count: int, seen: Kind
+) -> None:
+    """Beside hosts that nobody knows either, that have answered once, or that are known to hang."""
+    monkeypatch.setattr("outbound.webhooks.FIRST_SECONDS", 1.0)
+    async with hanging_anywhere() as bad, elsewhere() as good, webhooks(open_settings, resolve_far) as sender:
+        receivers = [await sender.check(f"http://a{number}.example:{bad.port}/") for number in range(count)]
+        for one in receivers:
+            sender._hosts[one.host] = _Host(answered=seen is Kind.ANSWERED, failures=int(seen is Kind.SILENT))
+            sender.deliver(one, b"{}")
+        await until(lambda: bad.calls >= seen.value)
+        before = bad.calls
+        sender.deliver(await sender.check(f"http://good.example:{good.port}/"), b"{}")
+        async with asyncio.timeout(HANG_SECONDS):
+            await good.got.get()
+        assert bad.calls - before <= 3 * MAX_AT_ONCE, "it waits for the ends of few attempts, whatever else waits"
+        short_end()
+
+
+async def test_a_first_attempt_is_short_and_the_next_one_has_its_time(
+    open_settings: Settings, short_end: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("outbound.webhooks.FIRST_SECONDS", 0.2)
+    async with hanging() as bad, webhooks(open_settings) as sender:
+        sender.deliver(await sender.check(f"http://127.0.0.1:{bad.port}/"), b"{}")
+        await until(lambda: bad.calls == 2)
+        await asyncio.sleep(3 * 0.2)
+        assert bad.calls == 2
+        short_end()
 
 
 async def test_when_too_many_wait_the_network_with_the_most_loses_one(
