@@ -190,7 +190,7 @@ class _HTTP1(H11Protocol):
             await self._close_stream()
 
     async def stream_send(self, event: StreamEvent) -> None:
-        if self.connection.has_overrun:
+        if self.connection.has_overrun or self.connection.is_last:
             self.keep_alive_requests = self.config.keep_alive_max_requests  # so that the response says that it is the last
         await super().stream_send(event)
 
@@ -212,6 +212,7 @@ class _H11(h11.Connection):
     """A connection that keeps or drops what comes too early, in place of asking that nothing more be read."""
 
     has_overrun = False
+    is_last = False  # of its requests: its client has no use for another
 
     def receive_data(self, data: bytes) -> None:
         is_early = self.their_state not in (h11.IDLE, h11.SEND_BODY)
@@ -237,6 +238,7 @@ class _H11(h11.Connection):
         names = {name for name, _ in event.headers}
         if {b"content-length", b"transfer-encoding"} <= names:  # of which a proxy may have believed the other
             raise h11.RemoteProtocolError("two lengths")
+        self.is_last = any(name == b"upgrade" and value.lower() == b"websocket" for name, value in event.headers)
         headers = [(name, value) for name, value in event.headers if name != b"upgrade"]
         return h11.Request(method=event.method, target=event.target, headers=headers, http_version=event.http_version)
 

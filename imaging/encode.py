@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import resource
 from typing import Any, BinaryIO
 
 from PIL import Image
@@ -11,6 +12,8 @@ from PIL import Image
 from imaging.colour import flatten_on_white
 from imaging.formats import memory_errors
 from imaging.picture import Picture
+
+END_OF_JPEG = b"\xff\xd9"
 
 
 def encode_image(picture: Picture, image_format: str, quality: int) -> tuple[bytes, list[str]]:
@@ -47,12 +50,16 @@ def encode_image(picture: Picture, image_format: str, quality: int) -> tuple[byt
     with memory_errors(), _file_in_memory() as file:
         image.save(file, image_format, icc_profile=icc_profile, **_save_options(image_format, quality))
         file.seek(0)
-        return file.read(), warnings
+        data = file.read()
+    if image_format == "jpeg" and not data.endswith(END_OF_JPEG):  # Pillow does not look at what its writing comes to
+        raise MemoryError("there is no room for the encoded picture")
+    return data, warnings
 
 
 def _file_in_memory() -> BinaryIO:
     """A real file where the system has such: JPEGs are then encoded without the interpreter's lock, and in half the time."""
-    return os.fdopen(os.memfd_create("image"), "w+b") if hasattr(os, "memfd_create") else io.BytesIO()
+    is_limited = resource.getrlimit(resource.RLIMIT_FSIZE)[0] != resource.RLIM_INFINITY  # of files on disk, and of this one
+    return io.BytesIO() if is_limited or not hasattr(os, "memfd_create") else os.fdopen(os.memfd_create("image"), "w+b")
 
 
 _MAX_SIDE_PX = {"jpeg": 65500, "png": 2**31 - 1, "webp": 16383}
