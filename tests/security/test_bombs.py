@@ -25,7 +25,7 @@ RLE_HEADER = (
 
 
 def cmyk(profile: bytes) -> bytes:
-    return saved(Image.new("CMYK", (520, 2)), "JPEG", icc_profile=profile)
+    return saved(Image.new("CMYK", (520, 2), (90, 9, 0, 0)), "JPEG", icc_profile=profile)
 
 
 def program(steps: int) -> bytes:

@@ -39,7 +39,8 @@ def fuzz(clients: int, total: int, play: Callable[[int], None]) -> None:
 
 def valid_picture(client: httpx.Client) -> httpx.Response:
     """The response to one that nobody has asked for yet: what it takes is what pictures take here and now."""
-    picture = STRIP.point(lambda value: value ^ next(_numbers))
+    number = next(_numbers) % 256
+    picture = STRIP.point(lambda value: value ^ number)
     response = client.post("/upscale", json={"image_b64": b64(encode(picture)), "target_resolution": "2k"})
     assert response.json()["cached"] is False
     return response
