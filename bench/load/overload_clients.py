@@ -38,13 +38,13 @@ class Request:
 
 
 def make_requests(pictures: list[GoldenPicture]) -> Iterator[Request]:
-    """Each picture in each quality; as PNG files with much beside the pixels, since large pictures would take minutes."""
+    """Each picture in each quality, for each strength of faces that it has not; as PNG files with much beside the pixels, since large pictures would take minutes."""
     images = [base64.b64encode(_pad(picture.file)) for picture in pictures]
     formats: tuple[OutputFormat, ...] = ("jpeg", "webp")
-    for quality, output_format, faces in itertools.product(range(1, 101), formats, ("true", "false")):
+    for strength, quality, output_format in itertools.product(range(10, 0, -1), range(1, 101), formats):
         for picture, image in zip(pictures, images, strict=True):
-            options = f'"target_resolution":"2k","quality":{quality},"output_format":"{output_format}","enhance_faces":{faces}'
-            head = f'{{{options},"image_b64":"'
+            options = f'"target_resolution":"2k","quality":{quality},"output_format":"{output_format}"'
+            head = f'{{{options},"face_strength":{strength / 10},"image_b64":"'
             yield Request((head.encode(), image, b'"}'), partial(picture.result, output_format, quality))
 
 
