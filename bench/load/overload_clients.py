@@ -38,7 +38,10 @@ class Request:
 
 
 def make_requests(pictures: list[GoldenPicture]) -> Iterator[Request]:
-    """Each picture in each quality, for each strength of faces that it has not; as PNG files with much beside the pixels, since large pictures would take minutes."""
+    """Each picture in each quality, for each strength of the faces that it has not.
+
+    They are PNG files with much beside the pixels, since large pictures would take minutes.
+    """
     images = [base64.b64encode(_pad(picture.file)) for picture in pictures]
     formats: tuple[OutputFormat, ...] = ("jpeg", "webp")
     for strength, quality, output_format in itertools.product(range(10, 0, -1), range(1, 101), formats):
