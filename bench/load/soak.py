@@ -116,7 +116,6 @@ def _report(
         "Events: " + "; ".join(f"{name} {times:,}" for name, times in sorted(clients.counts.items())) + ".",
         "",
         "Resident memory under load, every thirty seconds, in MiB:",
-        "",
         "```",
         *(" ".join(f"{mib:5.0f}" for mib in series_mib[start : start + 12]) for start in range(0, len(series_mib), 12)),
         "```",
