@@ -2,25 +2,39 @@
 
 from __future__ import annotations
 
-import threading
 import weakref
+from collections import deque
 
 
 class MemoryBudget:
-    """Bytes that may be in memory for one purpose, and how many are. Any thread may call it."""
+    """Bytes that may be in memory for one purpose, and how many are.
+
+    The event loop alone takes. Any thread may give back, in the middle of anything: what is dropped may be so anywhere, and
+    must not wait for a lock there.
+    """
 
     def __init__(self, limit_bytes: int) -> None:
         self.limit_bytes = limit_bytes
-        self.held_bytes = 0
-        self._lock = threading.Lock()
+        self._held_bytes = 0
+        self._given_back: deque[int] = deque()
+
+    @property
+    def held_bytes(self) -> int:
+        """How many there are now; for the event loop."""
+        while self._given_back:
+            self._held_bytes -= self._given_back.popleft()
+        return self._held_bytes
 
     def take(self, size_bytes: int) -> bool:
-        """Count so many more in, unless they would be too many; below zero, count them out."""
-        with self._lock:
-            if size_bytes > 0 and self.held_bytes + size_bytes > self.limit_bytes:
-                return False
-            self.held_bytes += size_bytes
-            return True
+        """Count so many more in, unless they would be too many."""
+        if self.held_bytes + size_bytes > self.limit_bytes:
+            return False
+        self._held_bytes += size_bytes
+        return True
+
+    def give_back(self, size_bytes: int) -> None:
+        """Count so many out."""
+        self._given_back.append(size_bytes)
 
 
 class Room:
@@ -32,10 +46,13 @@ class Room:
 
     def resize(self, size_bytes: int) -> bool:
         """Have so many bytes from now on; False, and nothing changed, where the budget has not as many."""
-        has_room = self._budget.take(size_bytes - self._size_bytes)
-        if has_room:
-            self._size_bytes = size_bytes
-        return has_room
+        more_bytes = size_bytes - self._size_bytes
+        if more_bytes > 0 and not self._budget.take(more_bytes):
+            return False
+        if more_bytes < 0:
+            self._budget.give_back(-more_bytes)
+        self._size_bytes = size_bytes
+        return True
 
     def grow(self, more_bytes: int) -> bool:
         """Have so many more; False, and nothing changed, where the budget has not as many."""
