@@ -294,6 +294,7 @@ from basicsr.archs.rrdbnet_arch import RRDBNet
 from models.device import select_device
 from models.super_resolution import SuperResolver
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # it may be ignored where the tests are started
 resolver = SuperResolver({4: RRDBNet(3, 3, scale=4, num_block=6).requires_grad_(False)}, select_device("cpu"))
 bar = cli._Bar("", 1.0, hidden=True)
 resolver.super_resolve(np.zeros((8, 8, 3), np.uint8), 4, bar)
