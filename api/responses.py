@@ -79,7 +79,6 @@ def result_json(result: UpscaleResult) -> Response:
     head = result.summary().model_dump_json().encode()[:-1] + b',"base64":"'
     tail = b'"}'
     body = _body_of(result)
-    size_bytes = body.size if isinstance(body, LocalFile) else len(body)
 
     async def chunks() -> AsyncIterator[bytes]:
         yield head
@@ -88,7 +87,7 @@ def result_json(result: UpscaleResult) -> Response:
         yield tail
 
     response = Response(chunks(), content_type="application/json")
-    response.content_length = len(head) + 4 * math.ceil(size_bytes / 3) + len(tail)
+    response.content_length = len(head) + 4 * math.ceil(_size_bytes(body) / 3) + len(tail)
     return response
 
 
@@ -100,7 +99,7 @@ def result_image(result: UpscaleResult) -> Response:
     headers["Content-Disposition"] = f'inline; filename="{file_name}"'
     body = _body_of(result)
     response = Response(_in_chunks(body), headers=headers, content_type=f"image/{image_format}")
-    response.content_length = body.size if isinstance(body, LocalFile) else len(body)
+    response.content_length = _size_bytes(body)
     return response
 
 
@@ -116,6 +115,10 @@ def _body_of(result: UpscaleResult) -> LocalFile | memoryview:
         return LocalFile(result.file_path)
     except FileNotFoundError as exc:
         raise ResultExpired("The result was removed after its time. Send the request again.") from exc
+
+
+def _size_bytes(body: LocalFile | memoryview) -> int:
+    return body.size if isinstance(body, LocalFile) else len(body)
 
 
 async def _in_chunks(body: LocalFile | memoryview) -> AsyncIterator[bytes]:

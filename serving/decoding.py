@@ -34,8 +34,8 @@ def is_large(image: OpenedImage) -> bool:
 class Decoder:
     """Decodes within bounds; its methods are called on the event loop."""
 
-    def __init__(self, io: IOExecutor, max_bytes: int = MAX_BYTES) -> None:
-        self.budget = MemoryBudget(max_bytes)
+    def __init__(self, io: IOExecutor) -> None:
+        self.budget = MemoryBudget(MAX_BYTES)
         self._io = io
         self._threads = asyncio.Semaphore(LANES[False])
         self._large = asyncio.Semaphore(LANES[True])

@@ -7,7 +7,6 @@ another process watches /health. Exit status 1 if a limit is broken.
 from __future__ import annotations
 
 import io
-import multiprocessing
 import statistics
 import sys
 import tempfile
@@ -20,7 +19,7 @@ import httpx
 from PIL import Image
 
 from bench.load.command import Outcome, machine, run, table, tracebacks
-from bench.load.overload_clients import watch_health
+from bench.load.overload_clients import p99, watched_health
 from bench.server import Server, running_server
 from core.config import GIB, TARGET_PX
 from serving.decoding import MAX_BYTES
@@ -34,33 +33,27 @@ SMALL_SIZE = (512, 2)  # of one pass, that takes a tenth of a second
 
 def crowd(seconds: float) -> Outcome:
     """Send them, and look at the server for that long."""
-    processes = multiprocessing.get_context("spawn")
-    stop, begin, (received, sent) = processes.Event(), processes.Event(), processes.Pipe(duplex=False)
     pictures = [_png((LARGE_PX, LARGE_PX), number) for number in range(CLIENTS)]
     statuses: Counter[str] = Counter()
     with tempfile.TemporaryDirectory() as outputs, running_server(Path(outputs), **SETTINGS) as server:
-        watcher = processes.Process(target=watch_health, args=(server.url, begin, stop, sent))
-        watcher.start()
         of_pass = _post(server, "plan", pictures[0], seconds).json()["memory_bytes"]
         idle = server.memory_bytes("VmRSS")
         server.forget_peak_memory()
-        begin.set()
-        end = time.monotonic() + seconds
-        for path in ("plan", "upscale"):
-            for picture in pictures:
-                threading.Thread(target=_send, args=(server, path, picture, seconds, statuses), daemon=True).start()
         small: list[float] = []
-        while time.monotonic() < end:
-            small.append(_send(server, "upscale", _png(SMALL_SIZE, len(small) % 256), seconds, statuses, "2k"))
-            time.sleep(0.2)
+        with watched_health(server.url) as (begin, health):
+            begin.set()
+            end = time.monotonic() + seconds
+            for path in ("plan", "upscale"):
+                for picture in pictures:
+                    threading.Thread(target=_send, args=(server, path, picture, seconds, statuses), daemon=True).start()
+            while time.monotonic() < end:
+                small.append(_send(server, "upscale", _png(SMALL_SIZE, len(small) % 256), seconds, statuses, "2k"))
+                time.sleep(0.2)
         peak = server.memory_bytes("VmHWM")
-        stop.set()
-        health = received.recv()
-        watcher.join()
         faults = tracebacks(server) + [f"{count} responses {status}" for status, count in statuses.items() if "500" in status]
     if max(small) > MAX_SMALL_SECONDS:
         faults.append(f"a small picture waited for {max(small):.1f} s")
-    health_ms = [1000 * each for each in (statistics.median(health), health[len(health) * 99 // 100])]
+    health_ms = [1000 * each for each in (statistics.median(health), p99(health))]
     lines = [
         f"`python -m bench.load.crowd {seconds:.0f}` on {machine()}:",
         f"{CLIENTS} plans and {CLIENTS} upscales of {LARGE_PX}×{LARGE_PX} pixels with transparency. Faults: {len(faults)}.",

@@ -7,7 +7,6 @@ broken.
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import statistics
 import sys
@@ -16,7 +15,7 @@ from pathlib import Path
 
 from bench.load.command import QUEUE_LIMIT, Outcome, machine, run, table, tracebacks
 from bench.load.goldens import make_golden_pictures
-from bench.load.overload_clients import OverloadClients, Phase, make_requests, watch_health
+from bench.load.overload_clients import OverloadClients, Phase, make_requests, p99, watched_health
 from bench.server import running_server
 
 TIMES = 4  # the capacity
@@ -30,20 +29,14 @@ def overload(seconds: float) -> Outcome:
     """Measure the capacity, then exceed it for `seconds`."""
     equal = [picture for picture in make_golden_pictures() if picture.enlarged.height == ENLARGED_PX]
     pictures = [picture for picture in equal if picture.file.startswith(b"\x89PNG")]
-    processes = multiprocessing.get_context("spawn")
-    stop, begin, (received, sent) = processes.Event(), processes.Event(), processes.Pipe(duplex=False)
     with tempfile.TemporaryDirectory() as outputs, running_server(Path(outputs), QUEUE_LIMIT=str(QUEUE_LIMIT)) as server:
-        watcher = processes.Process(target=watch_health, args=(server.url, begin, stop, sent))
-        watcher.start()
-        os.nice(19)  # clients are other machines; only here they want the same cores as the server
-        clients = OverloadClients(server, make_requests(pictures))
-        clients.at_capacity(min(seconds / 6, 5))  # warm-up
-        capacity = clients.at_capacity(seconds / 3)
-        begin.set()
-        over = clients.at_rate(TIMES * capacity.throughput, seconds)
-        stop.set()
-        health = received.recv()
-        watcher.join()
+        with watched_health(server.url) as (begin, health):
+            os.nice(19)  # clients are other machines; only here they want the same cores as the server
+            clients = OverloadClients(server, make_requests(pictures))
+            clients.at_capacity(min(seconds / 6, 5))  # warm-up
+            capacity = clients.at_capacity(seconds / 3)
+            begin.set()
+            over = clients.at_rate(TIMES * capacity.throughput, seconds)
         for phase in (capacity, over):
             phase.check()
         faults = capacity.faults + over.faults + tracebacks(server)
@@ -51,21 +44,17 @@ def overload(seconds: float) -> Outcome:
     return Outcome(_report(seconds, capacity, over, health, faults), faults)
 
 
-def _p99(ordered: list[float]) -> float:
-    return ordered[len(ordered) * 99 // 100]
-
-
 def _broken_limits(capacity: Phase, over: Phase, health: list[float]) -> list[str]:
     broken = []
-    if _p99(health) > MAX_HEALTH_P99_SECONDS:
-        broken.append(f"/health took {1000 * _p99(health):.0f} ms at p99")
+    if p99(health) > MAX_HEALTH_P99_SECONDS:
+        broken.append(f"/health took {1000 * p99(health):.0f} ms at p99")
     if over.throughput < LEAST_THROUGHPUT * capacity.throughput:
         broken.append(f"throughput fell from {capacity.throughput:.2f} to {over.throughput:.2f} a second")
     return broken
 
 
 def _report(seconds: float, capacity: Phase, over: Phase, health: list[float], faults: list[str]) -> str:
-    health_ms = [1000 * each for each in (statistics.median(health), _p99(health), health[-1])]
+    health_ms = [1000 * each for each in (statistics.median(health), p99(health), health[-1])]
     waits = (statistics.median(over.response_seconds), max(over.response_seconds))
     lines = [
         f"`make overload SECONDS={seconds:.0f}` on {machine()}:",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import itertools
 import json
+import multiprocessing
 import os
 import struct
 import time
@@ -138,7 +139,26 @@ def _senders(phase: Phase) -> Iterator[ThreadPoolExecutor]:
     phase.seconds = time.monotonic() - start
 
 
-def watch_health(url: str, begin: Event, stop: Event, result: Connection) -> None:
+@contextmanager
+def watched_health(url: str) -> Iterator[tuple[Event, list[float]]]:
+    """Another process asks for /health: the seconds of each response since the event is set, sorted, at the end."""
+    processes = multiprocessing.get_context("spawn")
+    stop, begin, (received, sent) = processes.Event(), processes.Event(), processes.Pipe(duplex=False)
+    watcher = processes.Process(target=_watch_health, args=(url, begin, stop, sent))
+    watcher.start()
+    seconds: list[float] = []
+    yield begin, seconds
+    stop.set()
+    seconds += received.recv()
+    watcher.join()
+
+
+def p99(ordered: list[float]) -> float:
+    """What 99 of 100 stay within."""
+    return ordered[len(ordered) * 99 // 100]
+
+
+def _watch_health(url: str, begin: Event, stop: Event, result: Connection) -> None:
     """In a process of its own: GET /health until told to stop, then send the seconds of each response since told to begin."""
     seconds = []
     with closing(HTTPConnection(url.removeprefix("http://"), timeout=HANG_SECONDS)) as connection:
