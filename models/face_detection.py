@@ -17,11 +17,18 @@ from torch import Tensor
 from models.device import Device, Image, noise, seconds_of
 
 Matrix = NDArray[np.float64]
+Rows = NDArray[np.float64]
+"""What RetinaFace finds, `(n, 15)`: the box (left, top, right, bottom), the score, five landmarks (x, y)."""
+
+_COORDINATES = [0, 1, 2, 3, *range(5, 15)]
 
 MIN_SCORE = 0.97  # facexlib's FaceRestoreHelper
 MIN_EYE_DISTANCE_PX = 5.0  # GFPGANer: below it, a face is seen from the side or too small to restore
 MIN_SIDE_PX = 16  # the smallest anchor of RetinaFace; nothing smaller can hold a face that it finds
 DETECTION_LONG_SIDE_PX = 1280  # detection runs on a copy bounded to this: its time grows with the area, its finds hardly do
+LARGE_PX = 512  # of the copy: RetinaFace's largest anchor; on a face that is larger it finds several, each a part of it
+LARGE_FROM = 0.75  # of that, from where on a face may be taken from the half copy: what is in between, both may find
+SAME_FACE_OVERLAP = 0.5  # of the smaller box, from where on two boxes are of one face
 MEASURED_PX = 512  # side of the picture that the cost is measured with
 # In FLOPs of a super-resolving pass that takes as long, on two cores; `FaceDetector.measure` learns what it is elsewhere.
 DETECTION_FLOPS_PER_PX = {"mobile0.25": 55_000.0, "resnet50": 400_000.0}
@@ -85,8 +92,7 @@ class FaceDetector:
 
     def flops(self, height: int, width: int) -> float:
         """Work of a search, in FLOPs of a super-resolving pass that takes as long."""
-        shrink = min(1.0, DETECTION_LONG_SIDE_PX / max(height, width))
-        return self._flops_per_px * height * width * shrink**2
+        return self._flops_per_px * sum(height * width * factor**2 for factor in _search_factors(height, width))
 
     def measure(self, flops_per_second: float) -> None:
         """Learn the work of a search on this device, where a pass of super-resolution does so many FLOPs a second."""
@@ -99,20 +105,58 @@ class FaceDetector:
         height, width = image.shape[:2]
         if min(height, width) < MIN_SIDE_PX:
             return []
-        shrink = min(1.0, DETECTION_LONG_SIDE_PX / max(height, width))
-        if shrink < 1.0:
-            size = (max(round(width * shrink), 1), max(round(height * shrink), 1))
+        factor, *half = _search_factors(height, width)
+        rows = self._search(image, factor)
+        if half:
+            large, large_px = self._search(image, *half), LARGE_PX / factor
+            rows = np.concatenate((rows[_sides(rows) <= large_px], large[_sides(large) > large_px * LARGE_FROM]))
+        faces = (_to_face(row) for row in _once_each(rows))
+        return [face for face in faces if face is not None]
+
+    def _search(self, image: Image, factor: float) -> Rows:
+        """What is found on a copy of that share of the image's size, in pixels of the image."""
+        height, width = image.shape[:2]
+        if factor < 1.0:
+            size = (max(round(width * factor), 1), max(round(height * factor), 1))
             image = cast(Image, cv2.resize(image, size, interpolation=cv2.INTER_AREA))
         with self._device.current():
             found = self._retinaface.detect_faces(np.ascontiguousarray(image[:, :, ::-1]), MIN_SCORE)
-        faces = (_to_face(row, width / image.shape[1], height / image.shape[0]) for row in found)
-        return [face for face in faces if face is not None]
+        rows = np.asarray(found, np.float64)
+        rows[:, _COORDINATES] *= np.tile((width / image.shape[1], height / image.shape[0]), 7)
+        return rows
 
 
-def _to_face(row: NDArray[np.float32], scale_x: float, scale_y: float) -> Face | None:
-    """One row of RetinaFace (box, score, landmarks) as a face, or None where there is too little of it to restore."""
-    left, top, right, bottom = (row[:4].astype(float) * (scale_x, scale_y, scale_x, scale_y)).tolist()
-    landmarks = row[5:15].reshape(5, 2).astype(float) * (scale_x, scale_y)
+def _search_factors(height: int, width: int) -> list[float]:
+    """The sizes, as shares of the image's, of the copies that are searched: one, and its half where a face may be large."""
+    factor = min(1.0, DETECTION_LONG_SIDE_PX / max(height, width))
+    return [factor, factor / 2] if max(height, width) * factor > LARGE_PX else [factor]
+
+
+def _sides(rows: Rows) -> NDArray[np.float64]:
+    """The longer side of each box."""
+    return np.asarray((rows[:, 2:4] - rows[:, :2]).max(axis=1))
+
+
+def _once_each(rows: Rows) -> Rows:
+    """The rows with the best score first, without those that lie, mostly, on the face of a better one."""
+    kept: list[NDArray[np.float64]] = []
+    for row in rows[np.argsort(-rows[:, 4], kind="stable")]:
+        if all(_overlap(row, better) <= SAME_FACE_OVERLAP for better in kept):
+            kept.append(row)
+    return np.array(kept).reshape(-1, rows.shape[1])
+
+
+def _overlap(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
+    """The area that two boxes share, as a part of the smaller one."""
+    shared = np.minimum(first[2:4], second[2:4]) - np.maximum(first[:2], second[:2])
+    smaller = min(np.prod(row[2:4] - row[:2]) for row in (first, second))
+    return float(np.prod(shared.clip(0)) / smaller)
+
+
+def _to_face(row: NDArray[np.float64]) -> Face | None:
+    """A face of one row, or None where there is too little of it to restore."""
+    left, top, right, bottom = row[:4].tolist()
+    landmarks = row[5:15].reshape(5, 2)
     alignment = cv2.estimateAffinePartial2D(landmarks, FACE_TEMPLATE, method=cv2.LMEDS)[0]
     if alignment is None or np.linalg.norm(landmarks[0] - landmarks[1]) < MIN_EYE_DISTANCE_PX:
         return None

@@ -26,7 +26,6 @@ Mask = NDArray[np.float32]
 RESTORATION_FLOPS = 1.2e12
 BATCH_FACES = 4  # faces restored at once
 
-BORDER_GRAY_RGB = (132, 133, 135)  # facexlib fills what lies outside the photograph with this
 PARSED_AS_FACE = np.array([0, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 1, 0, 0, 0], np.float32)  # ParseNet's 19 classes
 
 
@@ -131,17 +130,21 @@ def _to_batch(faces: Sequence[Image], device: torch.device) -> Tensor:
 
 
 def align_face(image: Image, alignment: Matrix) -> Image:
-    """Cut one face out of uint8 RGB `(h, w, 3)` and turn it upright: uint8 RGB `(512, 512, 3)`."""
-    return cast(
-        Image,
-        cv2.warpAffine(image, alignment, (FACE_PX, FACE_PX), borderMode=cv2.BORDER_CONSTANT, borderValue=BORDER_GRAY_RGB),
-    )
+    """Cut one face out of uint8 RGB `(h, w, 3)` and turn it upright: uint8 RGB `(512, 512, 3)`.
+
+    Beyond its edges the photograph is mirrored, as in the faces that GFPGAN was trained on. facexlib's gray there would
+    come back as a line along the edge.
+    """
+    return cast(Image, cv2.warpAffine(image, alignment, (FACE_PX, FACE_PX), borderMode=cv2.BORDER_REFLECT))
 
 
 def paste_matrix(alignment: Matrix, scale: int) -> Matrix:
-    """The affine `(2, 3)` from a restored face to the canvas, with facexlib's half-pixel offset."""
+    """The affine `(2, 3)` from a restored face to the canvas: centres of pixels to centres of pixels.
+
+    The centre of the photograph's first pixel, 0, lies at (scale − 1) / 2 in the canvas. facexlib adds scale / 2.
+    """
     matrix = cast(Matrix, cv2.invertAffineTransform(alignment)) * scale
-    matrix[:, 2] += 0.5 * scale
+    matrix[:, 2] += (scale - 1) / 2
     return matrix
 
 
