@@ -12,6 +12,7 @@ from PIL import Image, ImageCms
 
 from imaging.colour import use_profile
 from imaging.containers.gif import GifHeader
+from imaging.containers.heif import HeifHeader
 from imaging.containers.tiff import TiffHeader
 from imaging.formats import OpenedImage, translate_errors
 from imaging.picture import Array, Picture, stripes
@@ -50,7 +51,11 @@ def header_warnings(opened: OpenedImage) -> list[str]:
 
 def decoding_bytes(opened: OpenedImage) -> int:
     """What `decode_image` takes in memory at its peak, at most: measured for each format and mode, and rounded up."""
-    return opened.width * opened.height * (7 if opened.is_gray else 12)
+    if opened.format_name == "AVIF":
+        per_pixel = 36 if opened.has_alpha else 20 if opened.is_gray else 25
+    else:
+        per_pixel = (7 if opened.is_gray else 12) * (2 if opened.file.depth == 16 or opened.file.is_unended else 1)
+    return opened.width * opened.height * per_pixel
 
 
 def _orientation(opened: OpenedImage, warnings: list[str]) -> int:
@@ -119,8 +124,9 @@ def _with_opencv(opened: OpenedImage) -> Stripes:
     decoded = np.atleast_3d(decoded)
     for rows in stripes(*decoded.shape[:2]):
         part = decoded[rows]
-        if part.dtype == np.uint16 and opened.file.depth == 8:
-            part = (part.astype(np.uint32) * 255 + 32767) // 65535
+        if isinstance(opened.header, HeifHeader) and part.dtype == np.uint16:  # of 10 or 12 bits
+            most = 2**opened.header.depth - 1
+            part = np.minimum((part.astype(np.uint32) * 255 + most // 2) // most, 255)
         yield rows, part[..., 2::-1] if part.shape[2] > 2 else part, part[..., 3] if part.shape[2] == 4 else None
 
 
@@ -158,7 +164,8 @@ def _with_pillow(opened: OpenedImage, to_srgb: ImageCms.ImageCmsTransform | None
             yield rows, samples[..., :-1] if has_alpha else samples, samples[..., -1] if has_alpha else None
 
 
-_ENDS = [bits * 64 + b"\xff\xd9" for bits in (b"\0", b"\x55")]  # of a JPEG without one: what is whole, is so with either
+# Of a JPEG without one: pixels that are whole are the same with each.
+_ENDS = [bits * 64 + b"\xff\xd9" for bits in (b"\0", b"\x55", b"\xaa", b"\x13\xfe")]
 
 
 def _plain(image: Image.Image, to_srgb: ImageCms.ImageCmsTransform | None) -> Image.Image:

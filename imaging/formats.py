@@ -23,6 +23,7 @@ from core.config import INPUT_FORMATS, MAX_IMAGE_BYTES, MIB, TARGET_PX, InputFor
 from core.errors import AnimatedImage, BadRequest, BrokenImage, FileTooLarge, NotAnImage, TooManyPixels, UnsupportedFormat
 from imaging.containers import gif, heif, tiff, webp
 from imaging.containers.gif import GifHeader
+from imaging.containers.heif import HeifHeader
 from imaging.containers.tiff import TiffHeader
 from imaging.sanitize import PNG_SIGNATURE, SanitizedFile, sanitize_jpeg, sanitize_png
 
@@ -71,7 +72,7 @@ class OpenedImage:
     is_gray: bool
     has_alpha: bool
     orientation: int | None  # 1 to 8 as in the EXIF standard, 1 where nothing is said, None where the data is damaged
-    header: TiffHeader | GifHeader | None = None  # what else the decoders of these two want to know
+    header: TiffHeader | GifHeader | HeifHeader | None = None  # what else the decoders of these want to know
     is_in_runs: bool = False  # a BMP with RLE
 
     @classmethod
@@ -240,7 +241,7 @@ def _open_heif(name: InputFormat, data: bytes) -> OpenedImage:
     header = heif.read_header(data, is_avif=name == "AVIF")
     file = SanitizedFile(data, header.exif, header.icc_profile, header.frame_count, cicp=header.cicp)
     mode = "RGBA" if header.has_alpha else "RGB"
-    return OpenedImage(name, file, mode, header.size, header.is_gray, header.has_alpha, header.orientation)
+    return OpenedImage(name, file, mode, header.size, header.is_gray, header.has_alpha, header.orientation, header)
 
 
 _PLUGINS: dict[str, type[ImageFile]] = {"PNG": PngImageFile, "JPEG": JpegImageFile, "BMP": BmpImageFile}

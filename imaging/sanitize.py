@@ -24,7 +24,7 @@ MAX_PNG_CHUNKS = 20_000
 # Encoders write 10. Empty segments cost 4 bytes and 3 µs of the interpreter each; of the largest, 64 kB, 112 fill a file.
 MAX_JPEG_SCANS = 100
 MAX_JPEG_SEGMENTS = 2000
-_ANCILLARY = 0x20  # in the first letter of a PNG chunk's name
+_CRITICAL = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def _png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
         is_whole = end <= len(data) and zlib.crc32(data[position + 4 : end - 4]) == int.from_bytes(data[end - 4 : end], "big")
         if is_whole:
             yield name, data[position:end]
-        elif (end <= len(data) and not name[0] & _ANCILLARY) or name == b"IDAT":
+        elif name == b"IDAT" or (end <= len(data) and name in _CRITICAL):
             raise ValueError(f"checksum of {name!r}")
         position = end
 

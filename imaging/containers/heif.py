@@ -35,6 +35,7 @@ class HeifHeader:
     size: tuple[int, int]
     has_alpha: bool
     is_gray: bool
+    depth: int  # bits of a sample, of AV1
     frame_count: int
     orientation: int  # as in EXIF, which itself does not count here; libheif has turned the image, libavif has not
     icc_profile: bytes | None
@@ -104,6 +105,7 @@ def read_header(data: bytes, is_avif: bool) -> HeifHeader:
         primary.size if is_avif else _turned(_cropped(primary), orientation),
         has_alpha=alpha is not None,
         is_gray=is_gray,
+        depth=reader.depth,
         frame_count=frame_count,
         orientation=orientation if is_avif else 1,
         icc_profile=icc,
@@ -214,6 +216,7 @@ class _Reader:
 
     def __init__(self, data: bytes, idat: bytes, items: dict[int, _Item], coded_as: bytes) -> None:
         self._data, self._idat, self._items, self._coded_as = data, idat, items, coded_as
+        self.depth = 8
         self._left_bytes = 2 * len(data)  # that may be read: no part needs to be read twice
 
     def bytes_of(self, item: _Item) -> bytes:
@@ -261,6 +264,8 @@ class _Reader:
             raise ValueError(f"{stream.frame_count} pictures in one item")
         if any(width > size[0] + PADDING_PX or height > size[1] + PADDING_PX for width, height in stream.sizes):
             raise ValueError("a coded picture that is larger than its image")
+        if is_av1:
+            self.depth = max(self.depth, (12 if config[2] & 0x20 else 10) if config[2] & 0x40 else 8)
         return bool(config[2] >> 4 & 1 if is_av1 else config[16] & 3 == 0)
 
 

@@ -129,11 +129,12 @@ def huge(image_format: str, width: int, height: int) -> bytes:
 def tiff(
     samples: NDArray[Any], photometric: int, order: str = "<", tile: int = 0, planar: bool = False, **options: Any
 ) -> bytes:
-    """A TIFF of samples `(h, w, n)`, for what Pillow cannot write: deflated, with differences, in tiles or in strips of 5 rows.
+    """A TIFF of samples `(h, w, n)`, for what Pillow cannot write: deflated, with differences, in tiles or strips of 5 rows.
 
-    `options`: extra (samples' kind), palette, orientation, profile, plain (not compressed), inverted_bits.
+    `options`: extra (what the sample behind the colours is), palette, orientation, profile, plain (not compressed).
     """
     height, width, count = samples.shape
+    stored = samples.dtype.str.replace("<", order)
     depth = samples.dtype.itemsize * 8
     pieces = []
     planes = [samples[..., [i]] for i in range(count)] if planar else [samples]
@@ -144,10 +145,10 @@ def tiff(
             if tile:
                 piece = np.pad(piece, ((0, tile - piece.shape[0]), (0, tile - piece.shape[1]), (0, 0)), "edge")
             if options.get("plain"):
-                pieces.append(piece.astype(piece.dtype.newbyteorder(order)).tobytes())
+                pieces.append(piece.astype(stored).tobytes())
             else:
                 changes = np.diff(piece, axis=1, prepend=np.zeros_like(piece[:, :1]))
-                pieces.append(zlib.compress(changes.astype(piece.dtype.newbyteorder(order)).tobytes()))
+                pieces.append(zlib.compress(changes.astype(stored).tobytes()))
     tags: dict[int, tuple[int, list[int]]] = {
         256: (4, [width]),
         257: (4, [height]),
@@ -171,9 +172,9 @@ def tiff(
     tags |= {324: (4, starts), 325: (4, lengths)} if tile else {273: (4, starts), 279: (4, lengths)}
     body = b"".join(pieces)
     at = 8 + len(body)
-    entries, tail = b"", b""
+    entries, tail, kinds = b"", b"", {3: "H", 4: "I", 7: "B"}
     for tag, (kind, values) in sorted(tags.items()):
-        packed = struct.pack(f"{order}{len(values)}{ {3: 'H', 4: 'I', 7: 'B'}[kind] }".replace(" ", ""), *values)
+        packed = struct.pack(f"{order}{len(values)}{kinds[kind]}", *values)
         place = packed.ljust(4, b"\0") if len(packed) <= 4 else struct.pack(order + "I", at + 6 + 12 * len(tags) + len(tail))
         tail += packed if len(packed) > 4 else b""
         entries += struct.pack(order + "HHI", tag, kind, len(values)) + place
