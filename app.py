@@ -30,11 +30,11 @@ from api.access import Access
 from api.jobs import add_job_routes
 from api.middleware import RequestMiddleware
 from api.pages import add_docs, add_page
-from api.requests import BodyRequest
+from api.requests import limited_requests
 from api.responses import RESULT_HEADERS, FileResponse, add_error_handlers
 from api.routes import add_access, add_routes
 from api.server import listen, note_lost_connection, serve
-from core.config import MAX_BODY_BYTES, ConfigError, Settings
+from core.config import ConfigError, Settings
 from core.logs import configure_logging
 from model_utility import Models, WeightsError, load_models
 from serving.jobs import Jobs
@@ -59,9 +59,9 @@ def create_app(settings: Settings, *, load: Callable[[Settings], Models] = load_
     """
     app = Quart(__name__, static_folder=None)
     app.url_map.merge_slashes = False  # it would redirect to the host's name, which is not known here
-    app.request_class = BodyRequest
+    app.request_class = limited_requests(settings)
     app.response_class = FileResponse
-    app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
+    app.config["MAX_CONTENT_LENGTH"] = max(settings.max_body_bytes, settings.max_image_bytes)
     app.config["BODY_TIMEOUT"] = settings.body_timeout_seconds
     app.config["RESPONSE_TIMEOUT"] = RESPONSE_TIMEOUT_SECONDS
     service = app.extensions["service"] = Service(settings, load)

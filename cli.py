@@ -27,11 +27,11 @@ from typing import Any
 
 from tqdm import tqdm
 
-from core.config import EXTENSIONS, MAX_IMAGE_BYTES, ConfigError, OutputFormat, Settings
+from core.config import EXTENSIONS, INPUT_FORMATS, ConfigError, OutputFormat, Settings, either
 from core.errors import DeviceLost, ServiceError
 from imaging.decode import decode_image
 from imaging.encode import encode_image
-from imaging.formats import open_image
+from imaging.formats import InputLimits, OpenedImage, open_image
 from imaging.picture import Picture
 from model_utility import Models, WeightsError, load_models
 from schemas.json_schema import Schema
@@ -96,7 +96,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog="Results keep the names of their pictures. What is there already is skipped: delete it to have it made again. "
         "Exit status: 0 all done, 1 some failed, 2 wrong arguments, 130 stopped by Ctrl-C.",
     )
-    parser.add_argument("inputs", type=Path, nargs="+", metavar="picture", help="PNG, JPEG, WebP or BMP")
+    parser.add_argument("inputs", type=Path, nargs="+", metavar="picture", help=f"{either(INPUT_FORMATS)}, of any size")
     parser.add_argument(
         "-o", "--output", required=True, help="a folder; for one picture also a file that ends in .jpg, .png or .webp"
     )
@@ -201,7 +201,7 @@ def _file_format(options: argparse.Namespace, parser: argparse.ArgumentParser) -
 
 
 def _task(source: Path, options: argparse.Namespace, file_format: OutputFormat | None) -> _Task:
-    image = open_image(_read(source))
+    image = _open(source)
     plan = plan_upscale(Size(image.width, image.height), options.target_resolution, options.fit, options.model)
     output_format = file_format or options.output_format or usual_format(image.has_alpha)
     output = Path(options.output)
@@ -211,9 +211,8 @@ def _task(source: Path, options: argparse.Namespace, file_format: OutputFormat |
     return _Task(source, result, output_format, plan, image.has_alpha)
 
 
-def _read(source: Path) -> bytes:
-    with source.open("rb") as file:
-        return file.read(MAX_IMAGE_BYTES + 1)  # one byte too many is refused as the service refuses it
+def _open(source: Path) -> OpenedImage:
+    return open_image(source.read_bytes(), InputLimits(sys.maxsize))  # who runs this knows what the files are
 
 
 def _is_there(task: _Task) -> bool:
@@ -260,7 +259,7 @@ def _decoded_ahead(tasks: list[_Task]) -> Iterator[tuple[_Task, Future[tuple[Pic
 
 
 def _decode(source: Path) -> tuple[Picture, list[str]]:
-    return decode_image(open_image(_read(source)))
+    return decode_image(_open(source))
 
 
 def _make(

@@ -31,29 +31,31 @@ IO_THREADS = 4
 OTHER_FILES = 180
 MAX_JOBS = 200  # that are not done, each of which keeps its record open
 
-_DATA_URL = re.compile(rb"\s*data:image/[\w.+-]+(?:;[\w.+-]+=[\w.+-]+)*;base64,", re.IGNORECASE)
-MAX_PREFIX_BYTES = 200  # in which `data:image/…;base64,` is looked for
+# Whatever a browser, a form or a script writes before the data: a media type of any kind or none, parameters, quotes, spaces.
+_DATA_URL = re.compile(rb"\s*data:(.*?;\s*base64\s*,)?", re.IGNORECASE | re.DOTALL)
+MAX_PREFIX_BYTES = 2000  # in which that is looked for
 _WHITESPACE = b" \t\n\r\v\f"
 _ALPHABET = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/="
 
 
-def decode_base64(text: str | Iterable[bytes]) -> bytes:
-    """Standard base64, with ASCII whitespace inside and a `data:image/…;base64,` prefix accepted.
+def decode_base64(text: str | Iterable[bytes], max_bytes: int = MAX_IMAGE_BYTES) -> bytes:
+    """Standard base64, with ASCII whitespace inside and a `data:…;base64,` prefix accepted.
 
     Args:
         text: whole, or in pieces, so that no call holds the interpreter's lock for all of a long one.
+        max_bytes: that may come out.
 
     Raises:
         InvalidBase64: a character outside the alphabet, or a length that no base64 has.
-        FileTooLarge: more than MAX_IMAGE_BYTES would come out.
+        FileTooLarge: more would come out.
     """
     data = b"".join(
         piece.translate(None, _WHITESPACE) for piece in _without_prefix([text.encode()] if isinstance(text, str) else text)
     )
-    if len(data) > math.ceil(MAX_IMAGE_BYTES / 3) * 4:
+    if len(data) > math.ceil(max_bytes / 3) * 4:
         raise FileTooLarge(
-            f"image_b64 holds about {len(data) * 3 / 4 / MIB:.1f} MB; the limit is {MAX_IMAGE_BYTES // MIB} MB decoded.",
-            limit_bytes=MAX_IMAGE_BYTES,
+            f"image_b64 holds about {len(data) * 3 / 4 / MIB:.1f} MB; the limit is {max_bytes // MIB} MB decoded.",
+            limit_bytes=max_bytes,
         )
     try:
         return pybase64.b64decode(data, validate=True)
@@ -65,6 +67,8 @@ def _without_prefix(text: Iterable[bytes]) -> Iterator[bytes]:
     pieces = iter(text)
     first = next(pieces, b"")
     prefix = _DATA_URL.match(first, 0, MAX_PREFIX_BYTES)
+    if prefix and not prefix[1]:
+        raise InvalidBase64("image_b64 is not standard base64: it is a data URL without ;base64, before its data.")
     yield first[prefix.end() :] if prefix else first
     yield from pieces
 

@@ -14,7 +14,7 @@ from pydantic.json_schema import models_json_schema
 from api.requests import JSON
 from api.responses import RESULT_HEADERS
 from core import errors
-from core.config import EXTENSIONS, VERSION
+from core.config import EXTENSIONS, INPUT_FORMATS, VERSION, either
 from core.errors import ServiceError
 from schemas.json_schema import PlainJsonSchema, Schema
 from schemas.params import PARAMS
@@ -230,7 +230,7 @@ _TIMEOUT = {
     "description": "seconds that the response may take; less than the service allows, if given",
     "schema": {"type": "number", "exclusiveMinimum": 0},
 }
-_FILE: Fields = {"schema": {"description": "the image file: PNG, JPEG, WebP or BMP, whatever the type says"}}
+_FILE: Fields = {"schema": {"description": f"the image file: {either(INPUT_FORMATS)}, whatever the type says"}}
 _EXAMPLE = {IMAGE_FIELD: IMAGE["examples"][0], "target_resolution": "2k"}
 _BODY = {
     "required": True,

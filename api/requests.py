@@ -13,8 +13,9 @@ from werkzeug.http import parse_list_header
 
 from api.middleware import IS_CROWDED, OVERLOADED, ROOM
 from core.budget import Room
-from core.config import EXTENSIONS, MAX_BODY_BYTES, MAX_IMAGE_BYTES, MIB, OutputFormat
+from core.config import EXTENSIONS, MAX_BODY_BYTES, MIB, OutputFormat, Settings
 from core.errors import BodyTimeout, BodyTooLarge, InvalidContentType, QueueFull
+from imaging.formats import InputLimits
 from schemas.request import IncomingRequest
 from serving.deadline import TIMEOUT_HEADER, Deadline, parse_timeout
 
@@ -38,12 +39,20 @@ class BodyRequest(Request):
     """A request whose body may be as large as its kind allows; whatever is beyond that is not kept."""
 
     body_class = RequestBody
+    max_body_bytes = MAX_BODY_BYTES
+    limits = InputLimits()
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
         self.is_raw = self.mimetype.startswith("image/") or self.mimetype == "application/octet-stream"
-        self.limit_bytes = MAX_IMAGE_BYTES if self.is_raw else MAX_BODY_BYTES
+        self.limit_bytes = self.limits.max_bytes if self.is_raw else self.max_body_bytes
         self.body = self.body_class(self.content_length, self.limit_bytes)
+
+
+def limited_requests(settings: Settings) -> type[BodyRequest]:
+    """Those of a service with these settings."""
+    limits = InputLimits(settings.max_image_bytes, settings.formats)
+    return type("LimitedRequest", (BodyRequest,), {"max_body_bytes": settings.max_body_bytes, "limits": limits})
 
 
 async def read_request() -> IncomingRequest:
@@ -73,14 +82,15 @@ async def read_request() -> IncomingRequest:
         raise QueueFull("Too many large requests are under way. Try again soon.", retry_after_seconds=RETRY_SECONDS)
     if scope[IS_CROWDED]():
         raise QueueFull("Too many requests wait for their results. Try again later.", retry_after_seconds=RETRY_SECONDS)
-    incoming = IncomingRequest(body, current.is_raw, current.query_string.decode("utf-8", "replace"), accepted_formats())
+    query = current.query_string.decode("utf-8", "replace")
+    incoming = IncomingRequest(body, current.is_raw, query, accepted_formats(), current.limits)
     room: Room = scope.pop(ROOM)
     room.hold_for(incoming)
     return incoming
 
 
 def _too_large(current: BodyRequest) -> BodyTooLarge:
-    within = "" if current.is_raw else f" The image in it may have up to {MAX_IMAGE_BYTES // MIB} MB."
+    within = "" if current.is_raw else f" The image in it may have up to {current.limits.max_bytes // MIB} MB."
     return BodyTooLarge(f"The body is over {current.limit_bytes // MIB} MB.{within}", limit_bytes=current.limit_bytes)
 
 

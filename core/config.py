@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -25,9 +25,13 @@ MAX_PORT = 65535
 
 MAX_URL_CHARACTERS = 2000  # of a webhook
 
+MAX_IMAGE_MB = 7  # of an image file, if no setting says otherwise
+MAX_IMAGE_BYTES = MAX_IMAGE_MB * MIB
+MAX_BODY_BYTES = 16 * MIB  # of JSON with such a file in it
+InputFormat = Literal["PNG", "JPEG", "WebP", "BMP", "TIFF", "AVIF", "HEIC", "GIF"]
+INPUT_FORMATS: tuple[InputFormat, ...] = get_args(InputFormat)
+
 # Fixed by the contract, so not settings.
-MAX_IMAGE_BYTES = 7 * MIB
-MAX_BODY_BYTES = 16 * MIB
 TargetResolution = Literal["2k", "4k", "8k"]
 ModelName = Literal["photo", "anime"]
 OutputFormat = Literal["jpeg", "png", "webp"]
@@ -38,6 +42,12 @@ EXTENSIONS: dict[OutputFormat, str] = {"jpeg": "jpg", "png": "png", "webp": "web
 
 class ConfigError(ValueError):
     """An environment variable has a value that cannot be used; the message names it and says what would be right."""
+
+
+def either(names: Iterable[str]) -> str:
+    """`a, b or c`."""
+    *others, last = names
+    return f"{', '.join(others)} or {last}" if others else last
 
 
 def _setting(default: object, description: str, *, secret: bool = False, **limits: Any) -> Any:
@@ -82,10 +92,20 @@ class Settings(BaseModel):
     )
     output_max_bytes: int = _setting(10 * GIB, "size of the folder above which the oldest results are removed", ge=0)
 
+    input_formats: str = _setting(
+        ",".join(INPUT_FORMATS), "comma-separated formats of images that are taken; leave out those that you do not want"
+    )
+    max_image_mb: int = _setting(
+        MAX_IMAGE_MB,
+        "MiB of an image file at most; bodies of JSON may have 16/7 of that, or 16 MiB if that is more",
+        ge=1,
+        le=100,
+    )
+
     queue_limit: int = _setting(8, "requests that may wait; the next one gets 503", ge=0)
     bodies_max_bytes: int = _setting(
         256 * MIB,
-        "bytes of all request bodies in memory; beyond that 503",
+        "bytes of all request bodies in memory; beyond that 503. At least one body must fit",
         ge=MAX_BODY_BYTES,
     )
     request_timeout_seconds: float = _setting(
@@ -123,11 +143,23 @@ class Settings(BaseModel):
         for name, text in given.items():
             _check_unicode(name, text)
         try:
-            return cls.model_validate_strings(given)
+            settings = cls.model_validate_strings(given)
         except ValidationError as exc:
             error = exc.errors(include_url=False, include_input=False)[0]
             name = str(error["loc"][0])
             raise _as_config_error(name, cls.model_fields[name], given[name], error) from None
+        if settings.bodies_max_bytes < settings.max_body_bytes:
+            raise ConfigError(
+                f"BODIES_MAX_BYTES must be finite and at least {settings.max_body_bytes}, the bytes of one body, where "
+                f"MAX_IMAGE_MB is {settings.max_image_mb}, not {str(settings.bodies_max_bytes)!r}"
+            )
+        return settings
+
+    @field_validator("input_formats")
+    @classmethod
+    def _check_formats(cls, text: str) -> str:
+        _formats(text)
+        return text
 
     @field_validator("webhook_secret")
     @classmethod
@@ -135,6 +167,21 @@ class Settings(BaseModel):
         if secret and not 24 <= len(_decoded(secret)) <= 64:
             raise ValueError("not of the right length")
         return secret
+
+    @property
+    def formats(self) -> tuple[InputFormat, ...]:
+        """The input formats that are taken."""
+        return _formats(self.input_formats)
+
+    @property
+    def max_image_bytes(self) -> int:
+        """Of an image file."""
+        return self.max_image_mb * MIB
+
+    @property
+    def max_body_bytes(self) -> int:
+        """Of a body of JSON: base64 has four bytes for three, and is written with line ends, escapes and other fields."""
+        return max(MAX_BODY_BYTES, -(-self.max_image_mb * MAX_BODY_BYTES // MAX_IMAGE_BYTES) * MIB)
 
     @property
     def local_url(self) -> str:
@@ -146,6 +193,15 @@ class Settings(BaseModel):
     def webhook_key(self) -> bytes:
         """The bytes of `webhook_secret`; none: webhooks are not signed."""
         return _decoded(self.webhook_secret)
+
+
+def _formats(text: str) -> tuple[InputFormat, ...]:
+    """In the order that messages name them, whatever the case. Raises ValueError: one is unknown, or there is none."""
+    names = {name.strip().lower() for name in text.split(",")} - {""}
+    known = tuple(name for name in INPUT_FORMATS if name.lower() in names)
+    if not known or len(known) < len(names):
+        raise ValueError("an unknown format, or none")
+    return known
 
 
 def _decoded(secret: str) -> bytes:
@@ -184,6 +240,7 @@ _MAY_HOLD_A_PASSWORD = ("weights_mirror", "registry_url", "public_url")
 _RIGHT = {
     "host": "an address (0.0.0.0, ::) or the name of a host",
     "device": "auto, cpu, cuda or cuda:N",
+    "input_formats": f"some of {', '.join(INPUT_FORMATS)}, with commas between them",
     "webhook_secret": "the base64 of 24 to 64 bytes, such as `openssl rand -base64 32` gives",
     **dict.fromkeys(_MAY_HOLD_A_PASSWORD, "a URL that begins with http:// or https://"),
 }

@@ -1,6 +1,7 @@
 """File formats: which one a file has, how large its image is, what surrounds the pixels. No pixel is decoded here.
 
-PNG, JPEG, WebP and BMP are opened, PNG and JPEG as `imaging.sanitize` leaves them. Nothing else reaches Pillow.
+PNG, JPEG and BMP are opened by Pillow, the first two as `imaging.sanitize` leaves them; the others by `imaging.containers`.
+Nothing else reaches a decoder.
 """
 
 from __future__ import annotations
@@ -10,33 +11,31 @@ import struct
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from PIL import Image
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
-from PIL.WebPImagePlugin import WebPImageFile
 
-from core.config import MAX_IMAGE_BYTES, MIB, TARGET_PX
+from core.config import INPUT_FORMATS, MAX_IMAGE_BYTES, MIB, TARGET_PX, InputFormat, either
 from core.errors import AnimatedImage, BadRequest, BrokenImage, FileTooLarge, NotAnImage, TooManyPixels, UnsupportedFormat
+from imaging.containers import gif, heif, tiff, webp
+from imaging.containers.gif import GifHeader
+from imaging.containers.heif import HeifHeader
+from imaging.containers.tiff import TiffHeader
 from imaging.sanitize import PNG_SIGNATURE, SanitizedFile, sanitize_jpeg, sanitize_png
-from imaging.webp import read_header
 
 MAX_PIXELS = TARGET_PX["8k"] ** 2  # 58,982,400: nothing larger can become smaller than the largest target
 
 MAX_EXIF_ENTRIES = 1000  # among which the orientation is looked for; cameras write some fifty
 
-ALLOWED = "PNG, JPEG, WebP or BMP"
-ALLOWED_OTHERS = "PNG, JPEG or WebP"
 DIB_HEADER_BYTES = (12, 40, 52, 56, 64, 108, 124)
 
 # What people send by mistake: name, offset, signatures. The first that fits counts.
 _OTHER_FORMATS: list[tuple[str, int, tuple[bytes, ...]]] = [
-    ("GIF", 0, (b"GIF8",)),
-    ("TIFF", 0, (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")),
-    ("AVIF", 4, (b"ftypavi",)),
-    ("HEIC", 4, (b"ftyphe", b"ftypmif1", b"ftypmsf1")),
+    ("BigTIFF", 0, (b"II+\0", b"MM\0+")),
     ("a video (MP4 or QuickTime)", 4, (b"ftyp",)),
     ("JPEG 2000", 0, (b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51")),
     ("JPEG XL", 0, (b"\0\0\0\x0cJXL ", b"\xff\x0a")),
@@ -50,28 +49,46 @@ _MARKUP = [("SVG or other XML", (b"<svg", b"<?xml")), ("an HTML page", (b"<!doct
 
 
 @dataclass(frozen=True)
+class InputLimits:
+    """What is taken: files of at most so many bytes, of these formats."""
+
+    max_bytes: int = MAX_IMAGE_BYTES
+    formats: tuple[InputFormat, ...] = INPUT_FORMATS
+
+    @property
+    def allowed(self) -> str:
+        """The formats, in words."""
+        return either(self.formats)
+
+
+@dataclass(frozen=True)
 class OpenedImage:
     """A file whose header has been read. It holds the file and no decoder: that of a WebP holds two pictures of its size."""
 
-    plugin: type[ImageFile]
+    format_name: InputFormat
     file: SanitizedFile
     mode: str  # of Pillow
     size: tuple[int, int]  # width and height in pixels, as they are in the file
     is_gray: bool
     has_alpha: bool
     orientation: int | None  # 1 to 8 as in the EXIF standard, 1 where nothing is said, None where the data is damaged
+    header: TiffHeader | GifHeader | HeifHeader | None = None  # what else the decoders of these want to know
+    is_in_runs: bool = False  # a BMP with RLE
 
     @classmethod
-    def of(cls, image: ImageFile, file: SanitizedFile) -> OpenedImage:
+    def of(cls, name: InputFormat, image: ImageFile, file: SanitizedFile) -> OpenedImage:
         """What Pillow has read of a file's header; `image` is closed."""
         is_gray = image.mode in ("1", "L", "LA", "I;16") if file.is_gray is None else file.is_gray
         has_alpha = file.color_key is not None or image.has_transparency_data
+        is_in_runs = any(tile.codec_name == "bmp_rle" for tile in image.tile)
         with closing(image):
-            return cls(type(image), file, image.mode, image.size, is_gray, has_alpha, _read_orientation(file.exif))
+            return cls(
+                *(name, file, image.mode, image.size, is_gray, has_alpha, _read_orientation(file.exif)), is_in_runs=is_in_runs
+            )
 
-    def load(self) -> ImageFile:
-        """Decode the pixels. The caller closes the image."""
-        image = self.plugin(io.BytesIO(self.file.data))
+    def load(self, after: bytes = b"") -> ImageFile:
+        """Decode the pixels of a PNG, JPEG or BMP, of whose file `after` is the end. The caller closes the image."""
+        image = _PLUGINS[self.format_name](io.BytesIO(self.file.data + after))
         image.load()
         return image
 
@@ -118,28 +135,34 @@ def _too_many_pixels() -> TooManyPixels:
     return TooManyPixels(f"The image has more than {MAX_PIXELS:,} pixels ({side}×{side}), the most that is opened.")
 
 
-def open_image(data: bytes) -> OpenedImage:
+def open_image(data: bytes, limits: InputLimits = InputLimits()) -> OpenedImage:
     """Recognise a file by its first bytes and read its header. The file may be opened once and decoded once.
 
     Raises:
         FileTooLarge, NotAnImage, UnsupportedFormat, BrokenImage, AnimatedImage, TooManyPixels: each for what it says.
     """
-    if len(data) > MAX_IMAGE_BYTES:
-        limit = f"{MAX_IMAGE_BYTES:,} ({MAX_IMAGE_BYTES // MIB} MB)"
+    if len(data) > limits.max_bytes:
+        limit = f"{limits.max_bytes:,} ({limits.max_bytes // MIB} MB)"
         raise FileTooLarge(f"The image file has {len(data):,} bytes; at most {limit} are accepted.")
+    if not data:
+        raise NotAnImage("The image is empty: it has no bytes.")
     format_name = _recognise(data)
+    if format_name is None:
+        raise NotAnImage(f"The data is not an image that this service recognises. Send {limits.allowed}.")
+    if format_name not in limits.formats:
+        raise UnsupportedFormat(f"The file is {format_name}, which is not supported. Send {limits.allowed}.")
     with translate_errors(format_name):
         opened = _OPENERS[format_name](data)
     if opened.width * opened.height > MAX_PIXELS:
         raise _too_many_pixels()
-    if opened.file.frame_count > 1:
-        raise AnimatedImage(f"The {format_name} file has {opened.file.frame_count} frames: send a single still image.")
+    if (frame_count := opened.file.frame_count) > 1:
+        frames = "pages" if format_name == "TIFF" else "frames"
+        raise AnimatedImage(f"The {format_name} file has {frame_count} {frames}: send a single still image.")
     return opened
 
 
-def _recognise(data: bytes) -> str:
-    if not data:
-        raise NotAnImage("The image is empty: it has no bytes.")
+def _recognise(data: bytes) -> str | None:
+    """The name of a format, which may be one that nobody asked for; None: of none that is known."""
     if data.startswith(PNG_SIGNATURE):
         return "PNG"
     if data.startswith(b"\xff\xd8\xff"):
@@ -148,9 +171,23 @@ def _recognise(data: bytes) -> str:
         return "WebP"
     if data.startswith(b"BM") and int.from_bytes(data[14:18], "little") in DIB_HEADER_BYTES:  # "BM" alone begins many a text
         return "BMP"
-    if name := _name_of_other(data[:100]):
-        raise UnsupportedFormat(f"The file is {name}, which is not supported. Send {ALLOWED}.")
-    raise NotAnImage(f"The data is not an image that this service recognises. Send {ALLOWED}.")
+    if data.startswith((b"II*\0", b"MM\0*")):
+        return "TIFF"
+    if data.startswith((b"GIF87a", b"GIF89a")):
+        return "GIF"
+    if data.startswith(b"ftyp", 4) and (name := _name_of_heif(heif.brands(data))):
+        return name
+    return _name_of_other(data[:100])
+
+
+def _name_of_heif(brands: list[bytes]) -> str | None:
+    """The first brand that tells the codec decides; the general ones say nothing of it."""
+    for brand in brands:
+        if brand in (b"avif", b"avis"):
+            return "AVIF"
+        if brand.startswith((b"hei", b"hev")):
+            return "HEIC"
+    return "HEIC" if brands[0] in (b"mif1", b"msf1") else None
 
 
 def _name_of_other(start: bytes) -> str | None:
@@ -166,33 +203,57 @@ def _name_of_other(start: bytes) -> str | None:
 
 def _open_png(data: bytes) -> OpenedImage:
     file = sanitize_png(data)
-    return OpenedImage.of(PngImageFile(io.BytesIO(file.data)), file)
+    return OpenedImage.of("PNG", PngImageFile(io.BytesIO(file.data)), file)
 
 
 def _open_jpeg(data: bytes) -> OpenedImage:
     file = sanitize_jpeg(data)
-    return OpenedImage.of(JpegImageFile(io.BytesIO(file.data)), file)
-
-
-def _open_webp(data: bytes) -> OpenedImage:
-    header = read_header(data)
-    file = SanitizedFile(data, header.exif, header.icc_profile, header.frame_count)
-    mode = "RGBA" if header.has_alpha else "RGB"
-    return OpenedImage(WebPImageFile, file, mode, header.size, False, header.has_alpha, _read_orientation(header.exif))
+    return OpenedImage.of("JPEG", JpegImageFile(io.BytesIO(file.data)), file)
 
 
 def _open_bmp(data: bytes) -> OpenedImage:
-    image = BmpImageFile(io.BytesIO(data))
-    if any(tile.codec_name == "bmp_rle" for tile in image.tile):  # Pillow decodes it in Python: 7 MB would take seconds
-        raise UnsupportedFormat(f"The BMP file is compressed (RLE). Save it without compression, or send {ALLOWED_OTHERS}.")
-    return OpenedImage.of(image, SanitizedFile(data))
+    return OpenedImage.of("BMP", BmpImageFile(io.BytesIO(data)), SanitizedFile(data))
 
 
+def _open_webp(data: bytes) -> OpenedImage:
+    header = webp.read_header(data)
+    file = SanitizedFile(header.essential, header.exif, header.icc_profile, header.frame_count)
+    mode = "RGBA" if header.has_alpha else "RGB"
+    return OpenedImage("WebP", file, mode, header.size, False, header.has_alpha, _read_orientation(header.exif))
+
+
+def _open_tiff(data: bytes) -> OpenedImage:
+    header = tiff.read_header(data)
+    depth = max(header.depth, 8)
+    file = SanitizedFile(data, icc_profile=header.icc_profile, frame_count=header.page_count, depth=depth)
+    mode = "CMYK" if header.photometric == tiff.INKS else "RGB"
+    has_alpha = header.alpha is not None
+    return OpenedImage("TIFF", file, mode, header.size, header.is_gray, has_alpha, header.orientation, header)
+
+
+def _open_gif(data: bytes) -> OpenedImage:
+    header = gif.read_header(data)
+    file = SanitizedFile(data, frame_count=header.frame_count)
+    return OpenedImage("GIF", file, "P", header.size, header.is_gray, header.has_alpha, 1, header)
+
+
+def _open_heif(name: InputFormat, data: bytes) -> OpenedImage:
+    header = heif.read_header(data, is_avif=name == "AVIF")
+    file = SanitizedFile(data, header.exif, header.icc_profile, header.frame_count, cicp=header.cicp)
+    mode = "RGBA" if header.has_alpha else "RGB"
+    return OpenedImage(name, file, mode, header.size, header.is_gray, header.has_alpha, header.orientation, header)
+
+
+_PLUGINS: dict[str, type[ImageFile]] = {"PNG": PngImageFile, "JPEG": JpegImageFile, "BMP": BmpImageFile}
 _OPENERS: dict[str, Callable[[bytes], OpenedImage]] = {
     "PNG": _open_png,
     "JPEG": _open_jpeg,
     "WebP": _open_webp,
     "BMP": _open_bmp,
+    "TIFF": _open_tiff,
+    "AVIF": partial(_open_heif, "AVIF"),
+    "HEIC": partial(_open_heif, "HEIC"),
+    "GIF": _open_gif,
 }
 
 

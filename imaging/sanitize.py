@@ -24,6 +24,7 @@ MAX_PNG_CHUNKS = 20_000
 # Encoders write 10. Empty segments cost 4 bytes and 3 µs of the interpreter each; of the largest, 64 kB, 112 fill a file.
 MAX_JPEG_SCANS = 100
 MAX_JPEG_SEGMENTS = 2000
+_CRITICAL = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,9 @@ class SanitizedFile:
     frame_count: int = 1
     color_key: tuple[int, ...] | None = None  # the one colour that a PNG without alpha declares transparent
     is_gray: bool | None = None  # None: Pillow tells
+    depth: int = 8  # bits of a sample of the decoded pixels: 8 or 16
+    is_unended: bool = False  # a JPEG whose mark of the end is missing: its pixels may be whole or not
+    cicp: bytes | None = None  # ITU-T H.273: primaries, transfer, matrix, range; of the decoded pixels
 
     @property
     def profile(self) -> bytes | None:
@@ -44,7 +48,7 @@ class SanitizedFile:
 
 
 def sanitize_png(data: bytes) -> SanitizedFile:
-    """Keep the header, the palette and the pixels.
+    """Keep the header, the palette and the pixels. As libpng does, forgive damage elsewhere: such a chunk is left out.
 
     Raises:
         ValueError, KeyError, struct.error: the file is damaged, or has more than MAX_PNG_CHUNKS chunks.
@@ -60,31 +64,37 @@ def sanitize_png(data: bytes) -> SanitizedFile:
     depth, color_type = header[16], header[17]
     kept = [b"IHDR", b"PLTE", b"tRNS"] if color_type == 3 else [b"IHDR"]
     pixels = _png_chunk(b"IDAT", b"".join(pixel_chunks))  # one chunk: Pillow takes 4 µs for each
-    essential = [PNG_SIGNATURE, *(chunks.get(name, b"") for name in kept), pixels, chunks[b"IEND"]]
+    if not pixel_chunks:
+        raise ValueError("no pixels")
+    essential = [PNG_SIGNATURE, *(chunks.get(name, b"") for name in kept), pixels, _png_chunk(b"IEND", b"")]
+    frames = chunks.get(b"acTL", b"")
     return SanitizedFile(
         b"".join(essential),
         exif=chunks.get(b"eXIf", b"")[8:-4],
         icc_profile=_png_profile(chunks[b"iCCP"][8:-4]) if b"iCCP" in chunks else None,
-        frame_count=struct.unpack_from(">I", chunks[b"acTL"], 8)[0] if b"acTL" in chunks else 1,
-        color_key=_png_color_key(chunks[b"tRNS"][8:-4], depth, color_type) if b"tRNS" in chunks else None,
-        is_gray=color_type in (0, 4),  # Pillow opens 16-bit gray with alpha as RGBA
+        frame_count=struct.unpack_from(">I", frames, 8)[0] if len(frames) == 20 else 1,
+        color_key=_png_color_key(chunks.get(b"tRNS", b"")[8:-4], depth, color_type),
+        is_gray=color_type in (0, 4),
+        depth=max(depth, 8),
     )
 
 
 def _png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Each chunk's name, and the whole of it. Pillow does not look at the checksums of the pixels."""
+    """Each whole chunk's name, and the whole of it. Pillow does not look at the checksums of the pixels."""
     position, name, chunk_count = len(PNG_SIGNATURE), b"", 0
     while name != b"IEND":
         chunk_count += 1
         if chunk_count > MAX_PNG_CHUNKS:
             raise ValueError(f"{chunk_count} chunks")
+        if position + 12 > len(data):
+            return
         length, name = struct.unpack_from(">I4s", data, position)
         end = position + length + 12
-        (checksum,) = struct.unpack_from(">I", data, end - 4)
-        chunk = data[position:end]
-        if zlib.crc32(chunk[4:-4]) != checksum:
+        is_whole = end <= len(data) and zlib.crc32(data[position + 4 : end - 4]) == int.from_bytes(data[end - 4 : end], "big")
+        if is_whole:
+            yield name, data[position:end]
+        elif name == b"IDAT" or (end <= len(data) and name in _CRITICAL):
             raise ValueError(f"checksum of {name!r}")
-        yield name, chunk
         position = end
 
 
@@ -102,13 +112,11 @@ def _png_profile(body: bytes) -> bytes:
 
 
 def _png_color_key(body: bytes, depth: int, color_type: int) -> tuple[int, ...] | None:
-    """The transparent colour on the scale of Pillow's pixels; Pillow itself leaves it on the file's."""
-    if color_type == 0:
-        (value,) = struct.unpack_from(">H", body)
-        return (value if depth == 16 else (value & (2**depth - 1)) * 255 // (2**depth - 1),)
-    if color_type == 2:
-        return tuple(value >> 8 if depth == 16 else value & 255 for value in struct.unpack_from(">3H", body))
-    return None
+    """The transparent colour on the scale of the decoded pixels."""
+    if color_type not in (0, 2) or len(body) != (2 if color_type == 0 else 6):
+        return None
+    most = 2**depth - 1
+    return tuple((value & most) * (65535 if depth == 16 else 255) // most for (value,) in struct.iter_unpack(">H", body))
 
 
 def sanitize_jpeg(data: bytes) -> SanitizedFile:
@@ -117,18 +125,24 @@ def sanitize_jpeg(data: bytes) -> SanitizedFile:
     Raises:
         ValueError, struct.error: the file is damaged, or has too many segments or scans.
     """
-    kept, exif, profile, scan_count = [b"\xff\xd8"], b"", [], 0
+    kept, exif, profile, scan_count, marker = [b"\xff\xd8"], b"", [], 0, 0
+    components, scanned = {0}, set[int]()
     for segment_count, (marker, segment) in enumerate(_jpeg_segments(data), 1):
         scan_count += marker == 0xDA
         if segment_count > MAX_JPEG_SEGMENTS or scan_count > MAX_JPEG_SCANS:
             raise ValueError(f"{segment_count} segments, {scan_count} scans")
+        if marker in (0xC0, 0xC1):
+            components = set(segment[10::3])
+        elif marker == 0xDA:
+            scanned |= set(segment[5 : 5 + 2 * segment[4] : 2])
         if segment.startswith(b"Exif\0\0", 4):
             exif = exif or segment[10:]
         elif segment.startswith(b"ICC_PROFILE\0", 4):
             profile.append(segment[16:])
         elif marker in (0xE0, 0xEE) or not 0xE0 <= marker <= 0xEF:  # JFIF and Adobe decide on the colour space
             kept.append(segment)
-    return SanitizedFile(b"".join(kept), exif=exif, icc_profile=_join_profile(profile))
+    is_unended = marker != 0xD9 and components == scanned  # of a progressive one, nobody knows how many scans there are
+    return SanitizedFile(b"".join(kept), exif=exif, icc_profile=_join_profile(profile), is_unended=is_unended)
 
 
 # Not a byte that was escaped in the pixels (00), a restart mark within them (D0-D7) or padding (FF).

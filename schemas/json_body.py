@@ -7,6 +7,7 @@ was full of escapes. So a long string is only found here, and read in pieces by 
 from __future__ import annotations
 
 import secrets
+from codecs import BOM_UTF8
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -65,6 +66,8 @@ def parse_json(body: bytes) -> Any:
     Raises:
         InvalidJSON, TooManyValues: it is no JSON of a bearable size.
     """
+    if body.startswith(BOM_UTF8):  # of editors and scripts on Windows
+        body = b" " * len(BOM_UTF8) + body[len(BOM_UTF8) :]
     starts = range(0, len(body), PIECE_BYTES)
     if sum(body.count(b",", start, start + PIECE_BYTES) for start in starts) > MAX_COMMAS:
         raise _too_much(f"{MAX_COMMAS:,} commas")

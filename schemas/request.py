@@ -13,9 +13,9 @@ from urllib.parse import parse_qsl
 import orjson
 from pydantic import Field
 
-from core.config import OutputFormat
+from core.config import INPUT_FORMATS, OutputFormat, either
 from core.errors import MissingField, NotAnObject, RepeatedField, WrongType
-from imaging.formats import OpenedImage
+from imaging.formats import InputLimits, OpenedImage
 from schemas.json_body import LongString, parse_json
 from schemas.json_schema import properties_of
 from schemas.params import KINDS, PARAMS, UpscaleParams, shown
@@ -28,8 +28,8 @@ class UpscaleBody(UpscaleParams):
     """The JSON object that a request may be, for the OpenAPI document; `read_fields` and `parse_params` validate requests."""
 
     image_b64: str = Field(
-        description="the image file (PNG, JPEG, WebP or BMP) in standard base64, in JSON only; "
-        "whitespace and a `data:image/…;base64,` prefix are accepted",
+        description=f"the image file ({either(INPUT_FORMATS)}) in standard base64, in JSON only; "
+        "whitespace and a `data:…;base64,` prefix are accepted",
         # 8×8 gray pixels, as PNG
         examples=["iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAAAAADhZOFXAAAAEElEQVR42mNsYIAAJgaKGAAmCACQtTEKkQAAAABJRU5ErkJggg=="],
     )
@@ -46,13 +46,14 @@ class IncomingRequest:
 
     The body is a JSON object, or if `is_raw` the image file itself. `query` is the query string, without its question mark.
     `accepted` has the weight, from 0 to 1, of each output format that the client would take as the response's body; it is
-    empty where the client wants JSON, which holds any format.
+    empty where the client wants JSON, which holds any format. `limits` are the service's.
     """
 
     body: bytes
     is_raw: bool = False
     query: str = ""
     accepted: Mapping[OutputFormat, float] = field(default_factory=dict)
+    limits: InputLimits = field(default_factory=InputLimits)
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,7 +7,7 @@ import importlib
 import importlib.util
 import sys
 
-SERVICE = ("quart", "hypercorn", "httpx", "pydantic", "orjson", "pybase64", "prometheus_client", "numpy", "PIL")
+SERVICE = ("quart", "hypercorn", "httpx", "pydantic", "orjson", "pybase64", "prometheus_client", "numpy", "PIL", "pillow_heif")
 MODELS = ("torch", "torchvision", "scipy", "tqdm", "yaml", "requests")
 FOUND = ("basicsr", "facexlib", "gfpgan", "realesrgan")  # imported behind a shim, by the service
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 
-from core.config import MAX_IMAGE_BYTES, MIB, TARGET_PX
+from core.config import TARGET_PX
 from core.metrics import MetricsSnapshot
 from model_utility import Models, ModelStatus
 from schemas.plan import max_input_px
@@ -30,14 +30,20 @@ def service_status(state: ServiceState, models: Models | None, admission: Admiss
 
 
 def health_response(
-    status: ServiceStatus, models: Models | None, *, reason: str | None, heartbeat_active: bool, uptime_seconds: float
+    status: ServiceStatus,
+    models: Models | None,
+    *,
+    reason: str | None,
+    max_image_mb: int,
+    heartbeat_active: bool,
+    uptime_seconds: float,
 ) -> HealthResponse:
     """The body of GET /health."""
     return HealthResponse(
         **dict(status),
         reason=reason,
         timestamp=time.time(),
-        max_image_size_mb=MAX_IMAGE_BYTES // MIB,
+        max_image_size_mb=max_image_mb,
         supported_resolutions=tuple(TARGET_PX),
         limits={target: TargetLimits(target_px=px, max_input_px=max_input_px(target)) for target, px in TARGET_PX.items()},
         models=_models(models.status if models else {}),

@@ -22,8 +22,8 @@ def parse_request(incoming: IncomingRequest) -> UpscaleRequest:
         NotAcceptable: the client accepts no format that the result may have.
     """
     given = read_fields(incoming)
-    data = incoming.body if incoming.is_raw else decode_base64(image_text(given))
-    image = open_image(data)
+    data = incoming.body if incoming.is_raw else decode_base64(image_text(given), incoming.limits.max_bytes)
+    image = open_image(data, incoming.limits)
     params = parse_params(given)
     output_format = _output_format(params.output_format, usual_format(image.has_alpha), incoming.accepted)
     plan = plan_upscale(Size(image.width, image.height), params.target_resolution, params.fit, params.model)

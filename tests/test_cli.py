@@ -155,8 +155,7 @@ def test_every_field_of_a_request_is_an_option() -> None:
 def test_a_picture_that_fails_is_named_and_does_not_stop_the_others(room: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("torn.png").write_bytes(encode(np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8))[:-2000])
     Path("wide.png").write_bytes(encode(np.zeros((2, 1025), np.uint8)))
-    Path("huge.png").write_bytes(bytes(8 * 1024 * 1024))
-    run = Run("note.jpg", "none.png", "wide.png", "torn.png", "huge.png", str(room), "a.png", "-o", "out", "--target", "2k")
+    run = Run("note.jpg", "none.png", "wide.png", "torn.png", str(room), "a.png", "-o", "out", "--target", "2k")
     assert (run.status, files()) == (1, ["a.jpg"])
     errors = capsys.readouterr().err
     for name, words in {
@@ -164,7 +163,6 @@ def test_a_picture_that_fails_is_named_and_does_not_stop_the_others(room: Path, 
         "none.png": "No such file",
         "wide.png": "1024 px",
         "torn.png": "",
-        "huge.png": "7 MB",
         str(room): "Is a directory",
     }.items():
         (line,) = [line for line in errors.splitlines() if line.startswith(f"{name}: ")]

@@ -29,10 +29,30 @@ def test_base64_of_every_padding_is_decoded(size: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "prefix", ["data:image/png;base64,", "DATA:IMAGE/svg+xml;charset=utf-8;BASE64,", "\n data:image/x-a.b;base64,"]
+    "prefix",
+    [
+        "data:image/png;base64,",
+        "DATA:IMAGE/svg+xml;charset=utf-8;BASE64,",
+        "\n data:image/x-a.b;base64,",
+        "data:;base64,",
+        "data:image/jpeg;name=my%20photo.png;base64,",
+        "data:image/png; charset=utf-8;base64,",
+        'data:image/png;name="a, b;c.png";base64,',
+        "data:image/png;name=фото.png;base64,",
+        "data:application/octet-stream; base64 ,",
+        f"data:image/png;name={'x' * 1000}.png;base64,",
+    ],
 )
-def test_a_data_url_of_an_image_is_decoded(prefix: str) -> None:
+def test_a_data_url_of_any_kind_is_decoded(prefix: str) -> None:
     assert decode_base64(f"{prefix}QUJD") == b"ABC"
+
+
+@pytest.mark.parametrize(
+    "url", ["data:,QUJD", "data:image/png,QUJD", "data:base64,QUJD", "data:" + "a" * 3000 + ";base64,QUJD"]
+)
+def test_a_data_url_that_is_not_base64_is_refused_and_says_so(url: str) -> None:
+    with pytest.raises(InvalidBase64, match="data URL without ;base64"):
+        decode_base64(url)
 
 
 def test_ascii_whitespace_is_accepted_anywhere() -> None:
@@ -46,6 +66,12 @@ def test_ascii_whitespace_is_accepted_anywhere() -> None:
 def test_what_is_no_standard_base64_is_refused(text: str) -> None:
     with pytest.raises(InvalidBase64, match="image_b64 is not standard base64"):
         decode_base64(text)
+
+
+def test_base64_within_a_limit_of_ones_own() -> None:
+    assert decode_base64(base64.b64encode(bytes(8 << 20)).decode(), 8 << 20) == bytes(8 << 20)
+    with pytest.raises(FileTooLarge, match="the limit is 1 MB"):
+        decode_base64("A" * (2 << 20), 1 << 20)
 
 
 def test_base64_over_the_limit_is_refused_before_it_is_decoded() -> None:

@@ -24,7 +24,7 @@ export async function showServer() {
 }
 
 function showLimits() {
-  setText($("limits"), `PNG, JPEG, WebP or BMP, up to ${server.max_image_size_mb} MB. It goes to this server and to nobody else.`);
+  setText($("limits"), `PNG, JPEG, WebP, BMP, TIFF, AVIF, HEIC or GIF, up to ${server.max_image_size_mb} MB. It goes to this server and to nobody else.`);
   $("model").hidden = !server.models?.upscale_x4_anime?.loaded;
   $("strength").hidden = !server.models?.face_restoration?.loaded;
   const missing = server.models?.face_restoration?.reason;

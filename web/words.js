@@ -50,5 +50,5 @@ export function unsupported({ name, type }) {
   const ending = /\.(heic|heif|avif|gif|tiff?|svg|jxl|dng|cr2|nef|arw|raw|psd|pdf|mp4|mov)$/i.exec(name)?.[1];
   if (/^image\/(png|jpeg|webp|bmp|x-ms-bmp)$/.test(type) || (!type && !ending)) return "";
   const kind = (/\.(\w{1,5})$/.exec(name)?.[1] ?? type.split("/").pop()).toUpperCase();
-  return `${kind} is none of the formats that the server takes: save it as PNG, JPEG, WebP or BMP, and try again.`;
+  return `${kind} is none of the formats that the server takes: save it as PNG, JPEG, WebP, BMP, TIFF, AVIF, HEIC or GIF, and try again.`;
 }

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from core.config import ConfigError, Settings
+from core.config import MIB, ConfigError, Settings
 from scripts.tables import settings_table
 
 RIGHT = {
@@ -23,6 +23,8 @@ RIGHT = {
     "OUTPUT_DIR": ("out", Path("out")),
     "RETENTION_SECONDS": ("0.5", 0.5),
     "OUTPUT_MAX_BYTES": ("0", 0),
+    "INPUT_FORMATS": ("heic, JPEG,png", "heic, JPEG,png"),
+    "MAX_IMAGE_MB": ("5", 5),
     "QUEUE_LIMIT": ("0", 0),
     "REQUEST_TIMEOUT_SECONDS": ("900", 900.0),
     "BODIES_MAX_BYTES": ("16777216", 16777216),
@@ -65,12 +67,37 @@ WRONG = [
     ("PRECISION", "fp8", "auto, fp32, fp16"),
     ("LOG_LEVEL", "verbose", "DEBUG, INFO, WARNING, ERROR"),
     ("LOG_FORMAT", "xml", "text, json"),
+    ("INPUT_FORMATS", "PNG,JPEG2000", "some of PNG, JPEG, WebP"),
+    ("INPUT_FORMATS", ",", "some of PNG, JPEG, WebP"),
+    ("MAX_IMAGE_MB", "0", "from 1 to 100"),
+    ("MAX_IMAGE_MB", "101", "from 1 to 100"),
+    ("MAX_IMAGE_MB", "7.5", "a whole number"),
+    ("BODIES_MAX_BYTES", "16777215", "at least 16777216"),
 ]
 
 
 def test_without_variables_everything_has_its_default() -> None:
     assert Settings.from_env({}) == Settings()
     assert Settings.from_env(dict.fromkeys(RIGHT, " ")) == Settings()
+
+
+def test_the_formats_are_named_in_one_order_whatever_is_written() -> None:
+    assert Settings.from_env({"INPUT_FORMATS": "heic, JPEG,png"}).formats == ("PNG", "JPEG", "HEIC")
+    assert Settings().formats == ("PNG", "JPEG", "WebP", "BMP", "TIFF", "AVIF", "HEIC", "GIF")
+
+
+def test_the_limit_of_bodies_follows_that_of_files() -> None:
+    for megabytes in range(1, 8):
+        assert Settings(max_image_mb=megabytes).max_body_bytes == 16 * MIB
+    for megabytes in range(8, 101):
+        settings = Settings.from_env({"MAX_IMAGE_MB": str(megabytes)})
+        lines = len(b"\r\n".join([b"A" * 76] * -(-megabytes * MIB * 4 // 3 // 76)).replace(b"\r\n", b"\\r\\n"))
+        assert lines + MIB <= settings.max_body_bytes <= settings.bodies_max_bytes
+
+
+def test_room_for_less_than_one_body_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"^BODIES_MAX_BYTES must be .* at least 240123904, .* MAX_IMAGE_MB is 100"):
+        Settings.from_env({"MAX_IMAGE_MB": "100", "BODIES_MAX_BYTES": "200000000"})
 
 
 def test_a_path_that_no_response_could_hold_is_refused() -> None:

@@ -130,29 +130,39 @@ def test_transparent_color_of_a_png_becomes_alpha() -> None:
     np.testing.assert_array_equal(picture.alpha, np.where((key == RGB).all(axis=2), 0, 255))
 
 
-def test_sixteen_bit_gray_is_scaled_and_rounded() -> None:
-    values = np.linspace(0, 65535, H * W).astype(np.uint16).reshape(H, W)
-    picture, _ = decode(png(16, 0, unfiltered(values), (b"tRNS", struct.pack(">H", values[1, 1]))))
-    np.testing.assert_array_equal(picture.pixels, np.round(values / 257))
-    np.testing.assert_array_equal(picture.alpha, np.where(values == values[1, 1], 0, 255))
+DEEP = np.random.default_rng(5).integers(0, 65536, (H, W, 4), np.uint16)
 
 
-@pytest.mark.parametrize(("color_type", "channels"), [(2, 3), (4, 2), (6, 4)], ids=["RGB", "LA", "RGBA"])
-def test_sixteen_bit_color_and_alpha_become_eight(color_type: int, channels: int) -> None:
-    eight = np.dstack([RGB, ALPHA])[..., -channels:] if channels != 3 else RGB
-    picture, _ = decode(png(16, color_type, unfiltered(eight.astype(np.uint16) * 257)))
-    expected = eight[..., 0] if color_type == 4 else eight[..., :3]
-    np.testing.assert_array_equal(picture.pixels, expected)
+@pytest.mark.parametrize(("color_type", "channels"), [(0, 1), (2, 3), (4, 2), (6, 4)], ids=["L", "RGB", "LA", "RGBA"])
+def test_sixteen_bits_of_a_png_stay_sixteen(color_type: int, channels: int) -> None:
+    samples = DEEP[..., :channels]
+    picture, _ = decode(png(16, color_type, unfiltered(samples)))
+    assert picture.pixels.dtype == np.uint16
+    np.testing.assert_array_equal(picture.pixels, samples[..., 0] if channels < 3 else samples[..., :3])
     if color_type in (4, 6):
-        np.testing.assert_array_equal(picture.alpha, eight[..., -1])
+        np.testing.assert_array_equal(picture.alpha, samples[..., -1])
+    else:
+        assert picture.alpha is None
 
 
-def test_opaque_alpha_is_still_alpha() -> None:
+def test_a_sixteen_bit_color_key_is_one_color_of_sixteen_bits() -> None:
+    for color_type, samples in ((0, DEEP[..., 0].copy()), (2, DEEP[..., :3].copy())):
+        samples[0, 1] = samples[0, 0] ^ 1  # the same in eight bits
+        key = struct.pack(f">{samples[0, 0].size}H", *np.atleast_1d(samples[0, 0]))
+        picture, _ = decode(png(16, color_type, unfiltered(samples), (b"tRNS", key)))
+        np.testing.assert_array_equal(picture.pixels, samples)
+        expected = np.full((H, W), 65535, np.uint16)
+        expected[0, 0] = 0
+        np.testing.assert_array_equal(picture.alpha, expected)
+        assert picture.alpha is not None and picture.alpha.dtype == np.uint16
+
+
+def test_alpha_that_is_full_throughout_is_none() -> None:
     image = in_mode("RGB")
     image.putalpha(255)
     for data in (saved(image, "PNG"), bmp_with_alpha(image)):
         assert open_image(data).has_alpha
-        np.testing.assert_array_equal(decode(data)[0].alpha, 255)
+        assert decode(data)[0].alpha is None
 
 
 def test_image_of_one_pixel_is_valid() -> None:
@@ -243,10 +253,11 @@ def test_damaged_files_give_a_picture_or_a_refusal_and_nothing_else() -> None:
         if decoded is not None:
             picture = decoded[0]
             assert (header.width, header.height) == (picture.width, picture.height)
-            assert header.has_alpha == (picture.alpha is not None)
+            assert header.has_alpha or picture.alpha is None
 
 
 def test_header_agrees_with_the_picture() -> None:
     for data in seeds():
         opened, (picture, _) = open_image(data), decode(data)
-        assert (opened.width, opened.height, opened.has_alpha) == (picture.width, picture.height, picture.alpha is not None)
+        assert (opened.width, opened.height, opened.is_gray) == (picture.width, picture.height, picture.pixels.ndim == 2)
+        assert opened.has_alpha or picture.alpha is None

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 MAX_CHUNKS = 20_000  # behind which nothing is looked for; a still image has six
+_KEPT = (b"VP8X", b"ALPH", b"VP8 ", b"VP8L")
 _ANIMATION, _ALPHA = 0x02, 0x10  # flags of VP8X
 
 
@@ -19,6 +20,7 @@ class WebPHeader:
     frame_count: int
     icc_profile: bytes | None
     exif: bytes
+    essential: bytes  # a file of the pixels alone, so that damage elsewhere does no harm
 
 
 def read_header(data: bytes) -> WebPHeader:
@@ -29,7 +31,10 @@ def read_header(data: bytes) -> WebPHeader:
     """
     size, has_alpha, is_animated = None, False, False
     frame_count, profile, exif = 0, None, b""
+    kept: dict[bytes, bytes] = {}
     for name, start, end in _chunks(data):
+        if name in _KEPT:
+            kept.setdefault(name, data[start - 8 : end + (end - start) % 2])
         if name == b"VP8X" and size is None:
             is_animated, has_alpha = bool(data[start] & _ANIMATION), bool(data[start] & _ALPHA)
             size = _read24(data, start + 4) + 1, _read24(data, start + 7) + 1
@@ -51,7 +56,15 @@ def read_header(data: bytes) -> WebPHeader:
             exif = data[start:end]
     if size is None or not frame_count:
         raise ValueError("no image")
-    return WebPHeader(size, has_alpha, frame_count if is_animated else 1, profile, exif)
+    essential = data if is_animated else _file_of(kept)
+    return WebPHeader(size, has_alpha, frame_count if is_animated else 1, profile, exif, essential)
+
+
+def _file_of(chunks: dict[bytes, bytes]) -> bytes:
+    if extended := chunks.get(b"VP8X"):
+        chunks[b"VP8X"] = extended[:8] + bytes([extended[8] & _ALPHA]) + extended[9:]
+    body = b"WEBP" + b"".join(chunks[name] for name in _KEPT if name in chunks)
+    return b"RIFF" + struct.pack("<I", len(body)) + body
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
