@@ -94,7 +94,8 @@ def result_json(result: UpscaleResult) -> Response:
 def result_image(result: UpscaleResult) -> Response:
     """The encoded file itself; what JSON says beside it is in headers, texts percent-encoded."""
     summary, image_format = result.summary(), result.metadata.format
-    headers = {f"X-Upscale-{name}": _header_text(getattr(summary, field)) for name, field in RESULT_HEADERS.items()}
+    known = {name: getattr(summary, field) for name, field in RESULT_HEADERS.items()}
+    headers = {f"X-Upscale-{name}": _header_text(value) for name, value in known.items() if value is not None}
     file_name = f"upscaled-{summary.upscaled_size}.{EXTENSIONS[image_format]}"
     headers["Content-Disposition"] = f'inline; filename="{file_name}"'
     body = _body_of(result)

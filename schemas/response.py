@@ -26,6 +26,7 @@ _Time = Annotated[
     Field(description="ISO 8601, in UTC", examples=["2026-11-22T12:00:00.000Z"], json_schema_extra={"format": "date-time"}),
 ]
 _Passes = Annotated[tuple[Literal[2, 4], ...], Field(description="the passes, in order", examples=[[4, 2]])]
+_Target = Annotated[TargetResolution | None, Field(description="null if a scale was asked for", examples=["2k"])]
 _Warnings = Annotated[tuple[str, ...], Field(description="whole sentences; empty if there are none")]
 _RequestId = Annotated[str, Field(description="as in X-Request-ID", examples=[_REQUEST_ID])]
 _TotalScale = Annotated[float, Field(description="ratio of the long sides", examples=[4.0])]
@@ -69,7 +70,7 @@ class UpscaleMetadata(_Response):
     original_size: ImageSize
     upscaled_size: ImageSize
     upscaling_strategy: _Passes
-    target_resolution: TargetResolution
+    target_resolution: _Target
     model: ModelName
     total_scale: _TotalScale
     faces_detected: int = Field(ge=0, description="found on the input; 0 if faces were not asked for", examples=[1])
@@ -156,7 +157,7 @@ class PlanSummary(_Response):
     original_size: ImageSize
     upscaled_size: ImageSize
     upscaling_strategy: _Passes
-    target_resolution: TargetResolution
+    target_resolution: _Target
 
     @classmethod
     def of(cls, plan: Plan) -> PlanSummary:

@@ -9,7 +9,7 @@ import orjson
 import pytest
 from jsonschema import Draft202012Validator
 
-from core.errors import BadRequest, InvalidJSON, NotAnImage, OutOfRange, WrongType
+from core.errors import BadRequest, ConflictingFields, InvalidJSON, NotAnImage, OutOfRange, WrongType
 from schemas.params import PARAMS, UpscaleParams, parse_params
 from schemas.plan import Size, plan_upscale
 from schemas.request import FIELDS, MAX_NAMED_FIELDS, IncomingRequest, UpscaleRequest
@@ -64,7 +64,7 @@ def test_unknown_fields_are_named_up_to_a_number() -> None:
 
 
 @pytest.mark.parametrize("name", list(PARAMS))
-@pytest.mark.parametrize("value", [None, [], {}, 1.5, "", "x" * 10_000])
+@pytest.mark.parametrize("value", [None, [], {}, -1.5, "", "x" * 10_000])
 def test_an_error_names_its_field_and_never_repeats_much_of_the_input(name: str, value: object) -> None:
     with pytest.raises(BadRequest) as caught:
         parse(**{name: value})
@@ -75,8 +75,10 @@ def test_an_error_names_its_field_and_never_repeats_much_of_the_input(name: str,
 
 def test_every_example_and_every_default_is_valid() -> None:
     examples = {name: schema["examples"][0] for name, schema in FIELDS.items()}
+    scale = {"scale": examples.pop("scale")}
     params = parse_request(IncomingRequest(orjson.dumps(examples))).params
-    assert params.model_dump() == {name: examples[name] for name in PARAMS}
+    assert params.model_dump(exclude={"scale"}) == {name: examples[name] for name in PARAMS if name != "scale"}
+    assert parse(**scale).params.scale == scale["scale"]
     defaults = {name: schema["default"] for name, schema in PARAMS.items() if "default" in schema}
     assert parse(**defaults).warnings == ()
 
@@ -90,6 +92,22 @@ def test_a_number_may_be_written_without_a_fraction_and_must_lie_within_its_limi
     for value in (float("nan"), float("inf")):
         with pytest.raises(OutOfRange, match="face_strength must be from 0 to 1"):
             parse_params({"face_strength": value})
+
+
+def test_a_scale_lies_within_its_limits_and_takes_the_place_of_target_and_fit() -> None:
+    for text, scale in {"2": 2, "1.5": 1.5, "16": 16, "16.0": 16, "1.0000001": 1.0000001}.items():
+        assert parse_request(IncomingRequest(IMAGE, is_raw=True, query=f"scale={text}")).params.scale == scale
+    for value in (1, 1.0, 0, -2, 16.0001, 1e30):
+        with pytest.raises(OutOfRange, match="scale must be above 1 and at most 16"):
+            parse(scale=value)
+    for other_type in ("2", True, None, [2]):
+        with pytest.raises(WrongType, match="scale must be a number"):
+            parse(scale=other_type)
+    for other in ({"target_resolution": "4k"}, {"fit": "passes"}, {"fit": "exact", "target_resolution": "2k"}):
+        with pytest.raises(ConflictingFields):
+            parse(scale=2, **other)
+    with pytest.raises(ConflictingFields):
+        parse_request(IncomingRequest(orjson.dumps({"image_b64": b64(IMAGE), "scale": 2}), query="fit=passes"))
 
 
 def test_an_integer_is_what_json_schema_calls_one() -> None:
