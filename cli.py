@@ -1,7 +1,8 @@
 """The command line: `python cli.py photo.jpg more/*.png -o out/ --target 4k`.
 
 Options are the fields of a request, the pipeline is the service's, and so are the bytes that come out. Everything that can be
-known without decoding a pixel is said before anything runs; after that, a picture that fails does not stop the others.
+known without a network is said before anything runs, and of pixels only alpha is looked at; after that, a picture that fails
+does not stop the others.
 """
 
 from __future__ import annotations
@@ -151,7 +152,7 @@ def _tasks(options: argparse.Namespace, params: UpscaleParams, parser: argparse.
     for source in options.inputs:
         try:
             task = _task(source, params, Path(options.output), file_format)
-        except (ServiceError, OSError) as exc:
+        except (ServiceError, OSError, MemoryError) as exc:
             _say_failure(source, exc)
             failed += 1
             continue
@@ -212,11 +213,12 @@ def _file_format(options: argparse.Namespace, params: UpscaleParams, parser: arg
 def _task(source: Path, params: UpscaleParams, output: Path, file_format: OutputFormat | None) -> _Task:
     image = open_image(_read(source))
     plan = plan_for(Size(image.width, image.height), params)
-    output_format = file_format or params.output_format or usual_format(image.has_alpha)
+    has_alpha = image.has_alpha and decode_image(image)[0].alpha is not None
+    output_format = file_format or params.output_format or usual_format(has_alpha)
     result = output if file_format else output / f"{source.stem}.{EXTENSIONS[output_format]}"
     if result.is_dir():
         raise IsADirectoryError(errno.EISDIR, f"{result}, where the result belongs, is a folder")
-    return _Task(source, result, output_format, plan, image.has_alpha)
+    return _Task(source, result, output_format, plan, has_alpha)
 
 
 def _read(source: Path) -> bytes:

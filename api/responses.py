@@ -133,7 +133,7 @@ async def _in_chunks(body: LocalFile | memoryview) -> AsyncIterator[bytes]:
 
 
 def _header_text(value: object) -> str:
-    """In ASCII: null as nothing, a size as 480x300, a list with commas, of a long one the beginning, and a text as in a URL."""
+    """In ASCII: null as nothing, a size as 480x300, a list with commas (the beginning of a long one), a text as in a URL."""
     if isinstance(value, tuple):
         kept = value if len(value) <= MAX_HEADER_ITEMS else (*value[: MAX_HEADER_ITEMS - 1], "…")
         return ", ".join(_header_text(item[:MAX_HEADER_ITEM_CHARACTERS] if isinstance(item, str) else item) for item in kept)

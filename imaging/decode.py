@@ -18,8 +18,9 @@ from imaging.picture import Array, Picture, stripes
 def decode_image(opened: OpenedImage) -> tuple[Picture, list[str]]:
     """The upright picture in an opened file, and warnings for the client in whole sentences.
 
-    Sixteen bits become eight, palettes and CMYK become RGB; gray stays gray. A profile is kept only where it describes the
-    pixels that are returned: not one of RGB on a gray image, which PNG forbids and other readers ignore as well.
+    Alpha that is full throughout is none. Sixteen bits become eight, palettes and CMYK become RGB; gray stays gray. A profile
+    is kept only where it describes the pixels that are returned: not one of RGB on a gray image, which PNG forbids
+    and other readers ignore as well.
 
     Raises:
         BrokenImage: it is truncated or damaged.
@@ -31,6 +32,8 @@ def decode_image(opened: OpenedImage) -> tuple[Picture, list[str]]:
     with translate_errors("WebP" if is_webp else opened.plugin.format):
         pixels, alpha = _decode_webp(opened) if is_webp else _decode_others(opened, to_srgb)
     turn = _TURNS[orientation]
+    if alpha is not None and alpha.min() == np.iinfo(alpha.dtype).max:
+        alpha = None  # opaque throughout
     upright_alpha = None if alpha is None else np.ascontiguousarray(turn(alpha))
     return Picture(np.ascontiguousarray(turn(pixels)), upright_alpha, icc_profile), warnings
 

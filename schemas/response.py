@@ -177,6 +177,7 @@ class PlanResponse(PlanSummary):
     predicted_seconds: _Seconds = Field(description="on this device")
     queue_seconds: _Seconds = Field(description="of work before it")
     memory_bytes: _Count
+    format: OutputFormat = Field(description="of the result")
     warnings: _Warnings
 
 

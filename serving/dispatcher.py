@@ -64,14 +64,16 @@ class Dispatcher:
             QueueFull: there is no place, or too much stands before it.
             DeadlineExceeded: it alone takes far longer than it may.
         """
-        task, timer = _task_of(request, upscaler), StageTimer()
+        timer, least = StageTimer(), _task_of(request, upscaler, has_alpha=False)
         if is_large(request.image):  # by its header, even if its result might be there: only seconds of decoding would tell
-            self._admission.check(task, deadline.seconds_left)
+            self._admission.check(least, deadline.seconds_left)
         with timer.stage("decode"):
             picture, decode_warnings = await self._decoder.decode(request.image)
         self._metrics.count_stages(timer.seconds)
         identity = upscaler.models.identity
-        key = await self._io.run(cache_key, picture, request.params, request.output_format, identity)
+        has_alpha = picture.alpha is not None
+        output_format = request.output_format(has_alpha)
+        key = await self._io.run(cache_key, picture, request.params, output_format, identity)
         in_flight = self._shared(key)
         if in_flight is None and (result := await self._io.run(self.cache.find, key)):
             in_flight = InFlight.of_cached(result)
@@ -80,23 +82,31 @@ class Dispatcher:
         if cached:
             self._metrics.count_cache_hit()
         if in_flight is None:
-            in_flight = self._start(key, request, picture, upscaler, task, deadline)
-        return PendingResult(in_flight, self._admission, deadline, (*request.warnings, *decode_warnings), cached=cached)
+            task = _task_of(request, upscaler, has_alpha)
+            in_flight = self._start(key, request, output_format, picture, upscaler, task, deadline)
+        warnings = (*request.warnings, *decode_warnings)
+        return PendingResult(in_flight, self._admission, deadline, warnings, cached=cached, has_alpha=has_alpha)
 
     async def plan(self, request: UpscaleRequest, upscaler: Upscaler, deadline: Deadline) -> PlanResponse:
         """What would become of a request, and what it would take, without running it. The cache is not looked at.
 
-        A large picture is not decoded: its header tells all but whether the rest of the file is whole.
+        A large picture is not decoded: its header tells all but whether the rest of the file is whole, and whether alpha that
+        it has is full throughout.
 
         Raises:
             BadRequest, ModelUnavailable, QueueFull, DeadlineExceeded: as `submit`.
         """
-        plan, task = request.plan, _task_of(request, upscaler)
-        self._admission.check(task, deadline.seconds_left)
+        plan, has_alpha = request.plan, request.image.has_alpha
+        self._admission.check(_task_of(request, upscaler, has_alpha=False), deadline.seconds_left)
         if is_large(request.image):
             warnings = await self._io.run(header_warnings, request.image)
+            if has_alpha:
+                warnings.append(_ALPHA_NOT_READ)
         else:
-            _, warnings = await self._decoder.decode(request.image)
+            picture, warnings = await self._decoder.decode(request.image)
+            has_alpha = picture.alpha is not None
+        task = _task_of(request, upscaler, has_alpha)
+        self._admission.check(task, deadline.seconds_left)
         own_seconds, queue_seconds = self._admission.forecast(task)
         return PlanResponse(
             **dict(PlanSummary.of(plan)),
@@ -104,6 +114,7 @@ class Dispatcher:
             predicted_seconds=round(own_seconds, 3),
             queue_seconds=round(queue_seconds, 3),
             memory_bytes=upscaler.memory_bytes(plan),
+            format=request.output_format(has_alpha),
             warnings=(*request.warnings, *warnings, *plan.warnings),
         )
 
@@ -121,13 +132,14 @@ class Dispatcher:
         self,
         key: str,
         request: UpscaleRequest,
+        output_format: OutputFormat,
         picture: Picture,
         upscaler: Upscaler,
         task: DeviceTask,
         deadline: Deadline,
     ) -> InFlight:
         self._admission.admit(task, deadline.seconds_left)
-        choices = request.plan, request.params, request.output_format  # without the file, which nobody needs any more
+        choices = request.plan, request.params, output_format  # without the file, which nobody needs any more
         made = asyncio.create_task(self._make(key, *choices, picture, upscaler, task))
         in_flight = self._in_flight[key] = InFlight(task, made)
         made.add_done_callback(partial(self._made, key, in_flight))
@@ -194,8 +206,11 @@ class Dispatcher:
         return held
 
 
-def _task_of(request: UpscaleRequest, upscaler: Upscaler) -> DeviceTask:
-    return DeviceTask(upscaler.work(request.plan, request.image.has_alpha, request.params.enhance_faces))
+_ALPHA_NOT_READ = "Whether any pixel of so large a picture is transparent was not looked at: this is its plan if one is."
+
+
+def _task_of(request: UpscaleRequest, upscaler: Upscaler, has_alpha: bool) -> DeviceTask:
+    return DeviceTask(upscaler.work(request.plan, has_alpha, request.params.enhance_faces))
 
 
 def _discard(saving: Future[Path]) -> None:

@@ -43,9 +43,17 @@ class PendingResult:
     """What one request waits for. All its methods are called on the event loop."""
 
     def __init__(
-        self, in_flight: InFlight, admission: Admission, deadline: Deadline, warnings: tuple[str, ...], *, cached: bool
+        self,
+        in_flight: InFlight,
+        admission: Admission,
+        deadline: Deadline,
+        warnings: tuple[str, ...],
+        *,
+        cached: bool,
+        has_alpha: bool,
     ) -> None:
         """`warnings` are of this request, not of the result; `cached` if it costs no work of its own."""
+        self.has_alpha = has_alpha  # in the request's picture
         self._in_flight = in_flight
         self._admission = admission
         self._deadline = deadline

@@ -341,3 +341,10 @@ def test_a_number_that_is_none_is_named_with_what_would_be_right(capsys: pytest.
     with pytest.raises(SystemExit):
         cli._parser().parse_args(["a.png", "-o", "out", "--quality", "abc"])
     assert "quality must be a whole number, not the string" in capsys.readouterr().err
+
+
+def test_the_pixels_decide_whether_there_is_alpha(room: Path) -> None:
+    opaque = np.dstack([sample_crop(40, 30), np.full((30, 40), 255, np.uint8)])
+    Path("opaque.png").write_bytes(encode(opaque))
+    assert Run("opaque.png", "clear.png", "-o", "out", "--target", "2k").status == 0
+    assert files() == ["clear.png", "opaque.jpg"]

@@ -28,7 +28,11 @@ def test_what_is_left_out_has_its_default() -> None:
     request = parse()
     assert (request.image.width, request.image.height, request.image.has_alpha) == (30, 20, False)
     assert request.params == UpscaleParams()
-    assert (request.params.target_resolution, request.params.enhance_faces, request.output_format) == ("4k", True, "jpeg")
+    assert (request.params.target_resolution, request.params.enhance_faces, request.output_format(False)) == (
+        "4k",
+        True,
+        "jpeg",
+    )
     assert (request.params.quality, request.params.fit, request.warnings) == (95, "passes", ())
     assert (request.params.model, request.params.face_strength) == ("photo", 1.0)
     assert request.plan == plan_upscale(Size(30, 20), "4k")
@@ -37,7 +41,7 @@ def test_what_is_left_out_has_its_default() -> None:
 def test_what_is_given_is_taken() -> None:
     request = parse(target_resolution="8K", enhance_faces=False, output_format="webp", quality=1, fit="exact")
     params = request.params
-    assert (params.target_resolution, params.enhance_faces, request.output_format) == ("8k", False, "webp")
+    assert (params.target_resolution, params.enhance_faces, request.output_format(True)) == ("8k", False, "webp")
     assert (params.quality, params.fit, request.warnings) == (1, "exact", ())
     assert parse(quality=100).params.quality == 100
     assert (parse(model="anime").params.model, parse(face_strength=0).params.face_strength) == ("anime", 0)
@@ -45,14 +49,16 @@ def test_what_is_given_is_taken() -> None:
 
 def test_the_fingerprint_is_of_what_is_asked_however_it_is_written() -> None:
     raw = parse_request(IncomingRequest(IMAGE, is_raw=True, query="target_resolution=4K&quality=95"))
-    assert raw.fingerprint == parse().fingerprint == parse(face_strength=1).fingerprint == parse(face_strength=1.0).fingerprint
-    assert len({parse().fingerprint, parse(quality=94).fingerprint, parse(webhook="http://a.example").fingerprint}) == 3
+    same = [raw, parse(), parse(face_strength=1), parse(face_strength=1.0), parse(output_format="jpeg")]
+    assert len({request.fingerprint(has_alpha=False) for request in same}) == 1
+    others = [parse(), parse(quality=94), parse(webhook="http://a.example"), parse(output_format="png")]
+    assert len({request.fingerprint(has_alpha=False) for request in others}) == 4
+    assert parse().fingerprint(has_alpha=True) == parse(output_format="png").fingerprint(has_alpha=True)
 
 
 def test_an_image_with_alpha_becomes_png_unless_another_format_is_asked() -> None:
-    transparent = b64(encode(np.zeros((20, 30, 4), np.uint8)))
-    assert parse(image_b64=transparent).output_format == "png"
-    assert parse(image_b64=transparent, output_format="jpeg").output_format == "jpeg"
+    assert [parse().output_format(has_alpha) for has_alpha in (False, True)] == ["jpeg", "png"]
+    assert [parse(output_format="jpeg").output_format(has_alpha) for has_alpha in (False, True)] == ["jpeg", "jpeg"]
 
 
 def test_unknown_fields_are_named_up_to_a_number() -> None:
