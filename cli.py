@@ -285,7 +285,7 @@ def _make(
     except OSError as exc:
         raise OSError(exc.errno, f"{task.result} cannot be written: {exc.strerror}") from exc
     _say(f"{task.source}: {task.plan.original} → {task.plan.output}, {task.result}, {time.monotonic() - start:.1f} s")
-    for warning in (*warnings, *output.warnings, *encode_warnings):
+    for warning in (*warnings, *task.plan.warnings, *output.warnings, *encode_warnings):
         _say(f"{task.source}: {warning}")
 
 

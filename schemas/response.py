@@ -87,7 +87,7 @@ class UpscaleSummary(UpscaleMetadata):
     file_path: str = Field(
         description="where the server keeps it; empty, with a warning, if it could not", examples=[f"/data/{_RESULT_NAME}"]
     )
-    cached: bool = Field(default=False, description="whether it cost no work of its own", examples=[False])
+    cached: bool = Field(default=False, description="whether no network ran for it alone", examples=[False])
     processing_time: _Seconds = Field(description="seconds inside the server, waiting included", examples=[1.234])
     request_id: _RequestId
 
