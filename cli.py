@@ -34,6 +34,7 @@ from core.progress_bar import ProgressBar
 from imaging.decode import decode_image
 from imaging.encode import encode_image
 from imaging.formats import open_image
+from imaging.metadata import NO_METADATA, Metadata, kept_metadata
 from imaging.picture import Picture
 from model_utility import Models, WeightsError, load_models
 from schemas.json_schema import Schema
@@ -51,6 +52,7 @@ FLAGS = {
     "quality": "--quality",
     "fit": "--fit",
     "scale": "--scale",
+    "metadata": "--metadata",
 }
 _FORMATS = {f".{extension}": image_format for image_format, extension in EXTENSIONS.items()} | {".jpeg": "jpeg"}
 _KINDS: dict[str, Callable[[str], Any]] = {"string": str, "integer": int, "number": float}
@@ -243,7 +245,7 @@ def _run(tasks: list[_Task], params: UpscaleParams, settings: Settings, load: Ca
     upscaler, failed = Upscaler(load(settings)), 0
     works = [upscaler.work(task.plan, task.has_alpha, params.enhance_faces) for task in tasks]
     with ProgressBar(f"{len(tasks)} pictures", sum(works), hidden=len(tasks) == 1) as overall:
-        for (task, decoded), work in zip(_decoded_ahead(tasks), works, strict=True):
+        for (task, decoded), work in zip(_decoded_ahead(tasks, params), works, strict=True):
             with ProgressBar(f"{task.source.name} {task.plan.original} → {task.plan.output}", work, overall) as bar:
                 try:
                     _make(task, decoded, params, upscaler, bar)
@@ -256,30 +258,37 @@ def _run(tasks: list[_Task], params: UpscaleParams, settings: Settings, load: Ca
     return failed
 
 
-def _decoded_ahead(tasks: list[_Task]) -> Iterator[tuple[_Task, Future[tuple[Picture, list[str]]]]]:
+_Decoded = tuple[Picture, Metadata, list[str]]
+
+
+def _decoded_ahead(tasks: list[_Task], params: UpscaleParams) -> Iterator[tuple[_Task, Future[_Decoded]]]:
     """Each task with its picture, which is decoded while the one before it is on the device."""
     with ThreadPoolExecutor(1) as reader:
-        ahead = reader.submit(_decode, tasks[0].source)
+        ahead = reader.submit(_decode, tasks[0], params)
         for task, following in pairwise([*tasks, None]):
             decoded = ahead
             if following:
-                ahead = reader.submit(_decode, following.source)
+                ahead = reader.submit(_decode, following, params)
             if task:
                 yield task, decoded
 
 
-def _decode(source: Path) -> tuple[Picture, list[str]]:
-    return decode_image(open_image(_read(source)))
+def _decode(task: _Task, params: UpscaleParams) -> _Decoded:
+    opened = open_image(_read(task.source))
+    picture, warnings = decode_image(opened)
+    metadata, size = NO_METADATA, task.plan.output
+    if params.metadata == "keep":
+        metadata, left_out = kept_metadata(opened.file, size.width, size.height, task.output_format)
+        warnings += left_out
+    return picture, metadata, warnings
 
 
-def _make(
-    task: _Task, decoded: Future[tuple[Picture, list[str]]], params: UpscaleParams, upscaler: Upscaler, bar: ProgressBar
-) -> None:
+def _make(task: _Task, decoded: Future[_Decoded], params: UpscaleParams, upscaler: Upscaler, bar: ProgressBar) -> None:
     start = time.monotonic()
-    picture, warnings = decoded.result()
+    picture, metadata, warnings = decoded.result()
     with _interrupted_between_steps(bar):
         output = upscaler.run(picture, task.plan, params, bar)
-    data, encode_warnings = encode_image(output.picture, task.output_format, params.quality)
+    data, encode_warnings = encode_image(output.picture, task.output_format, params.quality, metadata)
     try:
         write_atomically(task.result, data, task.result.with_name(f".{secrets.token_hex(8)}.part"))
     except OSError as exc:

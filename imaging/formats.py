@@ -176,7 +176,7 @@ def _open_jpeg(data: bytes) -> OpenedImage:
 
 def _open_webp(data: bytes) -> OpenedImage:
     header = read_header(data)
-    file = SanitizedFile(data, header.exif, header.icc_profile, header.frame_count)
+    file = SanitizedFile(data, header.exif, header.icc_profile, header.frame_count, xmp=header.xmp)
     mode = "RGBA" if header.has_alpha else "RGB"
     return OpenedImage(WebPImageFile, file, mode, header.size, False, header.has_alpha, _read_orientation(header.exif))
 
@@ -185,7 +185,8 @@ def _open_bmp(data: bytes) -> OpenedImage:
     image = BmpImageFile(io.BytesIO(data))
     if any(tile.codec_name == "bmp_rle" for tile in image.tile):  # Pillow decodes it in Python: 7 MB would take seconds
         raise UnsupportedFormat(f"The BMP file is compressed (RLE). Save it without compression, or send {ALLOWED_OTHERS}.")
-    return OpenedImage.of(image, SanitizedFile(data))
+    across, down = image.info.get("dpi", (0, 0))
+    return OpenedImage.of(image, SanitizedFile(data, density=(across, down) if across > 0 and down > 0 else None))
 
 
 _OPENERS: dict[str, Callable[[bytes], OpenedImage]] = {

@@ -19,6 +19,7 @@ class WebPHeader:
     frame_count: int
     icc_profile: bytes | None
     exif: bytes
+    xmp: bytes
 
 
 def read_header(data: bytes) -> WebPHeader:
@@ -28,7 +29,7 @@ def read_header(data: bytes) -> WebPHeader:
         ValueError, struct.error: it has no image, or one of no known kind.
     """
     size, has_alpha, is_animated = None, False, False
-    frame_count, profile, exif = 0, None, b""
+    frame_count, profile, exif, xmp = 0, None, b"", b""
     for name, start, end in _chunks(data):
         if name == b"VP8X" and size is None:
             is_animated, has_alpha = bool(data[start] & _ANIMATION), bool(data[start] & _ALPHA)
@@ -49,9 +50,11 @@ def read_header(data: bytes) -> WebPHeader:
             profile = data[start:end]
         elif name == b"EXIF" and not exif:
             exif = data[start:end]
+        elif name == b"XMP " and not xmp:
+            xmp = data[start:end]
     if size is None or not frame_count:
         raise ValueError("no image")
-    return WebPHeader(size, has_alpha, frame_count if is_animated else 1, profile, exif)
+    return WebPHeader(size, has_alpha, frame_count if is_animated else 1, profile, exif, xmp)
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:

@@ -14,7 +14,16 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic.json_schema import SkipJsonSchema
 from pydantic_core import ErrorDetails, PydanticCustomError
 
-from core.config import MAX_SCALE, MAX_URL_CHARACTERS, TARGET_PX, Fit, ModelName, OutputFormat, TargetResolution
+from core.config import (
+    MAX_SCALE,
+    MAX_URL_CHARACTERS,
+    TARGET_PX,
+    Fit,
+    MetadataChoice,
+    ModelName,
+    OutputFormat,
+    TargetResolution,
+)
 from core.errors import ConflictingFields, OutOfRange, ServiceError, WrongType
 from schemas.json_schema import Schema, properties_of
 
@@ -79,6 +88,11 @@ class UpscaleParams(BaseModel):
         default=None,
         description="the factor by which both sides grow, in place of `target_resolution` and `fit`",
         examples=[1.5],
+    )
+    metadata: MetadataChoice = Field(
+        default="none",
+        description="`keep`: EXIF with its position, XMP and print density go out again",
+        examples=["keep"],
     )
     webhook: Annotated[_WebhookURL | SkipJsonSchema[None], BeforeValidator(_refuse_null)] = Field(
         default=None,

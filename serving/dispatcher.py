@@ -22,6 +22,7 @@ from core.metrics import Metrics
 from core.stage_timer import StageTimer
 from imaging.decode import header_warnings
 from imaging.encode import encode_image
+from imaging.metadata import NO_METADATA, Metadata, kept_metadata
 from imaging.picture import Picture, beside_pixels
 from schemas.params import UpscaleParams
 from schemas.plan import Plan
@@ -88,7 +89,8 @@ class Dispatcher:
         self._metrics.count_stages(timer.seconds)
         has_alpha = picture.alpha is not None
         output_format = request.output_format(has_alpha)
-        choices = request.plan, request.params, output_format, upscaler.models.identity
+        metadata, left_out = await self._io.run(_metadata_of, request, output_format)
+        choices = request.plan, request.params, output_format, upscaler.models.identity, metadata
         of_picture, key = await self._io.run(cache_keys, picture, *choices)
         in_flight = _shared(self._in_flight, key)
         if in_flight is None and (result := await self._io.run(self.cache.find, key)):
@@ -103,10 +105,10 @@ class Dispatcher:
             if run is None:
                 task = _task_of(request, upscaler, has_alpha)
                 run = self._start_run(of_picture, request, picture, upscaler, task, deadline)
-            in_flight = self._start(key, request, output_format, beside_pixels(picture), run)
+            in_flight = self._start(key, request, output_format, beside_pixels(picture), metadata, run)
         if cached:
             self._metrics.count_cache_hit()
-        warnings = (*request.warnings, *decode_warnings)
+        warnings = (*request.warnings, *decode_warnings, *left_out)
         return PendingResult(in_flight, self._admission, deadline, warnings, cached=cached, has_alpha=has_alpha)
 
     async def plan(self, request: UpscaleRequest, upscaler: Upscaler, deadline: Deadline) -> PlanResponse:
@@ -127,6 +129,7 @@ class Dispatcher:
         else:
             picture, warnings = await self._decoder.decode(request.image)
             has_alpha = picture.alpha is not None
+        _, left_out = await self._io.run(_metadata_of, request, request.output_format(has_alpha))
         task = _task_of(request, upscaler, has_alpha)
         self._admission.check(task, deadline.seconds_left)
         own_seconds, queue_seconds = self._admission.forecast(task)
@@ -137,7 +140,7 @@ class Dispatcher:
             queue_seconds=round(queue_seconds, 3),
             memory_bytes=upscaler.memory_bytes(plan),
             format=request.output_format(has_alpha),
-            warnings=(*request.warnings, *warnings, *plan.warnings),
+            warnings=(*request.warnings, *warnings, *left_out, *plan.warnings),
         )
 
     def cancel_all(self) -> None:
@@ -190,11 +193,12 @@ class Dispatcher:
         request: UpscaleRequest,
         output_format: OutputFormat,
         beside: dict[str, Any],
+        metadata: Metadata,
         run: InFlight[PipelineOutput],
     ) -> InFlight[UpscaleResult]:
         """Make a result of a picture. The last that needs the picture frees its place."""
         choices = request.plan, request.params, output_format
-        made = asyncio.create_task(self._make(key, *choices, beside, run))
+        made = asyncio.create_task(self._make(key, *choices, beside, metadata, run))
         in_flight = self._in_flight[key] = InFlight(run.task, made)
         run.waiters.add(in_flight)
         in_flight.left = partial(run.leave, in_flight)
@@ -220,21 +224,22 @@ class Dispatcher:
         params: UpscaleParams,
         output_format: OutputFormat,
         beside: dict[str, Any],
+        metadata: Metadata,
         run: InFlight[PipelineOutput],
     ) -> UpscaleResult:
         output = await asyncio.shield(run.result)
         async with self._encoders:
             timer = StageTimer()
             with timer.stage("encode"):
-                encode = partial(encode_image, replace(output.picture, **beside), output_format, params.quality)
+                encode = partial(encode_image, replace(output.picture, **beside), output_format, params.quality, metadata)
                 data, encode_warnings = await self._io.run(encode)
-            metadata = _metadata(plan, output, output_format, encode_warnings)
+            said = _metadata(plan, output, output_format, encode_warnings)
             with timer.stage("save"):
                 key_if_kept = key if output.is_deterministic else None
-                path, save_warnings = await self._save(key_if_kept, data, EXTENSIONS[output_format], metadata)
+                path, save_warnings = await self._save(key_if_kept, data, EXTENSIONS[output_format], said)
         self._metrics.count_stages(timer.seconds)
         unsaved = None if path else self._held(data)
-        result = UpscaleResult(metadata, path, unsaved, run.task.seconds, output.seconds.get("queue", 0.0))
+        result = UpscaleResult(said, path, unsaved, run.task.seconds, output.seconds.get("queue", 0.0))
         return result.with_warnings(after=save_warnings)
 
     async def _save(
@@ -281,6 +286,14 @@ def _shared(table: Mapping[str, InFlight[T]], key: str) -> InFlight[T] | None:
 
 def _task_of(request: UpscaleRequest, upscaler: Upscaler, has_alpha: bool) -> DeviceTask:
     return DeviceTask(upscaler.work(request.plan, has_alpha, request.params.enhance_faces))
+
+
+def _metadata_of(request: UpscaleRequest, output_format: OutputFormat) -> tuple[Metadata, list[str]]:
+    """What of the file's own goes out again, and what was left out of it."""
+    if request.params.metadata == "none":
+        return NO_METADATA, []
+    size = request.plan.output
+    return kept_metadata(request.image.file, size.width, size.height, output_format)
 
 
 def _discard(saving: Future[Path]) -> None:

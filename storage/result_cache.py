@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from core.config import VERSION, OutputFormat
 from core.errors import FileNotFound
+from imaging.metadata import NO_METADATA, Metadata
 from imaging.picture import Picture, beside_pixels
 from schemas.params import UpscaleParams
 from schemas.plan import Plan
@@ -28,16 +29,22 @@ from utility import read_regular, write_atomically
 logger = logging.getLogger(__name__)
 
 
-_AFTERWARDS = {"output_format", "quality", "webhook"}  # parameters that change no pixel
+_AFTERWARDS = {"output_format", "quality", "metadata", "webhook"}  # parameters that change no pixel
 _PLANNED = {"target_resolution", "fit", "scale"}  # that do so by the plan alone
 
 
 def cache_keys(
-    picture: Picture, plan: Plan, params: UpscaleParams, output_format: OutputFormat, identity: str
+    picture: Picture,
+    plan: Plan,
+    params: UpscaleParams,
+    output_format: OutputFormat,
+    identity: str,
+    metadata: Metadata = NO_METADATA,
 ) -> tuple[str, str]:
     """The keys of the upscaled picture, and of the result that it becomes; `identity` is that of the models and the device."""
     of_picture = _picture_key(picture, plan, params, identity)
-    return of_picture, _result_key(of_picture, picture, params, output_format)
+    beside = [*sorted(beside_pixels(picture).items()), metadata]
+    return of_picture, _result_key(of_picture, beside, params, output_format)
 
 
 def _picture_key(picture: Picture, plan: Plan, params: UpscaleParams, identity: str) -> str:
@@ -52,11 +59,10 @@ def _picture_key(picture: Picture, plan: Plan, params: UpscaleParams, identity: 
     return digest.hexdigest()
 
 
-def _result_key(of_picture: str, picture: Picture, params: UpscaleParams, output_format: OutputFormat) -> str:
-    """The same of all that the file depends on, and what is said of it."""
-    beside = beside_pixels(picture)
-    chosen = {**params.model_dump(include=_AFTERWARDS | _PLANNED, exclude={"webhook"}), "output_format": output_format}
-    return hashlib.sha256(repr((of_picture, sorted(beside.items()), sorted(chosen.items()))).encode()).hexdigest()
+def _result_key(of_picture: str, beside: list[object], params: UpscaleParams, output_format: OutputFormat) -> str:
+    """The same of all that the file depends on, and what is said of it; `beside` has what goes into it beside pixels."""
+    chosen = params.model_dump(include={*_PLANNED, "quality"})
+    return hashlib.sha256(repr((of_picture, beside, sorted(chosen.items()), output_format)).encode()).hexdigest()
 
 
 class _Record(BaseModel):

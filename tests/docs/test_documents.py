@@ -17,7 +17,7 @@ from bench.server import ROOT
 from core import errors
 from core.config import GIB, MAX_BODY_BYTES, MAX_IMAGE_BYTES, MIB, Settings
 from core.errors import ImageTooLarge, JobCancelled, ServiceError, Unavailable
-from imaging import formats, sanitize
+from imaging import exif, formats, sanitize
 from outbound import public_network, webhooks
 from schemas import json_body, request
 from schemas.plan import Size, plan_upscale
@@ -115,6 +115,7 @@ LIMITS = {
     "segments of a JPEG": f"{sanitize.MAX_JPEG_SEGMENTS:,}",
     "EXIF entries looked at": f"{formats.MAX_EXIF_ENTRIES:,}",
     "EXIF tags read": "1 (the orientation)",
+    "EXIF that goes out again: entries; bytes with XMP": f"{exif.MAX_ENTRIES:,}; {exif.MAX_METADATA_BYTES // 1024} KiB",
     "runs (RLE) in a BMP": "0",
     "waiting requests": f"{DEFAULTS.queue_limit} (`QUEUE_LIMIT`)",
     "pictures in memory": f"{decoding.MAX_BYTES // GIB} GiB",

@@ -17,6 +17,7 @@ import pytest
 
 from bench.server import free_port
 from core.config import MIB, OutputFormat, Settings
+from imaging.metadata import Metadata
 from imaging.picture import Picture
 from schemas.params import UpscaleParams
 from schemas.plan import Plan, Size, plan_upscale
@@ -58,6 +59,7 @@ async def upscale(client: httpx.AsyncClient, image: bytes, accept: str = "*/*", 
 
 OF_PIXELS: dict[str, Any] = {"enhance_faces": False, "model": "anime", "face_strength": 0.5}
 OF_FILES: dict[str, Any] = {"target_resolution": "4k", "quality": 90, "fit": "exact", "scale": 2.0}
+METADATA_KEPT: list[dict[str, Any]] = [{"exif": b"x"}, {"xmp": b"x"}, {"density": (72, 72)}]
 PLAN = plan_upscale(Size(20, 10), "2k")
 
 
@@ -93,6 +95,7 @@ def test_what_changes_no_pixel_changes_the_key_of_the_file_alone() -> None:
     changed = [PARAMS.model_copy(update={name: value}) for name, value in OF_FILES.items()]
     keys = [keys_of(params=params) for params in (PARAMS, *changed)]
     keys += [keys_of(output_format="webp"), keys_of(Picture(PIXELS, icc_profile=b"profile"))]
+    keys += [cache_keys(PICTURE, PLAN, PARAMS, "png", "models", Metadata(**each)) for each in METADATA_KEPT]
     assert len({of_picture for of_picture, _ in keys}) == 1
     assert len({of_file for _, of_file in keys}) == len(keys)
     with_webhook = PARAMS.model_copy(update={"webhook": "https://example.com", "output_format": "png"})
