@@ -45,6 +45,7 @@ T = TypeVar("T")
 KEPT_BYTES = 256 * MIB  # of pictures that were made last; less where memory is limited:
 KEPT_SHARE = 16  # at most this part of the limit
 KEPT_SECONDS = 5 * 60.0
+ENTRY_BYTES = 4096  # of a kept picture, beside its pixels
 ENCODERS = IO_THREADS - 1  # results that are encoded and saved at once, each of which is in memory meanwhile
 
 
@@ -89,9 +90,8 @@ class Dispatcher:
         self._metrics.count_stages(timer.seconds)
         has_alpha = picture.alpha is not None
         output_format = request.output_format(has_alpha)
-        metadata, left_out = await self._io.run(_metadata_of, request, output_format)
-        choices = request.plan, request.params, output_format, upscaler.models.identity, metadata
-        of_picture, key = await self._io.run(cache_keys, picture, *choices)
+        identity = upscaler.models.identity
+        metadata, left_out, of_picture, key = await self._io.run(_keys_of, request, picture, output_format, identity)
         in_flight = _shared(self._in_flight, key)
         if in_flight is None and (result := await self._io.run(self.cache.find, key)):
             in_flight = InFlight.of_cached(result)
@@ -182,7 +182,8 @@ class Dispatcher:
             output = await self._worker.run(task, partial(upscaler.run, picture, plan, params, task))
         timer.seconds["queue"] -= task.seconds
         if output.is_deterministic:
-            self._pictures.keep(key, replace(output, seconds={}), output.picture.size_bytes)
+            bare = Picture(output.picture.pixels, output.picture.alpha)
+            self._pictures.keep(key, replace(output, picture=bare, seconds={}), bare.size_bytes + ENTRY_BYTES)
         self._metrics.count_stages(timer.seconds | output.seconds)
         self._metrics.count_upscale(plan.original.pixels, plan.output.pixels, len(output.faces))
         return replace(output, seconds=timer.seconds)
@@ -294,6 +295,15 @@ def _metadata_of(request: UpscaleRequest, output_format: OutputFormat) -> tuple[
         return NO_METADATA, []
     size = request.plan.output
     return kept_metadata(request.image.file, size.width, size.height, output_format)
+
+
+def _keys_of(
+    request: UpscaleRequest, picture: Picture, output_format: OutputFormat, identity: str
+) -> tuple[Metadata, list[str], str, str]:
+    """The same, and the keys of the upscaled picture and of the result."""
+    metadata, left_out = _metadata_of(request, output_format)
+    keys = cache_keys(picture, request.plan, request.params, output_format, identity, metadata)
+    return metadata, left_out, *keys
 
 
 def _discard(saving: Future[Path]) -> None:
