@@ -1,7 +1,8 @@
 """The command line: `python cli.py photo.jpg more/*.png -o out/ --target 4k`.
 
 Options are the fields of a request, the pipeline is the service's, and so are the bytes that come out. Everything that can be
-known without decoding a pixel is said before anything runs; after that, a picture that fails does not stop the others.
+known without a network is said before anything runs, and of pixels only alpha is looked at; after that, a picture that fails
+does not stop the others.
 """
 
 from __future__ import annotations
@@ -28,15 +29,17 @@ from typing import Any
 from tqdm import tqdm
 
 from core.config import EXTENSIONS, INPUT_FORMATS, ConfigError, OutputFormat, Settings, either
-from core.errors import DeviceLost, ServiceError
+from core.errors import ConflictingFields, DeviceLost, ServiceError
+from core.progress_bar import ProgressBar
 from imaging.decode import decode_image
 from imaging.encode import encode_image
 from imaging.formats import InputLimits, OpenedImage, open_image
+from imaging.metadata import NO_METADATA, Metadata, kept_metadata
 from imaging.picture import Picture
 from model_utility import Models, WeightsError, load_models
 from schemas.json_schema import Schema
-from schemas.params import PARAMS, UpscaleParams, parse_params, usual_format
-from schemas.plan import Plan, Size, plan_upscale
+from schemas.params import PARAMS, UpscaleParams, limits_of, parse_params, usual_format
+from schemas.plan import Plan, Size, plan_for
 from upscale import Upscaler
 from utility import write_atomically
 
@@ -48,11 +51,11 @@ FLAGS = {
     "output_format": "--format",
     "quality": "--quality",
     "fit": "--fit",
+    "scale": "--scale",
+    "metadata": "--metadata",
 }
 _FORMATS = {f".{extension}": image_format for image_format, extension in EXTENSIONS.items()} | {".jpeg": "jpeg"}
 _KINDS: dict[str, Callable[[str], Any]] = {"string": str, "integer": int, "number": float}
-_BAR_STEPS = 10_000
-_BAR = "{desc} {bar} {percentage:3.0f} % {elapsed} < {remaining}"
 
 
 @dataclass(frozen=True)
@@ -73,8 +76,9 @@ def main(arguments: list[str] | None = None, load: Callable[[Settings], Models] 
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     try:
         settings = Settings.from_env({**os.environ, **({"DEVICE": options.device} if options.device else {})})
-        tasks, failed = _tasks(options, parser)
-        return 1 if _run(tasks, options, settings, load) + failed else 0
+        params = _params(options, parser)
+        tasks, failed = _tasks(options, params, parser)
+        return 1 if _run(tasks, params, settings, load) + failed else 0
     except ConfigError as exc:
         _say(str(exc))
         return 2
@@ -102,14 +106,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     for name, flag in FLAGS.items():
         schema = PARAMS[name]
+        limits = f", {limits_of(schema)}" if "maximum" in schema else ""
         default = f" (default: {schema['default']})" if "default" in schema else ""
         parser.add_argument(
             flag,
             dest=name,
             type=partial(_value, name, schema),
-            default=schema.get("default"),
-            metavar="|".join(schema["enum"]) if "enum" in schema else f"{schema['minimum']:g}–{schema['maximum']:g}",
-            help=schema["description"].replace("%", "%%") + default,
+            default=argparse.SUPPRESS,
+            metavar="|".join(schema["enum"]) if "enum" in schema else "number",
+            help=schema["description"].replace("%", "%%") + limits + default,
         )
     parser.add_argument("--no-faces", dest="enhance_faces", action="store_false", help="leave faces as they are")
     parser.add_argument("--device", metavar="auto|cpu|cuda|cuda:N", help="instead of the variable DEVICE")
@@ -127,22 +132,29 @@ def _value(name: str, schema: Schema, text: str) -> Any:
         raise argparse.ArgumentTypeError(exc.message) from exc
 
 
+def _params(options: argparse.Namespace, parser: argparse.ArgumentParser) -> UpscaleParams:
+    try:
+        return parse_params({name: value for name, value in vars(options).items() if name in PARAMS})
+    except ConflictingFields:
+        parser.error("--scale takes the place of --target and --fit: leave them out")
+
+
 # what is to be done
 
 
-def _tasks(options: argparse.Namespace, parser: argparse.ArgumentParser) -> tuple[list[_Task], int]:
+def _tasks(options: argparse.Namespace, params: UpscaleParams, parser: argparse.ArgumentParser) -> tuple[list[_Task], int]:
     """The pictures to be made, in order, and how many inputs are no use; those that are there already are left out.
 
     Two pictures for one name, or an output in place of an input, end the program before anything is run.
     """
-    file_format = _file_format(options, parser)
+    file_format = _file_format(options, params, parser)
     inputs = {_identity(source) for source in options.inputs} - {None}
     tasks: dict[Path, _Task] = {}
     failed = 0
     for source in options.inputs:
         try:
-            task = _task(source, options, file_format)
-        except (ServiceError, OSError) as exc:
+            task = _task(source, params, Path(options.output), file_format)
+        except (ServiceError, OSError, MemoryError) as exc:
             _say_failure(source, exc)
             failed += 1
             continue
@@ -176,7 +188,7 @@ def _identity(path: Path) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
-def _file_format(options: argparse.Namespace, parser: argparse.ArgumentParser) -> OutputFormat | None:
+def _file_format(options: argparse.Namespace, params: UpscaleParams, parser: argparse.ArgumentParser) -> OutputFormat | None:
     """The format of the one file that -o names; None where it names a folder, which is made here."""
     if not options.output:
         parser.error("-o is empty: give a folder, such as . for this one")
@@ -193,22 +205,22 @@ def _file_format(options: argparse.Namespace, parser: argparse.ArgumentParser) -
         parser.error(f"-o {options.output} must end in .jpg, .png or .webp, or be a folder: {options.output}{os.sep}")
     if len(options.inputs) > 1:
         parser.error(f"-o {options.output} is one file for {len(options.inputs)} pictures: give a folder")
-    if options.output_format not in (None, image_format):
-        parser.error(f"-o {options.output} is no {options.output_format} file, which --format asks for")
+    if params.output_format not in (None, image_format):
+        parser.error(f"-o {options.output} is no {params.output_format} file, which --format asks for")
     if not output.parent.is_dir():
         parser.error(f"-o {options.output}: there is no folder {str(output.parent)!r}")
     return image_format
 
 
-def _task(source: Path, options: argparse.Namespace, file_format: OutputFormat | None) -> _Task:
+def _task(source: Path, params: UpscaleParams, output: Path, file_format: OutputFormat | None) -> _Task:
     image = _open(source)
-    plan = plan_upscale(Size(image.width, image.height), options.target_resolution, options.fit, options.model)
-    output_format = file_format or options.output_format or usual_format(image.has_alpha)
-    output = Path(options.output)
+    plan = plan_for(Size(image.width, image.height), params)
+    has_alpha = image.has_alpha and decode_image(image)[0].alpha is not None
+    output_format = file_format or params.output_format or usual_format(has_alpha)
     result = output if file_format else output / f"{source.stem}.{EXTENSIONS[output_format]}"
     if result.is_dir():
         raise IsADirectoryError(errno.EISDIR, f"{result}, where the result belongs, is a folder")
-    return _Task(source, result, output_format, plan, image.has_alpha)
+    return _Task(source, result, output_format, plan, has_alpha)
 
 
 def _open(source: Path) -> OpenedImage:
@@ -225,16 +237,15 @@ def _is_there(task: _Task) -> bool:
 # doing it
 
 
-def _run(tasks: list[_Task], options: argparse.Namespace, settings: Settings, load: Callable[[Settings], Models]) -> int:
+def _run(tasks: list[_Task], params: UpscaleParams, settings: Settings, load: Callable[[Settings], Models]) -> int:
     """Make every picture, and return how many failed. Loads nothing where nothing is to be done."""
     if not tasks:
         return 0
     upscaler, failed = Upscaler(load(settings)), 0
-    params = UpscaleParams(enhance_faces=options.enhance_faces, face_strength=options.face_strength, quality=options.quality)
-    works = [upscaler.work(task.plan, task.has_alpha, options.enhance_faces) for task in tasks]
-    with _Bar(f"{len(tasks)} pictures", sum(works), hidden=len(tasks) == 1) as overall:
-        for (task, decoded), work in zip(_decoded_ahead(tasks), works, strict=True):
-            with _Bar(f"{task.source.name} {task.plan.original} → {task.plan.output}", work, overall) as bar:
+    works = [upscaler.work(task.plan, task.has_alpha, params.enhance_faces) for task in tasks]
+    with ProgressBar(f"{len(tasks)} pictures", sum(works), hidden=len(tasks) == 1) as overall:
+        for (task, decoded), work in zip(_decoded_ahead(tasks, params), works, strict=True):
+            with ProgressBar(f"{task.source.name} {task.plan.original} → {task.plan.output}", work, overall) as bar:
                 try:
                     _make(task, decoded, params, upscaler, bar)
                 except DeviceLost:  # every other picture would fail too
@@ -246,41 +257,48 @@ def _run(tasks: list[_Task], options: argparse.Namespace, settings: Settings, lo
     return failed
 
 
-def _decoded_ahead(tasks: list[_Task]) -> Iterator[tuple[_Task, Future[tuple[Picture, list[str]]]]]:
+_Decoded = tuple[Picture, Metadata, list[str]]
+
+
+def _decoded_ahead(tasks: list[_Task], params: UpscaleParams) -> Iterator[tuple[_Task, Future[_Decoded]]]:
     """Each task with its picture, which is decoded while the one before it is on the device."""
     with ThreadPoolExecutor(1) as reader:
-        ahead = reader.submit(_decode, tasks[0].source)
+        ahead = reader.submit(_decode, tasks[0], params)
         for task, following in pairwise([*tasks, None]):
             decoded = ahead
             if following:
-                ahead = reader.submit(_decode, following.source)
+                ahead = reader.submit(_decode, following, params)
             if task:
                 yield task, decoded
 
 
-def _decode(source: Path) -> tuple[Picture, list[str]]:
-    return decode_image(_open(source))
+def _decode(task: _Task, params: UpscaleParams) -> _Decoded:
+    opened = _open(task.source)
+    picture, warnings = decode_image(opened)
+    metadata, size = NO_METADATA, task.plan.output
+    if params.metadata == "keep":
+        metadata, left_out = kept_metadata(opened.file, size.width, size.height, task.output_format)
+        warnings += left_out
+    return picture, metadata, warnings
 
 
-def _make(
-    task: _Task, decoded: Future[tuple[Picture, list[str]]], params: UpscaleParams, upscaler: Upscaler, bar: _Bar
-) -> None:
+def _make(task: _Task, decoded: Future[_Decoded], params: UpscaleParams, upscaler: Upscaler, bar: ProgressBar) -> None:
     start = time.monotonic()
-    picture, warnings = decoded.result()
+    picture, metadata, warnings = decoded.result()
     with _interrupted_between_steps(bar):
         output = upscaler.run(picture, task.plan, params, bar)
-    data, encode_warnings = encode_image(output.picture, task.output_format, params.quality)
+    data, encode_warnings = encode_image(output.picture, task.output_format, params.quality, metadata)
     try:
         write_atomically(task.result, data, task.result.with_name(f".{secrets.token_hex(8)}.part"))
     except OSError as exc:
         raise OSError(exc.errno, f"{task.result} cannot be written: {exc.strerror}") from exc
     _say(f"{task.source}: {task.plan.original} → {task.plan.output}, {task.result}, {time.monotonic() - start:.1f} s")
-    for warning in (*warnings, *output.warnings, *encode_warnings):
+    for warning in (*warnings, *task.plan.warnings, *output.warnings, *encode_warnings):
         _say(f"{task.source}: {warning}")
 
 
 @contextmanager
-def _interrupted_between_steps(bar: _Bar) -> Iterator[None]:
+def _interrupted_between_steps(bar: ProgressBar) -> Iterator[None]:
     """Within it, Ctrl-C ends the work at its next step: raised where an engine calls into Python from C, it would be lost."""
 
     def note(_number: int, _frame: FrameType | None) -> None:
@@ -296,43 +314,6 @@ def _interrupted_between_steps(bar: _Bar) -> Iterator[None]:
 
 
 # what people see
-
-
-class _Bar(tqdm):  # type: ignore[misc]
-    """On a terminal, how much of some work is done: the progress of one picture, or of all of them as `overall`."""
-
-    clock = staticmethod(time.perf_counter)
-
-    def __init__(self, description: str, work: float, overall: _Bar | None = None, hidden: bool = False) -> None:
-        super().__init__(
-            total=_BAR_STEPS,
-            desc=description,
-            bar_format=_BAR,
-            position=0 if overall else 1,
-            leave=False,
-            disable=hidden or None,
-        )
-        self.left = work
-        self.interrupted = False
-        self._overall = overall
-        self._at = 0.0  # steps; what is shown is whole, and so ends at the end
-
-    def advance(self, work: float) -> None:
-        """That work has been done. Raises KeyboardInterrupt if Ctrl-C was pressed."""
-        if self.interrupted:
-            raise KeyboardInterrupt
-        if self.left:
-            self._at += (_BAR_STEPS - self._at) * min(work / self.left, 1)
-            self.update(round(self._at) - self.n)
-        self.left = max(self.left - work, 0)
-        if self._overall:
-            self._overall.advance(work)
-
-    def add_work(self, work: float) -> None:
-        """There is more to do than was known."""
-        self.left += work
-        if self._overall:
-            self._overall.add_work(work)
 
 
 def _say(line: str) -> None:

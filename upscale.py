@@ -145,9 +145,7 @@ class Upscaler:
             warnings.append("Memory ran out: this was made in smaller tiles than usual, and may differ a little.")
         boxes = tuple(_clipped(face.box, plan.original) for face in faces)
         result = resized(enlarged, plan.output.width, plan.output.height)
-        return PipelineOutput(
-            result, boxes, restorer is not None, (*plan.warnings, *warnings), timer.seconds, is_deterministic
-        )
+        return PipelineOutput(result, boxes, restorer is not None, tuple(warnings), timer.seconds, is_deterministic)
 
     @contextmanager
     def _faults_named(self) -> Iterator[None]:

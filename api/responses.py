@@ -133,13 +133,13 @@ async def _in_chunks(body: LocalFile | memoryview) -> AsyncIterator[bytes]:
 
 
 def _header_text(value: object) -> str:
-    """In ASCII: a size as 480x300, a list with commas, of a long one the beginning, and a text as in a URL."""
+    """In ASCII: null as nothing, a size as 480x300, a list with commas (the beginning of a long one), a text as in a URL."""
     if isinstance(value, tuple):
         kept = value if len(value) <= MAX_HEADER_ITEMS else (*value[: MAX_HEADER_ITEMS - 1], "…")
         return ", ".join(_header_text(item[:MAX_HEADER_ITEM_CHARACTERS] if isinstance(item, str) else item) for item in kept)
     if isinstance(value, str | ImageSize):
         return quote(str(value), safe=" /:;.()'=")
-    return json.dumps(value)
+    return "" if value is None else json.dumps(value)
 
 
 _PLACES = "GET / (a page for people), POST /upscale, POST /plan, GET /jobs/<id>, GET /health and GET /files/<name>"

@@ -36,6 +36,8 @@ TargetResolution = Literal["2k", "4k", "8k"]
 ModelName = Literal["photo", "anime"]
 OutputFormat = Literal["jpeg", "png", "webp"]
 Fit = Literal["passes", "exact"]
+MetadataChoice = Literal["none", "keep"]
+MAX_SCALE = 16
 TARGET_PX: dict[TargetResolution, int] = {"2k": 2048, "4k": 3840, "8k": 7680}
 EXTENSIONS: dict[OutputFormat, str] = {"jpeg": "jpg", "png": "png", "webp": "webp"}
 

@@ -34,9 +34,9 @@ def decode_image(opened: OpenedImage) -> tuple[Picture, list[str]]:
     icc_profile, to_srgb = use_profile(opened, warnings)
     with translate_errors(opened.format_name):
         pixels, alpha = _decode(opened, to_srgb)
-    if alpha is not None and alpha.min() == np.iinfo(alpha.dtype).max:
-        alpha = None
     turn = _TURNS[orientation]
+    if alpha is not None and alpha.min() == np.iinfo(alpha.dtype).max:
+        alpha = None  # opaque throughout
     upright_alpha = None if alpha is None else np.ascontiguousarray(turn(alpha))
     return Picture(np.ascontiguousarray(turn(pixels)), upright_alpha, icc_profile), warnings
 

@@ -11,21 +11,25 @@ from PIL import Image
 
 from imaging.colour import flatten_on_white
 from imaging.formats import memory_errors
+from imaging.metadata import NO_METADATA, Metadata, with_metadata
 from imaging.picture import Picture
 
 END_OF_JPEG = b"\xff\xd9"
 
 
-def encode_image(picture: Picture, image_format: str, quality: int) -> tuple[bytes, list[str]]:
+def encode_image(
+    picture: Picture, image_format: str, quality: int, metadata: Metadata = NO_METADATA
+) -> tuple[bytes, list[str]]:
     """An image file of the picture, and warnings for the client in whole sentences.
 
-    The same picture always gives the same bytes: no date and no EXIF is written, only the profile, unchanged. WebP has no
-    gray, and its encoder drops an alpha plane that is 255 throughout.
+    The same picture always gives the same bytes: no date is written, and beside `metadata` only the profile, unchanged. WebP
+    has no gray, and its encoder drops an alpha plane that is 255 throughout.
 
     Args:
         picture: gray or RGB, with or without alpha.
         image_format: "jpeg", "png" or "webp".
         quality: 1 to 100, for JPEG and WebP.
+        metadata: of `kept_metadata`, for this format and size.
 
     Raises:
         ValueError: the format is none of the three, or cannot hold a picture of this size (the caller's mistake).
@@ -53,7 +57,7 @@ def encode_image(picture: Picture, image_format: str, quality: int) -> tuple[byt
         data = file.read()
     if image_format == "jpeg" and not data.endswith(END_OF_JPEG):  # Pillow does not look at what its writing comes to
         raise MemoryError("there is no room for the encoded picture")
-    return data, warnings
+    return with_metadata(data, image_format, metadata, picture.width, picture.height), warnings
 
 
 def _file_in_memory() -> BinaryIO:

@@ -212,12 +212,14 @@ def _open_jpeg(data: bytes) -> OpenedImage:
 
 
 def _open_bmp(data: bytes) -> OpenedImage:
-    return OpenedImage.of("BMP", BmpImageFile(io.BytesIO(data)), SanitizedFile(data))
+    image = BmpImageFile(io.BytesIO(data))
+    across, down = image.info.get("dpi", (0, 0))
+    return OpenedImage.of("BMP", image, SanitizedFile(data, density=(across, down) if across > 0 and down > 0 else None))
 
 
 def _open_webp(data: bytes) -> OpenedImage:
     header = webp.read_header(data)
-    file = SanitizedFile(header.essential, header.exif, header.icc_profile, header.frame_count)
+    file = SanitizedFile(header.essential, header.exif, header.icc_profile, header.frame_count, xmp=header.xmp)
     mode = "RGBA" if header.has_alpha else "RGB"
     return OpenedImage("WebP", file, mode, header.size, False, header.has_alpha, _read_orientation(header.exif))
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +41,11 @@ class Picture:
     def size_bytes(self) -> int:
         """Of its pixels in memory."""
         return self.pixels.nbytes + (0 if self.alpha is None else self.alpha.nbytes)
+
+
+def beside_pixels(picture: Picture) -> dict[str, Any]:
+    """The fields of a picture that no network changes: all but its pixels and alpha."""
+    return {field.name: getattr(picture, field.name) for field in fields(picture) if field.name not in ("pixels", "alpha")}
 
 
 def stripes(height: int, width: int) -> Iterator[slice]:

@@ -40,6 +40,8 @@ class SanitizedFile:
     depth: int = 8  # bits of a sample of the decoded pixels: 8 or 16
     is_unended: bool = False  # a JPEG whose mark of the end is missing: its pixels may be whole or not
     cicp: bytes | None = None  # ITU-T H.273: primaries, transfer, matrix, range; of the decoded pixels
+    xmp: bytes = b""
+    density: tuple[float, float] | None = None  # dots per inch, across and down
 
     @property
     def profile(self) -> bytes | None:
@@ -58,6 +60,8 @@ def sanitize_png(data: bytes) -> SanitizedFile:
     for name, chunk in _png_chunks(data):
         if name == b"IDAT":
             pixel_chunks.append(chunk[8:-4])
+        elif name == b"iTXt" and chunk.startswith(_PNG_XMP, 8):
+            chunks.setdefault(_PNG_XMP, chunk)
         else:
             chunks.setdefault(name, chunk)
     header = chunks[b"IHDR"]
@@ -76,7 +80,25 @@ def sanitize_png(data: bytes) -> SanitizedFile:
         color_key=_png_color_key(chunks.get(b"tRNS", b"")[8:-4], depth, color_type),
         is_gray=color_type in (0, 4),
         depth=max(depth, 8),
+        xmp=_png_xmp(chunks[_PNG_XMP][8:-4]) if _PNG_XMP in chunks else b"",
+        density=_png_density(chunks.get(b"pHYs", b"")[8:-4]),
     )
+
+
+_PNG_XMP = b"XML:com.adobe.xmp\0"
+
+
+def _png_xmp(body: bytes) -> bytes:
+    """The packet; a byte that no packet begins with where it is compressed, which XMP forbids."""
+    is_compressed, texts = body[len(_PNG_XMP) :][:1] != b"\0", body[len(_PNG_XMP) + 2 :].split(b"\0", 2)
+    return b"\xff" if is_compressed or len(texts) < 3 else texts[2]
+
+
+def _png_density(body: bytes) -> tuple[float, float] | None:
+    if len(body) != 9 or body[8] != 1:  # not in pixels a metre
+        return None
+    across, down = struct.unpack_from(">II", body)
+    return (across * 0.0254, down * 0.0254) if across and down else None
 
 
 def _png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
@@ -125,7 +147,7 @@ def sanitize_jpeg(data: bytes) -> SanitizedFile:
     Raises:
         ValueError, struct.error: the file is damaged, or has too many segments or scans.
     """
-    kept, exif, profile, scan_count, marker = [b"\xff\xd8"], b"", [], 0, 0
+    kept, exif, xmp, profile, scan_count, marker = [b"\xff\xd8"], b"", b"", [], 0, 0
     components, scanned = {0}, set[int]()
     for segment_count, (marker, segment) in enumerate(_jpeg_segments(data), 1):
         scan_count += marker == 0xDA
@@ -137,12 +159,32 @@ def sanitize_jpeg(data: bytes) -> SanitizedFile:
             scanned |= set(segment[5 : 5 + 2 * segment[4] : 2])
         if segment.startswith(b"Exif\0\0", 4):
             exif = exif or segment[10:]
+        elif segment.startswith(_JPEG_XMP, 4):
+            xmp = xmp or segment[4 + len(_JPEG_XMP) :]
         elif segment.startswith(b"ICC_PROFILE\0", 4):
             profile.append(segment[16:])
         elif marker in (0xE0, 0xEE) or not 0xE0 <= marker <= 0xEF:  # JFIF and Adobe decide on the colour space
             kept.append(segment)
-    is_unended = marker != 0xD9 and components == scanned  # of a progressive one, nobody knows how many scans there are
-    return SanitizedFile(b"".join(kept), exif=exif, icc_profile=_join_profile(profile), is_unended=is_unended)
+    density = next((_jfif_density(segment) for segment in kept if segment.startswith(b"JFIF\0", 4)), None)
+    return SanitizedFile(
+        b"".join(kept),
+        exif=exif,
+        icc_profile=_join_profile(profile),
+        is_unended=marker != 0xD9 and components == scanned,  # of a progressive one, nobody knows how many scans there are
+        xmp=xmp,
+        density=density,
+    )
+
+
+_JPEG_XMP = b"http://ns.adobe.com/xap/1.0/\0"
+
+
+def _jfif_density(segment: bytes) -> tuple[float, float] | None:
+    if len(segment) < 16 or segment[11] not in (1, 2):  # neither an inch nor a centimetre
+        return None
+    unit = {1: 1.0, 2: 2.54}[segment[11]]
+    across, down = struct.unpack_from(">HH", segment, 12)
+    return (across * unit, down * unit) if across and down else None
 
 
 # Not a byte that was escaped in the pixels (00), a restart mark within them (D0-D7) or padding (FF).

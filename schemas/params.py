@@ -14,11 +14,21 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic.json_schema import SkipJsonSchema
 from pydantic_core import ErrorDetails, PydanticCustomError
 
-from core.config import MAX_URL_CHARACTERS, TARGET_PX, Fit, ModelName, OutputFormat, TargetResolution
-from core.errors import OutOfRange, ServiceError, WrongType
+from core.config import (
+    MAX_SCALE,
+    MAX_URL_CHARACTERS,
+    TARGET_PX,
+    Fit,
+    MetadataChoice,
+    ModelName,
+    OutputFormat,
+    TargetResolution,
+)
+from core.errors import ConflictingFields, OutOfRange, ServiceError, WrongType
 from schemas.json_schema import Schema, properties_of
 
 _URL = r"^[Hh][Tt][Tt][Pp][Ss]?://[^\s\x1c-\x1f/?#@]+([/?#][^\s\x1c-\x1f]*)?$"
+_Scale = Annotated[float, Field(gt=1, le=MAX_SCALE)]
 _WebhookURL = Annotated[str, Field(max_length=MAX_URL_CHARACTERS, pattern=_URL)]
 
 
@@ -74,6 +84,16 @@ class UpscaleParams(BaseModel):
         description="`exact`: go past the target, then shrink the result to it",
         examples=["exact"],
     )
+    scale: Annotated[_Scale | SkipJsonSchema[None], BeforeValidator(_refuse_null)] = Field(
+        default=None,
+        description="the factor by which both sides grow, in place of `target_resolution` and `fit`",
+        examples=[1.5],
+    )
+    metadata: MetadataChoice = Field(
+        default="none",
+        description="`keep`: EXIF with its position, XMP and print density go out again",
+        examples=["keep"],
+    )
     webhook: Annotated[_WebhookURL | SkipJsonSchema[None], BeforeValidator(_refuse_null)] = Field(
         default=None,
         description="an http or https URL, without a password, to which the job object is posted when the job is done",
@@ -97,13 +117,18 @@ def parse_params(given: Mapping[str, Any]) -> UpscaleParams:
 
     Raises:
         WrongType, OutOfRange: the first field that is wrong, and what would be right. Little of its value is repeated.
+        ConflictingFields: two fields say how large the result shall be.
     """
     try:
-        return UpscaleParams.model_validate(given)
+        params = UpscaleParams.model_validate(given)
     except ValidationError as exc:
         error = exc.errors(include_url=False)[0]
         name = str(error["loc"][0])
         raise _as_error(name, PARAMS[name], given[name], error) from None  # the exception holds all that was given
+    for name in ("target_resolution", "fit"):
+        if "scale" in given and name in given:
+            raise ConflictingFields(f"scale and {name} cannot be given together: send one of them.", field="scale")
+    return params
 
 
 def _as_error(name: str, schema: Schema, value: Any, error: ErrorDetails) -> ServiceError:
@@ -114,8 +139,13 @@ def _as_error(name: str, schema: Schema, value: Any, error: ErrorDetails) -> Ser
         return OutOfRange(message, field=name, allowed=allowed)
     if schema["type"] == "string":
         return OutOfRange(f"{name} must be {schema['description']}, not {value[:40]!r}.", field=name)
-    limits = f"from {schema['minimum']:g} to {schema['maximum']:g}"
-    return OutOfRange(f"{name} must be {limits}, not {value}.", field=name)
+    return OutOfRange(f"{name} must be {limits_of(schema)}, not {value}.", field=name)
+
+
+def limits_of(schema: Mapping[str, Any]) -> str:
+    """The range of a number."""
+    least = f"from {schema['minimum']:g} to" if "minimum" in schema else f"above {schema['exclusiveMinimum']:g} and at most"
+    return f"{least} {schema['maximum']:g}"
 
 
 def shown(value: object) -> str:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Literal
 
-from core.config import TARGET_PX, Fit, ModelName, TargetResolution
+from core.config import MAX_SCALE, TARGET_PX, Fit, ModelName, TargetResolution
 from core.errors import ImageTooLarge
+from schemas.params import UpscaleParams
 
 MAX_PASSES = 3
+MAX_OUTPUT_PX = max(TARGET_PX.values())  # of a long side
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,7 @@ class Plan:
     """What will be done to an image of that size. Decided from the header alone, before anything is queued."""
 
     original: Size
-    target: TargetResolution
+    target: TargetResolution | None  # None: a factor was asked for
     passes: tuple[Literal[2, 4], ...]  # in order
     output: Size
     warnings: tuple[str, ...] = ()
@@ -47,8 +51,19 @@ class Plan:
 
     @property
     def total_scale(self) -> float:
-        """Ratio of the long sides: the product of the passes, unless `fit: exact` shrinks their result."""
+        """Ratio of the long sides: the product of the passes, unless their result is shrunk."""
         return self.output.long_side / self.original.long_side
+
+
+def plan_for(original: Size, params: UpscaleParams) -> Plan:
+    """The plan for what a request asks for.
+
+    Raises:
+        ImageTooLarge: as `plan_upscale` and `plan_scale`.
+    """
+    if params.scale is not None:
+        return plan_scale(original, params.scale, params.model)
+    return plan_upscale(original, params.target_resolution, params.fit, params.model)
 
 
 def plan_upscale(original: Size, target: TargetResolution, fit: Fit = "passes", model: ModelName = "photo") -> Plan:
@@ -82,6 +97,41 @@ def plan_upscale(original: Size, target: TargetResolution, fit: Fit = "passes", 
         passes.append(4 if long_side * 4 <= target_px else 2)
         long_side *= passes[-1]
     return Plan(original, target, tuple(passes), _after(original, passes), model=model)
+
+
+def plan_scale(original: Size, scale: float, model: ModelName = "photo") -> Plan:
+    """Choose the fewest passes that reach a factor; their result is shrunk to it.
+
+    Args:
+        original: the size after EXIF rotation.
+        scale: above 1, up to MAX_SCALE: the factor as it is written in decimal, so that 1.1 times 10 is 11. Halves of a pixel
+            are rounded to even numbers.
+        model: that of the request.
+
+    Raises:
+        ImageTooLarge: the result would be over MAX_OUTPUT_PX.
+    """
+    factor = Fraction(str(scale))
+    output = Size(max(round(original.width * factor), 1), max(round(original.height * factor), 1))
+    if output.long_side > MAX_OUTPUT_PX:
+        largest = max_scale(original.long_side)
+        advice = f"the largest scale that fits is {largest:g}" if largest > 1 else "no scale above 1 fits"
+        raise ImageTooLarge(
+            f"The image is {original}: scale {scale:g} makes its long side {output.long_side} px, over the limit of "
+            f"{MAX_OUTPUT_PX} px. For this image, {advice}.",
+            width=original.width,
+            height=original.height,
+            max_scale=largest,
+        )
+    passes: list[Literal[2, 4]] = []
+    while (left := factor / math.prod(passes)) > 1:
+        passes.append(4 if left > 2 else 2)
+    return Plan(original, None, tuple(passes), output, model=model)
+
+
+def max_scale(long_side: int) -> float:
+    """The largest scale of at most four decimal places that stays within MAX_OUTPUT_PX; 1 where none above it does."""
+    return min(max(MAX_OUTPUT_PX * 10_000 // long_side / 10_000, 1.0), MAX_SCALE)
 
 
 def max_input_px(target: TargetResolution, fit: Fit = "passes") -> int:

@@ -5,6 +5,7 @@ The image comes as base64 within JSON, or as it is; the parameters come within J
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,12 +14,12 @@ from urllib.parse import parse_qsl
 import orjson
 from pydantic import Field
 
-from core.config import INPUT_FORMATS, OutputFormat, either
+from core.config import EXTENSIONS, INPUT_FORMATS, OutputFormat, either
 from core.errors import MissingField, NotAnObject, RepeatedField, WrongType
 from imaging.formats import InputLimits, OpenedImage
 from schemas.json_body import LongString, parse_json
 from schemas.json_schema import properties_of
-from schemas.params import KINDS, PARAMS, UpscaleParams, shown
+from schemas.params import KINDS, PARAMS, UpscaleParams, shown, usual_format
 from schemas.plan import Plan
 
 MAX_NAMED_FIELDS = 20  # of the unknown ones
@@ -62,10 +63,21 @@ class UpscaleRequest:
 
     image: OpenedImage
     params: UpscaleParams
-    output_format: OutputFormat
+    accepted: Mapping[OutputFormat, float]  # as in IncomingRequest
     plan: Plan
-    fingerprint: str  # SHA-256 of what was asked, the image and every choice, however it was written down
+    sha256: str  # of the image file
     warnings: tuple[str, ...] = ()
+
+    def output_format(self, has_alpha: bool) -> OutputFormat:
+        """The format asked for; else of those that the client likes best the usual one, if it is among them."""
+        usual = usual_format(has_alpha)
+        best = max(EXTENSIONS, key=lambda name: (self.accepted.get(name, 0), name == usual))
+        return self.params.output_format or best
+
+    def fingerprint(self, has_alpha: bool) -> str:
+        """The SHA-256 of what is asked, the image and every choice, however it was written down; for a job."""
+        choices = {**self.params.model_dump(), "output_format": self.output_format(has_alpha)}
+        return hashlib.sha256(repr((sorted(choices.items()), self.sha256)).encode()).hexdigest()
 
 
 def read_fields(incoming: IncomingRequest) -> dict[str, Any]:

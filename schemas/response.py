@@ -26,6 +26,7 @@ _Time = Annotated[
     Field(description="ISO 8601, in UTC", examples=["2026-11-22T12:00:00.000Z"], json_schema_extra={"format": "date-time"}),
 ]
 _Passes = Annotated[tuple[Literal[2, 4], ...], Field(description="the passes, in order", examples=[[4, 2]])]
+_Target = Annotated[TargetResolution | None, Field(description="null if a scale was asked for", examples=["2k"])]
 _Warnings = Annotated[tuple[str, ...], Field(description="whole sentences; empty if there are none")]
 _RequestId = Annotated[str, Field(description="as in X-Request-ID", examples=[_REQUEST_ID])]
 _TotalScale = Annotated[float, Field(description="ratio of the long sides", examples=[4.0])]
@@ -69,7 +70,7 @@ class UpscaleMetadata(_Response):
     original_size: ImageSize
     upscaled_size: ImageSize
     upscaling_strategy: _Passes
-    target_resolution: TargetResolution
+    target_resolution: _Target
     model: ModelName
     total_scale: _TotalScale
     faces_detected: int = Field(ge=0, description="found on the input; 0 if faces were not asked for", examples=[1])
@@ -86,7 +87,7 @@ class UpscaleSummary(UpscaleMetadata):
     file_path: str = Field(
         description="where the server keeps it; empty, with a warning, if it could not", examples=[f"/data/{_RESULT_NAME}"]
     )
-    cached: bool = Field(default=False, description="whether it cost no work of its own", examples=[False])
+    cached: bool = Field(default=False, description="whether no network ran for it alone", examples=[False])
     processing_time: _Seconds = Field(description="seconds inside the server, waiting included", examples=[1.234])
     request_id: _RequestId
 
@@ -156,7 +157,7 @@ class PlanSummary(_Response):
     original_size: ImageSize
     upscaled_size: ImageSize
     upscaling_strategy: _Passes
-    target_resolution: TargetResolution
+    target_resolution: _Target
 
     @classmethod
     def of(cls, plan: Plan) -> PlanSummary:
@@ -176,6 +177,7 @@ class PlanResponse(PlanSummary):
     predicted_seconds: _Seconds = Field(description="on this device")
     queue_seconds: _Seconds = Field(description="of work before it")
     memory_bytes: _Count
+    format: OutputFormat = Field(description="of the result")
     warnings: _Warnings
 
 

@@ -12,7 +12,7 @@ import orjson
 sys.path.insert(0, str(Path(__file__).parent.parent))  # it is run as a script, too
 
 from core.config import Settings
-from schemas.params import KINDS
+from schemas.params import KINDS, limits_of
 from schemas.request import FIELDS, IMAGE_FIELD
 
 
@@ -29,7 +29,7 @@ def fields_table() -> str:
 def _type_in_words(schema: Mapping[str, Any]) -> str:
     if "enum" in schema:
         return ", ".join(f'`"{choice}"`' for choice in schema["enum"])
-    limits = f" from {schema['minimum']:g} to {schema['maximum']:g}" if "minimum" in schema else ""
+    limits = f" {limits_of(schema)}" if "maximum" in schema else ""
     return KINDS[schema["type"]].removeprefix("a ") + limits
 
 

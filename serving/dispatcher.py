@@ -1,4 +1,4 @@
-"""One way for every request: header → decode → cache → admission → device → encode → file.
+"""One way for every request: header → decode → caches → admission → device → encode → file.
 
 The event loop only waits here: decoding, encoding and files run in io threads, models on the device's thread.
 """
@@ -7,18 +7,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Mapping
 from concurrent.futures import Future
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any, TypeVar
 
 from core.budget import Room
-from core.config import EXTENSIONS, OutputFormat
+from core.config import EXTENSIONS, MIB, OutputFormat
 from core.errors import ResultNotSaved
+from core.host import memory_limit_bytes
 from core.metrics import Metrics
 from core.stage_timer import StageTimer
 from imaging.decode import header_warnings
 from imaging.encode import encode_image
-from imaging.picture import Picture
+from imaging.metadata import NO_METADATA, Metadata, kept_metadata
+from imaging.picture import Picture, beside_pixels
 from schemas.params import UpscaleParams
 from schemas.plan import Plan
 from schemas.request import UpscaleRequest
@@ -28,11 +33,20 @@ from serving.deadline import Deadline
 from serving.decoding import Decoder, is_large
 from serving.pending import InFlight, PendingResult
 from serving.workers import DeviceTask, DeviceWorker
-from storage.result_cache import ResultCache, cache_key
+from storage.recent_pictures import RecentPictures
+from storage.result_cache import ResultCache, cache_keys
 from upscale import PipelineOutput, Upscaler
-from utility import IOExecutor
+from utility import IO_THREADS, IOExecutor
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+KEPT_BYTES = 256 * MIB  # of pictures that were made last; less where memory is limited:
+KEPT_SHARE = 16  # at most this part of the limit
+KEPT_SECONDS = 5 * 60.0
+ENTRY_BYTES = 4096  # of a kept picture, beside its pixels
+ENCODERS = IO_THREADS - 1  # results that are encoded and saved at once, each of which is in memory meanwhile
 
 
 class Dispatcher:
@@ -53,7 +67,11 @@ class Dispatcher:
         self._io = io
         self._metrics = metrics
         self._decoder = decoder
-        self._in_flight: dict[str, InFlight] = {}  # by their cache key
+        self._in_flight: dict[str, InFlight[UpscaleResult]] = {}  # by their key in the cache
+        self._runs: dict[str, InFlight[PipelineOutput]] = {}  # by the key of their picture; each has waiters
+        kept_bytes = min(KEPT_BYTES, memory_limit_bytes() // KEPT_SHARE)
+        self._pictures: RecentPictures[PipelineOutput] = RecentPictures(kept_bytes, KEPT_SECONDS, _now)
+        self._encoders = asyncio.Semaphore(ENCODERS)
 
     async def submit(self, request: UpscaleRequest, upscaler: Upscaler, deadline: Deadline) -> PendingResult:
         """Take a request in, and return without waiting for its result.
@@ -64,39 +82,56 @@ class Dispatcher:
             QueueFull: there is no place, or too much stands before it.
             DeadlineExceeded: it alone takes far longer than it may.
         """
-        task, timer = _task_of(request, upscaler), StageTimer()
+        timer, least = StageTimer(), _task_of(request, upscaler, has_alpha=False)
         if is_large(request.image):  # by its header, even if its result might be there: only seconds of decoding would tell
-            self._admission.check(task, deadline.seconds_left)
+            self._admission.check(least, deadline.seconds_left)
         with timer.stage("decode"):
             picture, decode_warnings = await self._decoder.decode(request.image)
         self._metrics.count_stages(timer.seconds)
+        has_alpha = picture.alpha is not None
+        output_format = request.output_format(has_alpha)
         identity = upscaler.models.identity
-        key = await self._io.run(cache_key, picture, request.params, request.output_format, identity)
-        in_flight = self._shared(key)
+        metadata, left_out, of_picture, key = await self._io.run(_keys_of, request, picture, output_format, identity)
+        in_flight = _shared(self._in_flight, key)
         if in_flight is None and (result := await self._io.run(self.cache.find, key)):
             in_flight = InFlight.of_cached(result)
-        in_flight = in_flight or self._shared(key)  # it may have begun meanwhile
+        in_flight = in_flight or _shared(self._in_flight, key)  # it may have begun meanwhile
         cached = in_flight is not None
+        if in_flight is None:
+            run = _shared(self._runs, of_picture)
+            if run is None and (output := self._pictures.find(of_picture)):
+                run = InFlight.of_cached(output)
+            cached = run is not None
+            if run is None:
+                task = _task_of(request, upscaler, has_alpha)
+                run = self._start_run(of_picture, request, picture, upscaler, task, deadline)
+            in_flight = self._start(key, request, output_format, beside_pixels(picture), metadata, run)
         if cached:
             self._metrics.count_cache_hit()
-        if in_flight is None:
-            in_flight = self._start(key, request, picture, upscaler, task, deadline)
-        return PendingResult(in_flight, self._admission, deadline, (*request.warnings, *decode_warnings), cached=cached)
+        warnings = (*request.warnings, *decode_warnings, *left_out)
+        return PendingResult(in_flight, self._admission, deadline, warnings, cached=cached, has_alpha=has_alpha)
 
     async def plan(self, request: UpscaleRequest, upscaler: Upscaler, deadline: Deadline) -> PlanResponse:
         """What would become of a request, and what it would take, without running it. The cache is not looked at.
 
-        A large picture is not decoded: its header tells all but whether the rest of the file is whole.
+        A large picture is not decoded: its header tells all but whether the rest of the file is whole, and whether alpha that
+        it has is full throughout.
 
         Raises:
             BadRequest, ModelUnavailable, QueueFull, DeadlineExceeded: as `submit`.
         """
-        plan, task = request.plan, _task_of(request, upscaler)
-        self._admission.check(task, deadline.seconds_left)
+        plan, has_alpha = request.plan, request.image.has_alpha
+        self._admission.check(_task_of(request, upscaler, has_alpha=False), deadline.seconds_left)
         if is_large(request.image):
             warnings = await self._io.run(header_warnings, request.image)
+            if has_alpha:
+                warnings.append(_ALPHA_NOT_READ)
         else:
-            _, warnings = await self._decoder.decode(request.image)
+            picture, warnings = await self._decoder.decode(request.image)
+            has_alpha = picture.alpha is not None
+        _, left_out = await self._io.run(_metadata_of, request, request.output_format(has_alpha))
+        task = _task_of(request, upscaler, has_alpha)
+        self._admission.check(task, deadline.seconds_left)
         own_seconds, queue_seconds = self._admission.forecast(task)
         return PlanResponse(
             **dict(PlanSummary.of(plan)),
@@ -104,20 +139,22 @@ class Dispatcher:
             predicted_seconds=round(own_seconds, 3),
             queue_seconds=round(queue_seconds, 3),
             memory_bytes=upscaler.memory_bytes(plan),
-            warnings=(*request.warnings, *warnings, *plan.warnings),
+            format=request.output_format(has_alpha),
+            warnings=(*request.warnings, *warnings, *left_out, *plan.warnings),
         )
 
     def cancel_all(self) -> None:
         """End everything at its next step."""
+        for run in self._runs.values():
+            run.result.cancel()
         for in_flight in self._in_flight.values():
             in_flight.result.cancel()
 
-    def _shared(self, key: str) -> InFlight | None:
-        """The same result, in flight, unless it is being given up."""
-        in_flight = self._in_flight.get(key)
-        return in_flight if in_flight and in_flight.waiters else None
+    def drop_old_pictures(self) -> bool:
+        """Drop the pictures that were kept long enough; whether there were any."""
+        return self._pictures.drop_old()
 
-    def _start(
+    def _start_run(
         self,
         key: str,
         request: UpscaleRequest,
@@ -125,18 +162,61 @@ class Dispatcher:
         upscaler: Upscaler,
         task: DeviceTask,
         deadline: Deadline,
-    ) -> InFlight:
+    ) -> InFlight[PipelineOutput]:
         self._admission.admit(task, deadline.seconds_left)
-        choices = request.plan, request.params, request.output_format  # without the file, which nobody needs any more
-        made = asyncio.create_task(self._make(key, *choices, picture, upscaler, task))
-        in_flight = self._in_flight[key] = InFlight(task, made)
+        choices = request.plan, request.params  # without the file, which nobody needs any more
+        run = self._runs[key] = InFlight(task, asyncio.create_task(self._run(key, *choices, picture, upscaler, task)))
+        run.left = partial(self._end_run, key, run)
+        return run
+
+    def _end_run(self, key: str, run: InFlight[PipelineOutput]) -> None:
+        if self._runs.get(key) is run:
+            del self._runs[key]
+        self._admission.release(run.task)
+
+    async def _run(
+        self, key: str, plan: Plan, params: UpscaleParams, picture: Picture, upscaler: Upscaler, task: DeviceTask
+    ) -> PipelineOutput:
+        timer = StageTimer()
+        with timer.stage("queue"):
+            output = await self._worker.run(task, partial(upscaler.run, picture, plan, params, task))
+        timer.seconds["queue"] -= task.seconds
+        if output.is_deterministic:
+            bare = Picture(output.picture.pixels, output.picture.alpha)
+            self._pictures.keep(key, replace(output, picture=bare, seconds={}), bare.size_bytes + ENTRY_BYTES)
+        self._metrics.count_stages(timer.seconds | output.seconds)
+        self._metrics.count_upscale(plan.original.pixels, plan.output.pixels, len(output.faces))
+        return replace(output, seconds=timer.seconds)
+
+    def _start(
+        self,
+        key: str,
+        request: UpscaleRequest,
+        output_format: OutputFormat,
+        beside: dict[str, Any],
+        metadata: Metadata,
+        run: InFlight[PipelineOutput],
+    ) -> InFlight[UpscaleResult]:
+        """Make a result of a picture. The last that needs the picture frees its place."""
+        choices = request.plan, request.params, output_format
+        made = asyncio.create_task(self._make(key, *choices, beside, metadata, run))
+        in_flight = self._in_flight[key] = InFlight(run.task, made)
+        run.waiters.add(in_flight)
+        in_flight.left = partial(run.leave, in_flight)
         made.add_done_callback(partial(self._made, key, in_flight))
         return in_flight
 
-    def _made(self, key: str, in_flight: InFlight, _: asyncio.Future[UpscaleResult]) -> None:
+    def _made(
+        self,
+        key: str,
+        in_flight: InFlight[UpscaleResult],
+        made: asyncio.Future[UpscaleResult],
+    ) -> None:
         if self._in_flight.get(key) is in_flight:
             del self._in_flight[key]
-        self._admission.release(in_flight.task)
+        in_flight.left()
+        if not made.cancelled() and isinstance(made.exception(), MemoryError):
+            self._pictures.clear()
 
     async def _make(
         self,
@@ -144,25 +224,23 @@ class Dispatcher:
         plan: Plan,
         params: UpscaleParams,
         output_format: OutputFormat,
-        picture: Picture,
-        upscaler: Upscaler,
-        task: DeviceTask,
+        beside: dict[str, Any],
+        metadata: Metadata,
+        run: InFlight[PipelineOutput],
     ) -> UpscaleResult:
-        timer = StageTimer()
-        with timer.stage("queue"):
-            output = await self._worker.run(task, partial(upscaler.run, picture, plan, params, task))
-        timer.seconds["queue"] -= task.seconds
-        with timer.stage("encode"):
-            encode = partial(encode_image, output.picture, output_format, params.quality)
-            data, encode_warnings = await self._io.run(encode)
-        metadata = _metadata(plan, output, output_format, encode_warnings)
-        with timer.stage("save"):
-            key_if_kept = key if output.is_deterministic else None
-            path, save_warnings = await self._save(key_if_kept, data, EXTENSIONS[output_format], metadata)
-        self._metrics.count_stages(timer.seconds | output.seconds)
-        self._metrics.count_upscale(plan.original.pixels, plan.output.pixels, len(output.faces))
+        output = await asyncio.shield(run.result)
+        async with self._encoders:
+            timer = StageTimer()
+            with timer.stage("encode"):
+                encode = partial(encode_image, replace(output.picture, **beside), output_format, params.quality, metadata)
+                data, encode_warnings = await self._io.run(encode)
+            said = _metadata(plan, output, output_format, encode_warnings)
+            with timer.stage("save"):
+                key_if_kept = key if output.is_deterministic else None
+                path, save_warnings = await self._save(key_if_kept, data, EXTENSIONS[output_format], said)
+        self._metrics.count_stages(timer.seconds)
         unsaved = None if path else self._held(data)
-        result = UpscaleResult(metadata, path, unsaved, task.seconds, timer.seconds["queue"])
+        result = UpscaleResult(said, path, unsaved, run.task.seconds, output.seconds.get("queue", 0.0))
         return result.with_warnings(after=save_warnings)
 
     async def _save(
@@ -194,8 +272,38 @@ class Dispatcher:
         return held
 
 
-def _task_of(request: UpscaleRequest, upscaler: Upscaler) -> DeviceTask:
-    return DeviceTask(upscaler.work(request.plan, request.image.has_alpha, request.params.enhance_faces))
+_ALPHA_NOT_READ = "Whether any pixel of so large a picture is transparent was not looked at: this is its plan if one is."
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+def _shared(table: Mapping[str, InFlight[T]], key: str) -> InFlight[T] | None:
+    """The same, in flight, unless it is being given up."""
+    in_flight = table.get(key)
+    return in_flight if in_flight and in_flight.waiters else None
+
+
+def _task_of(request: UpscaleRequest, upscaler: Upscaler, has_alpha: bool) -> DeviceTask:
+    return DeviceTask(upscaler.work(request.plan, has_alpha, request.params.enhance_faces))
+
+
+def _metadata_of(request: UpscaleRequest, output_format: OutputFormat) -> tuple[Metadata, list[str]]:
+    """What of the file's own goes out again, and what was left out of it."""
+    if request.params.metadata == "none":
+        return NO_METADATA, []
+    size = request.plan.output
+    return kept_metadata(request.image.file, size.width, size.height, output_format)
+
+
+def _keys_of(
+    request: UpscaleRequest, picture: Picture, output_format: OutputFormat, identity: str
+) -> tuple[Metadata, list[str], str, str]:
+    """The same, and the keys of the upscaled picture and of the result."""
+    metadata, left_out = _metadata_of(request, output_format)
+    keys = cache_keys(picture, request.plan, request.params, output_format, identity, metadata)
+    return metadata, left_out, *keys
 
 
 def _discard(saving: Future[Path]) -> None:
@@ -216,5 +324,5 @@ def _metadata(plan: Plan, output: PipelineOutput, output_format: OutputFormat, e
         faces_enhanced=output.faces_enhanced,
         faces=tuple(FaceBox(box=box) for box in output.faces),
         format=output_format,
-        warnings=(*output.warnings, *encode_warnings),
+        warnings=(*plan.warnings, *output.warnings, *encode_warnings),
     )

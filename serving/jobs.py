@@ -125,7 +125,8 @@ class Jobs:
                 except errors.JobConflict:  # another instance was quicker
                     record = await self._look_up(job_id)
         try:
-            fingerprint = (await self._service.io.run(parse_request, incoming)).fingerprint
+            request = await self._service.io.run(parse_request, incoming)
+            fingerprint = request.fingerprint(record is not None and record.has_alpha)
         except errors.ImageTooLarge:  # which no job's is
             fingerprint = ""
         if record is None or record.fingerprint != fingerprint:
@@ -226,7 +227,8 @@ class Jobs:
         record = JobRecord(
             id=job_id,
             request_id=request_id,
-            fingerprint=request.fingerprint,
+            fingerprint=request.fingerprint(pending.has_alpha),
+            has_alpha=pending.has_alpha,
             plan=PlanSummary.of(request.plan),
             created_at=time.time(),
         )

@@ -117,9 +117,8 @@ class Service:
     async def close(self) -> None:
         """End the background tasks and let the threads go."""
         self.stop()
-        for task in (self._loading, self._doubt):  # nobody waits for the models any more, nor for a prediction
-            if task:
-                task.cancel()
+        for task in filter(None, (self._loading, self._doubt)):  # nobody waits for the models any more, nor for a prediction
+            task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self.io.close()
         self._worker.close()
@@ -182,6 +181,7 @@ class Service:
         """Give the system back what requests have freed, which the allocator keeps for passes, when none runs."""
         while not self._stop.is_set():
             await wait_at_most(RETURN_MEMORY_SECONDS, self._stop)
+            self._was_used |= self._dispatcher.drop_old_pictures()
             if self._was_used and self._models and not self._admission.running:
                 self._was_used = self._decoder.budget.held_bytes > 0  # by a client that has left, and will be given back
                 await self.io.run(self._models.return_freed_memory)

@@ -1,11 +1,16 @@
-"""Results that are being made: one `InFlight` for all requests that ask for the same, one `PendingResult` for each request."""
+"""What is being made: one `InFlight` for all who need the same, and one `PendingResult` for each request.
+
+Requests for the same file share its encoding; results that differ in format and quality alone share a run on the device.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Generic, TypeVar
 
 from core.errors import JobCancelled, OutOfMemory
 from schemas.response import UpscaleResult
@@ -16,36 +21,50 @@ from serving.workers import DeviceTask
 logger = logging.getLogger(__name__)
 
 
-class InFlight:
-    """A result that is being made, or is there, and the requests that wait for it."""
+T = TypeVar("T")
 
-    def __init__(self, task: DeviceTask, result: asyncio.Future[UpscaleResult]) -> None:
+
+class InFlight(Generic[T]):
+    """A result, or the picture that results are made of, which is being made or is there; and those who wait for it."""
+
+    def __init__(self, task: DeviceTask, result: asyncio.Future[T]) -> None:
+        self.left: Callable[[], None] = lambda: None  # called when the last waiter has left
         self.task = task
         self.result = result
-        self.waiters: set[PendingResult] = set()
+        self.waiters: set[object] = set()
 
     @classmethod
-    def of_cached(cls, result: UpscaleResult) -> InFlight:
+    def of_cached(cls, result: T) -> InFlight[T]:
         """One that is done, without work."""
         task, future = DeviceTask(0), asyncio.get_running_loop().create_future()
         task.started_at = time.time()
         future.set_result(result)
         return cls(task, future)
 
-    def leave(self, waiter: PendingResult) -> None:
+    def leave(self, waiter: object) -> None:
         """Work for nobody ends at its next step."""
-        self.waiters.discard(waiter)
-        if not self.waiters:
-            self.result.cancel()
+        if waiter in self.waiters:
+            self.waiters.remove(waiter)
+            if not self.waiters:
+                self.result.cancel()
+                self.left()
 
 
 class PendingResult:
     """What one request waits for. All its methods are called on the event loop."""
 
     def __init__(
-        self, in_flight: InFlight, admission: Admission, deadline: Deadline, warnings: tuple[str, ...], *, cached: bool
+        self,
+        in_flight: InFlight[UpscaleResult],
+        admission: Admission,
+        deadline: Deadline,
+        warnings: tuple[str, ...],
+        *,
+        cached: bool,
+        has_alpha: bool,
     ) -> None:
-        """`warnings` are of this request, not of the result; `cached` if it costs no work of its own."""
+        """`warnings` are of this request, not of the result; `cached` if it costs the device no work of its own."""
+        self.has_alpha = has_alpha  # in the request's picture
         self._in_flight = in_flight
         self._admission = admission
         self._deadline = deadline

@@ -1,4 +1,4 @@
-"""From a request as it came to one that can be run: fields, image, format of the result, plan."""
+"""From a request as it came to one that can be run: fields, image, what the client accepts, plan."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from core.config import EXTENSIONS, OutputFormat
 from core.errors import NotAcceptable
 from imaging.formats import open_image
-from schemas.params import PARAMS, parse_params, usual_format
-from schemas.plan import Size, plan_upscale
+from schemas.params import PARAMS, parse_params
+from schemas.plan import Size, plan_for
 from schemas.request import FIELDS, IncomingRequest, UpscaleRequest, image_text, read_fields, unknown_fields_warning
 from utility import decode_base64
 
@@ -25,24 +25,16 @@ def parse_request(incoming: IncomingRequest) -> UpscaleRequest:
     data = incoming.body if incoming.is_raw else decode_base64(image_text(given), incoming.limits.max_bytes)
     image = open_image(data, incoming.limits)
     params = parse_params(given)
-    output_format = _output_format(params.output_format, usual_format(image.has_alpha), incoming.accepted)
-    plan = plan_upscale(Size(image.width, image.height), params.target_resolution, params.fit, params.model)
-    choices = {**params.model_dump(), "output_format": output_format}
-    fingerprint = hashlib.sha256(repr(sorted(choices.items())).encode())
-    fingerprint.update(data)
+    _check_acceptable(params.output_format, incoming.accepted)
+    plan = plan_for(Size(image.width, image.height), params)
     warnings = unknown_fields_warning(given, PARAMS if incoming.is_raw else FIELDS)
-    return UpscaleRequest(image, params, output_format, plan, fingerprint.hexdigest(), warnings)
+    return UpscaleRequest(image, params, incoming.accepted, plan, hashlib.sha256(data).hexdigest(), warnings)
 
 
-def _output_format(asked: OutputFormat | None, usual: OutputFormat, accepted: Mapping[OutputFormat, float]) -> OutputFormat:
-    """The format asked for; else of those that the client likes best the usual one, if it is among them."""
-    if not accepted:
-        return asked or usual
-    best = max(EXTENSIONS, key=lambda name: (accepted[name], name == usual))
-    chosen = asked or best
-    if not accepted[chosen]:
+def _check_acceptable(asked: OutputFormat | None, accepted: Mapping[OutputFormat, float]) -> None:
+    if accepted and not (accepted[asked] if asked else any(accepted.values())):
+        response = f"would be image/{asked}, which Accept leaves out" if asked else "cannot be of any kind in Accept"
         raise NotAcceptable(
-            f"The response would be image/{chosen}, which Accept leaves out. It may name application/json, "
+            f"The response {response}. It may name application/json, "
             f"{', '.join(f'image/{name}' for name in EXTENSIONS)} or image/*, in accordance with output_format.",
         )
-    return chosen

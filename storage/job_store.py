@@ -43,6 +43,7 @@ class JobRecord(BaseModel):
     id: str = Field(pattern=JOB_ID)
     request_id: str  # of the request that started it
     fingerprint: str  # of that request, so that another one under the same id is noticed
+    has_alpha: bool = False  # in its picture, on which the usual format of a result depends
     plan: PlanSummary
     created_at: _Time
     status: JobStatus = JobStatus.STARTING

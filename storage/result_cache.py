@@ -18,8 +18,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from core.config import VERSION, OutputFormat
 from core.errors import FileNotFound
-from imaging.picture import Picture
+from imaging.metadata import NO_METADATA, Metadata
+from imaging.picture import Picture, beside_pixels
 from schemas.params import UpscaleParams
+from schemas.plan import Plan
 from schemas.response import UpscaleMetadata, UpscaleResult
 from storage.result_store import MAX_RECORD_BYTES, MAX_RESULT_BYTES, ResultStore
 from utility import read_regular, write_atomically
@@ -27,19 +29,40 @@ from utility import read_regular, write_atomically
 logger = logging.getLogger(__name__)
 
 
-def cache_key(picture: Picture, params: UpscaleParams, output_format: OutputFormat, identity: str) -> str:
-    """The SHA-256, in hexadecimal, of all that a result's bytes depend on: pixels, parameters, models, this version.
+_AFTERWARDS = {"output_format", "quality", "metadata", "webhook"}  # parameters that change no pixel
+_PLANNED = {"target_resolution", "fit", "scale"}  # that do so by the plan alone
 
-    `identity` is that of the models and their device.
-    """
+
+def cache_keys(
+    picture: Picture,
+    plan: Plan,
+    params: UpscaleParams,
+    output_format: OutputFormat,
+    identity: str,
+    metadata: Metadata = NO_METADATA,
+) -> tuple[str, str]:
+    """The keys of the upscaled picture, and of the result that it becomes; `identity` is that of the models and the device."""
+    of_picture = _picture_key(picture, plan, params, identity)
+    beside = [*sorted(beside_pixels(picture).items()), metadata]
+    return of_picture, _result_key(of_picture, beside, params, output_format)
+
+
+def _picture_key(picture: Picture, plan: Plan, params: UpscaleParams, identity: str) -> str:
+    """The SHA-256, in hexadecimal, of all that pixels depend on: the input's, plan, parameters, models, this version."""
     planes = [plane for plane in (picture.pixels, picture.alpha) if plane is not None]
-    chosen = {**params.model_dump(exclude={"webhook"}), "output_format": output_format}
-    profile = picture.icc_profile or b""
-    head = [VERSION, identity, chosen, [plane.shape for plane in planes], len(profile)]
-    digest = hashlib.sha256(json.dumps(head, sort_keys=True).encode() + b"\0" + profile)
+    chosen = params.model_dump(exclude=_AFTERWARDS | _PLANNED)
+    size = [plan.output.width, plan.output.height]
+    head = [VERSION, identity, plan.passes, size, chosen, [(plane.dtype.str, plane.shape) for plane in planes]]
+    digest = hashlib.sha256(json.dumps(head, sort_keys=True).encode() + b"\0")
     for plane in planes:
         digest.update(plane.data)
     return digest.hexdigest()
+
+
+def _result_key(of_picture: str, beside: list[object], params: UpscaleParams, output_format: OutputFormat) -> str:
+    """The same of all that the file depends on, and what is said of it; `beside` has what goes into it beside pixels."""
+    chosen = params.model_dump(include={*_PLANNED, "quality"})
+    return hashlib.sha256(repr((of_picture, beside, sorted(chosen.items()), output_format)).encode()).hexdigest()
 
 
 class _Record(BaseModel):

@@ -19,8 +19,9 @@ import cli
 from bench.server import ROOT
 from core.config import ConfigError, Settings
 from core.progress import Progress
+from core.progress_bar import ProgressBar
 from model_utility import Models, WeightsError
-from schemas.params import PARAMS
+from schemas.params import PARAMS, UpscaleParams
 from tests.helpers import HANG_SECONDS, FakeResolver, encode, fake_models, sample_crop
 
 SMALL = encode(sample_crop(60, 40))
@@ -50,6 +51,11 @@ class Run:
         self.status = cli.main(list(arguments), load)
 
 
+def params_of(*arguments: str) -> UpscaleParams:
+    parser = cli._parser()
+    return cli._params(parser.parse_args(["a.png", "-o", "out", *arguments]), parser)
+
+
 def files(folder: str = "out") -> list[str]:
     return sorted(path.name for path in Path(folder).iterdir())
 
@@ -74,6 +80,12 @@ def test_one_picture_may_be_given_a_file(room: Path) -> None:
         assert (image.format, image.size) == ("WEBP", (2048, 1365))
 
 
+def test_a_factor_takes_the_place_of_a_target(room: Path) -> None:
+    assert Run("a.png", "-o", "larger.png", "--scale", "1.5").status == 0
+    with Image.open("larger.png") as image:
+        assert image.size == (90, 60)
+
+
 def test_options_reach_the_pipeline(room: Path) -> None:
     anime = FakeResolver()
     models = replace(fake_models(), super_resolvers={"anime": anime})  # type: ignore[dict-item]
@@ -92,7 +104,7 @@ class Terminal(io.StringIO):
 def test_a_bar_goes_to_its_end_and_no_further_when_faces_are_found_on_the_way(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stderr", Terminal())
     seen = []
-    with cli._Bar("a.png", 100.0) as bar:
+    with ProgressBar("a.png", 100.0) as bar:
         for step, more in ((10, 400), (100, 0), (200, 0), (150, 0), (50, 0)):
             bar.advance(step)
             seen.append(round(100 * bar.n / bar.total))
@@ -104,7 +116,7 @@ def test_a_bar_goes_to_its_end_and_no_further_when_faces_are_found_on_the_way(mo
 
 def test_a_bar_shows_the_share_that_is_done_in_however_many_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stderr", Terminal())
-    with cli._Bar("a.png", 30_000.0) as bar:
+    with ProgressBar("a.png", 30_000.0) as bar:
         seen = []
         for step in range(1, 30_001):
             bar.advance(1.0)
@@ -147,9 +159,9 @@ def test_the_longest_name_that_a_file_may_have_is_no_problem(room: Path) -> None
 def test_every_field_of_a_request_is_an_option() -> None:
     options = {name: schema.get("default") for name, schema in PARAMS.items() if name != "webhook"}  # which is of jobs
     assert set(cli.FLAGS) | {"enhance_faces"} == set(options)
-    defaults = vars(cli._parser().parse_args(["a.png", "-o", "out"]))
+    defaults = params_of().model_dump()
     assert {name: defaults[name] for name in options} == options
-    assert cli._parser().parse_args(["a.png", "-o", "out", "--no-faces"]).enhance_faces is False
+    assert params_of("--no-faces").enhance_faces is False
 
 
 def test_a_picture_that_fails_is_named_and_does_not_stop_the_others(room: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -210,6 +222,10 @@ def test_what_is_there_is_skipped_and_nothing_is_loaded_for_nothing(room: Path, 
         (["a.png", "-o", "out", "--target", "3k"], "target_resolution must be one of 2k, 4k, 8k, not '3k'"),
         (["a.png", "-o", "out", "--face-strength", "nan"], "face_strength must be from 0 to 1"),
         (["a.png", "-o", "out", "--model", "x"], "photo, anime"),
+        (["a.png", "-o", "out", "--scale", "1"], "scale must be above 1 and at most 16, not 1.0"),
+        (["a.png", "-o", "out", "--scale", "nan"], "scale must be above 1 and at most 16"),
+        (["a.png", "-o", "out", "--scale", "2", "--target", "4k"], "leave them out"),
+        (["a.png", "-o", "out", "--fit", "passes", "--scale", "2"], "leave them out"),
         (["a.png"], "-o"),
         (["a.png", "-o", ""], "-o is empty"),
         (["a.png", "-o", "/proc"], "no file can be written in '/proc'"),
@@ -257,13 +273,13 @@ def test_the_next_picture_is_decoded_while_one_runs(room: Path) -> None:
         Path("fifo").write_bytes(SMALL)  # returns when somebody reads
         read_again.set()
 
-    parsed = cli._parser().parse_args(["a.png", "-o", "out", "--target", "2k"])
+    params = params_of("--target", "2k")
     Path("out").mkdir()
-    first = cli._task(Path("a.png"), parsed, None)
+    first = cli._task(Path("a.png"), params, Path("out"), None)
     second = cli._Task(Path("fifo"), Path("out/second.jpg"), "jpeg", first.plan, has_alpha=False)
     feeder = threading.Thread(target=feed)
     feeder.start()
-    assert cli._run([first, second], parsed, Settings(), lambda _: fake_models(Waiting())) == 0
+    assert cli._run([first, second], params, Settings(), lambda _: fake_models(Waiting())) == 0
     feeder.join()
     assert files() == ["a.jpg", "second.jpg"]
 
@@ -288,13 +304,14 @@ def test_ctrl_c_in_the_engine_itself_ends_the_pass() -> None:
 import os, signal, sys, threading, time
 import numpy as np
 import cli, models
+from core.progress_bar import ProgressBar
 from basicsr.archs.rrdbnet_arch import RRDBNet
 from models.device import select_device
 from models.super_resolution import SuperResolver
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # it may be ignored where the tests are started
 resolver = SuperResolver({4: RRDBNet(3, 3, scale=4, num_block=6).requires_grad_(False)}, select_device("cpu"))
-bar = cli._Bar("", 1.0, hidden=True)
+bar = ProgressBar("", 1.0, hidden=True)
 resolver.super_resolve(np.zeros((8, 8, 3), np.uint8), 4, bar)
 threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
 try:
@@ -322,3 +339,10 @@ def test_a_number_that_is_none_is_named_with_what_would_be_right(capsys: pytest.
     with pytest.raises(SystemExit):
         cli._parser().parse_args(["a.png", "-o", "out", "--quality", "abc"])
     assert "quality must be a whole number, not the string" in capsys.readouterr().err
+
+
+def test_the_pixels_decide_whether_there_is_alpha(room: Path) -> None:
+    opaque = np.dstack([sample_crop(40, 30), np.full((30, 40), 255, np.uint8)])
+    Path("opaque.png").write_bytes(encode(opaque))
+    assert Run("opaque.png", "clear.png", "-o", "out", "--target", "2k").status == 0
+    assert files() == ["clear.png", "opaque.jpg"]

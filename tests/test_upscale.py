@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
+from decimal import Decimal
 from types import SimpleNamespace
 from typing import Literal
 
@@ -16,7 +18,7 @@ from core.progress import NullProgress
 from imaging.picture import Picture
 from model_utility import Models, ModelStatus
 from schemas.params import UpscaleParams
-from schemas.plan import Plan, Size, max_input_px, plan_upscale
+from schemas.plan import Plan, Size, max_input_px, plan_scale, plan_upscale
 from serving.workers import DeviceTask
 from tests.helpers import FakeResolver, decode, fake_models, sample_crop
 from upscale import PipelineOutput, Upscaler
@@ -89,6 +91,57 @@ def test_exact_fit_out_of_reach_of_three_passes_says_so() -> None:
     assert (plan.passes, plan.output, plan.total_scale) == ((4, 4, 4), Size(1920, 1280), 64.0)
     assert "1920 px" in plan.warnings[0]
     assert "7680 px" in plan.warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("size", "scale", "passes", "output"),
+    [
+        ((480, 300), 2, (2,), (960, 600)),
+        ((480, 300), 3, (4,), (1440, 900)),
+        ((480, 300), 4, (4,), (1920, 1200)),
+        ((480, 300), 1.5, (2,), (720, 450)),
+        ((480, 300), 5, (4, 2), (2400, 1500)),
+        ((480, 300), 8, (4, 2), (3840, 2400)),
+        ((480, 300), 10, (4, 4), (4800, 3000)),
+        ((480, 300), 16, (4, 4), (7680, 4800)),
+        ((3840, 1), 2, (2,), (7680, 2)),
+        ((10, 1), 1.1, (2,), (11, 1)),  # in binary, 11.000000000000002
+        ((100, 30), 1.15, (2,), (115, 34)),  # 34.5: to the even one
+        ((1, 1), 1.2, (2,), (1, 1)),
+        ((7679, 1), 1.0001, (2,), (7680, 1)),
+    ],
+)
+def test_a_scale_is_reached_exactly_by_the_fewest_passes(
+    size: tuple[int, int], scale: float, passes: tuple[Literal[2, 4], ...], output: tuple[int, int]
+) -> None:
+    plan = plan_scale(Size(*size), scale)
+    assert plan == Plan(Size(*size), None, passes, Size(*output))
+    assert plan.total_scale == max(output) / max(size)
+
+
+def test_any_scale_gives_its_size_or_names_the_largest_that_fits() -> None:
+    random = np.random.default_rng(0)
+    for long, short, scale in zip(
+        random.integers(1, 9000, 2000), random.integers(1, 400, 2000), random.uniform(1, 16, 2000).round(3), strict=True
+    ):
+        size = Size(int(long), int(short))
+        scale = max(float(scale), 1.001)
+        expected = [max(round(Decimal(side) * Decimal(str(scale))), 1) for side in (size.width, size.height)]
+        if size.long_side * Decimal(str(scale)) <= Decimal("7680.5"):
+            plan = plan_scale(size, scale)
+            assert [plan.output.width, plan.output.height] == expected
+            assert math.prod(plan.passes) / 4 < scale <= math.prod(plan.passes)
+            continue
+        with pytest.raises(ImageTooLarge) as caught:
+            plan_scale(size, scale)
+        largest = caught.value.details["max_scale"]
+        assert isinstance(largest, float)
+        if largest > 1:
+            assert f"the largest scale that fits is {largest:g}." in caught.value.message
+            assert plan_scale(size, largest).output.long_side <= 7680
+        else:
+            assert "no scale above 1 fits" in caught.value.message
+            assert size.long_side >= 7680
 
 
 def test_exact_fit_refuses_what_is_already_there() -> None:

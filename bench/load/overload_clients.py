@@ -39,16 +39,16 @@ class Request:
 
 
 def make_requests(pictures: list[GoldenPicture]) -> Iterator[Request]:
-    """Each picture in each quality, for each strength of the faces that it has not.
+    """Each picture in each quality, each time with another strength of faces that it has not: a run of its own.
 
     They are PNG files with much beside the pixels, since large pictures would take minutes.
     """
     images = [base64.b64encode(_pad(picture.file)) for picture in pictures]
     formats: tuple[OutputFormat, ...] = ("jpeg", "webp")
-    for strength, quality, output_format in itertools.product(range(10, 0, -1), range(1, 101), formats):
+    for number, (_, quality, output_format) in enumerate(itertools.product(range(10), range(1, 101), formats), 1):
         for picture, image in zip(pictures, images, strict=True):
             options = f'"target_resolution":"2k","quality":{quality},"output_format":"{output_format}"'
-            head = f'{{{options},"face_strength":{strength / 10},"image_b64":"'
+            head = f'{{{options},"face_strength":{number / 2000},"image_b64":"'
             yield Request((head.encode(), image, b'"}'), partial(picture.result, output_format, quality))
 
 

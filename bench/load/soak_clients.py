@@ -72,10 +72,11 @@ class SoakClients:
             "picture": rng.randrange(len(self.pictures)),
             "output_format": rng.choice(["jpeg", "png", "webp"]),
             "quality": rng.randint(1, 100),
+            "face_strength": rng.random(),  # of faces that are not there
         }
 
     def _send(self, client: httpx.Client, request: dict[str, Any], **headers: str) -> httpx.Response:
-        options = {name: request[name] for name in ("output_format", "quality")}
+        options = {name: request[name] for name in ("output_format", "quality", "face_strength")}
         image = base64.b64encode(self.pictures[request["picture"]].file).decode()
         return client.post("/upscale", json={"image_b64": image, "target_resolution": "2k", **options}, headers=headers)
 
@@ -127,7 +128,7 @@ class SoakClients:
 
     def _hang_up(self, _: httpx.Client, rng: random.Random) -> None:
         image = base64.b64encode(rng.choice(self.pictures).file)
-        body = b'{"target_resolution":"2k","quality":%d,"image_b64":"%s"}' % (rng.randint(1, 100), image)
+        body = b'{"target_resolution":"2k","face_strength":%f,"image_b64":"%s"}' % (rng.random(), image)
         head = b"POST /upscale HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
         request = head % len(body) + body
         head_bytes = len(request) - len(body)

@@ -20,6 +20,7 @@ class WebPHeader:
     frame_count: int
     icc_profile: bytes | None
     exif: bytes
+    xmp: bytes
     essential: bytes  # a file of the pixels alone, so that damage elsewhere does no harm
 
 
@@ -30,7 +31,7 @@ def read_header(data: bytes) -> WebPHeader:
         ValueError, struct.error: it has no image, or one of no known kind.
     """
     size, has_alpha, is_animated = None, False, False
-    frame_count, profile, exif = 0, None, b""
+    frame_count, profile, exif, xmp = 0, None, b"", b""
     kept: dict[bytes, bytes] = {}
     for name, start, end in _chunks(data):
         if name in _KEPT:
@@ -54,10 +55,12 @@ def read_header(data: bytes) -> WebPHeader:
             profile = data[start:end]
         elif name == b"EXIF" and not exif:
             exif = data[start:end]
+        elif name == b"XMP " and not xmp:
+            xmp = data[start:end]
     if size is None or not frame_count:
         raise ValueError("no image")
     essential = data if is_animated else _file_of(kept)
-    return WebPHeader(size, has_alpha, frame_count if is_animated else 1, profile, exif, essential)
+    return WebPHeader(size, has_alpha, frame_count if is_animated else 1, profile, exif, xmp, essential)
 
 
 def _file_of(chunks: dict[bytes, bytes]) -> bytes:

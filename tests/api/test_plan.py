@@ -69,7 +69,7 @@ async def test_the_plan_is_what_the_request_then_does(
     assert planned.status_code == 200, planned.text
     assert files_in(settings) == []
     real, plan = (await client.post("/upscale", json=body)).json(), planned.json()
-    same = ("success", "original_size", "upscaled_size", "target_resolution", "upscaling_strategy", "total_scale")
+    same = ("success", "original_size", "upscaled_size", "target_resolution", "upscaling_strategy", "total_scale", "format")
     assert {name: plan[name] for name in same} == {name: real[name] for name in same}
     assert set(plan) == {*same, "predicted_seconds", "queue_seconds", "memory_bytes", "warnings"}
     assert set(plan["warnings"]) <= set(real["warnings"])

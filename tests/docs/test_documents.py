@@ -17,13 +17,13 @@ from bench.server import ROOT
 from core import errors
 from core.config import GIB, MAX_BODY_BYTES, MAX_IMAGE_BYTES, MIB, Settings
 from core.errors import ImageTooLarge, JobCancelled, ServiceError, Unavailable
-from imaging import formats, sanitize
+from imaging import exif, formats, sanitize
 from outbound import public_network, webhooks
 from schemas import json_body, request
 from schemas.plan import Size, plan_upscale
 from schemas.request import FIELDS
 from scripts.tables import fields_table, settings_table
-from serving import decoding
+from serving import decoding, dispatcher
 from storage import result_store
 from tests.docs.documents import PAGES, README, anchors, code, first_cells, name_of, page, relative_links, section
 from weights.manifest import WeightFile, read_manifest
@@ -115,11 +115,15 @@ LIMITS = {
     "segments of a JPEG": f"{sanitize.MAX_JPEG_SEGMENTS:,}",
     "EXIF entries looked at": f"{formats.MAX_EXIF_ENTRIES:,}",
     "EXIF tags read": "1 (the orientation)",
+    "EXIF that goes out again: entries; bytes with XMP": f"{exif.MAX_ENTRIES:,}; {exif.MAX_METADATA_BYTES // 1024} KiB",
     "runs (RLE) in a BMP": "0",
     "waiting requests": f"{DEFAULTS.queue_limit} (`QUEUE_LIMIT`)",
     "pictures in memory": f"{decoding.MAX_BYTES // GIB} GiB",
     f"large pictures (over {decoding.LARGE_PIXELS:,} pixels) that are decoded": str(decoding.LANES[True]),
     "pictures that wait to be decoded": f"{decoding.MAX_WAITING[True]} large, {decoding.MAX_WAITING[False]} others",
+    "pictures kept for other formats": f"{dispatcher.KEPT_BYTES // MIB} MiB for {dispatcher.KEPT_SECONDS:g} s, "
+    f"a {dispatcher.KEPT_SHARE}th of a memory limit",
+    "results that are encoded and saved at once": str(dispatcher.ENCODERS),
     "connections": f"by `ulimit -n`: {(1024 - utility.OTHER_FILES - utility.MAX_JOBS) // 2} at 1024",
     "requests that wait, of all connections": f"{100 * middleware.WAITING_SHARE:g} %",
     "bytes of the next requests, before a response": f"{server.MAX_AHEAD_BYTES // 1024} KiB",

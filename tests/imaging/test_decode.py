@@ -163,6 +163,10 @@ def test_alpha_that_is_full_throughout_is_none() -> None:
     for data in (saved(image, "PNG"), bmp_with_alpha(image)):
         assert open_image(data).has_alpha
         assert decode(data)[0].alpha is None
+    image.putpixel((3, 2), (0, 0, 0, 254))
+    alpha = decode(saved(image, "PNG"))[0].alpha
+    assert alpha is not None
+    assert alpha.sum() == alpha.size * 255 - 1
 
 
 def test_image_of_one_pixel_is_valid() -> None:

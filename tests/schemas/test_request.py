@@ -9,7 +9,7 @@ import orjson
 import pytest
 from jsonschema import Draft202012Validator
 
-from core.errors import BadRequest, InvalidJSON, NotAnImage, OutOfRange, WrongType
+from core.errors import BadRequest, ConflictingFields, InvalidJSON, NotAnImage, OutOfRange, WrongType
 from schemas.params import PARAMS, UpscaleParams, parse_params
 from schemas.plan import Size, plan_upscale
 from schemas.request import FIELDS, MAX_NAMED_FIELDS, IncomingRequest, UpscaleRequest
@@ -28,7 +28,11 @@ def test_what_is_left_out_has_its_default() -> None:
     request = parse()
     assert (request.image.width, request.image.height, request.image.has_alpha) == (30, 20, False)
     assert request.params == UpscaleParams()
-    assert (request.params.target_resolution, request.params.enhance_faces, request.output_format) == ("4k", True, "jpeg")
+    assert (request.params.target_resolution, request.params.enhance_faces, request.output_format(False)) == (
+        "4k",
+        True,
+        "jpeg",
+    )
     assert (request.params.quality, request.params.fit, request.warnings) == (95, "passes", ())
     assert (request.params.model, request.params.face_strength) == ("photo", 1.0)
     assert request.plan == plan_upscale(Size(30, 20), "4k")
@@ -37,7 +41,7 @@ def test_what_is_left_out_has_its_default() -> None:
 def test_what_is_given_is_taken() -> None:
     request = parse(target_resolution="8K", enhance_faces=False, output_format="webp", quality=1, fit="exact")
     params = request.params
-    assert (params.target_resolution, params.enhance_faces, request.output_format) == ("8k", False, "webp")
+    assert (params.target_resolution, params.enhance_faces, request.output_format(True)) == ("8k", False, "webp")
     assert (params.quality, params.fit, request.warnings) == (1, "exact", ())
     assert parse(quality=100).params.quality == 100
     assert (parse(model="anime").params.model, parse(face_strength=0).params.face_strength) == ("anime", 0)
@@ -45,14 +49,16 @@ def test_what_is_given_is_taken() -> None:
 
 def test_the_fingerprint_is_of_what_is_asked_however_it_is_written() -> None:
     raw = parse_request(IncomingRequest(IMAGE, is_raw=True, query="target_resolution=4K&quality=95"))
-    assert raw.fingerprint == parse().fingerprint == parse(face_strength=1).fingerprint == parse(face_strength=1.0).fingerprint
-    assert len({parse().fingerprint, parse(quality=94).fingerprint, parse(webhook="http://a.example").fingerprint}) == 3
+    same = [raw, parse(), parse(face_strength=1), parse(face_strength=1.0), parse(output_format="jpeg")]
+    assert len({request.fingerprint(has_alpha=False) for request in same}) == 1
+    others = [parse(), parse(quality=94), parse(webhook="http://a.example"), parse(output_format="png")]
+    assert len({request.fingerprint(has_alpha=False) for request in others}) == 4
+    assert parse().fingerprint(has_alpha=True) == parse(output_format="png").fingerprint(has_alpha=True)
 
 
 def test_an_image_with_alpha_becomes_png_unless_another_format_is_asked() -> None:
-    transparent = b64(encode(np.zeros((20, 30, 4), np.uint8)))
-    assert parse(image_b64=transparent).output_format == "png"
-    assert parse(image_b64=transparent, output_format="jpeg").output_format == "jpeg"
+    assert [parse().output_format(has_alpha) for has_alpha in (False, True)] == ["jpeg", "png"]
+    assert [parse(output_format="jpeg").output_format(has_alpha) for has_alpha in (False, True)] == ["jpeg", "jpeg"]
 
 
 def test_unknown_fields_are_named_up_to_a_number() -> None:
@@ -64,7 +70,7 @@ def test_unknown_fields_are_named_up_to_a_number() -> None:
 
 
 @pytest.mark.parametrize("name", list(PARAMS))
-@pytest.mark.parametrize("value", [None, [], {}, 1.5, "", "x" * 10_000])
+@pytest.mark.parametrize("value", [None, [], {}, -1.5, "", "x" * 10_000])
 def test_an_error_names_its_field_and_never_repeats_much_of_the_input(name: str, value: object) -> None:
     with pytest.raises(BadRequest) as caught:
         parse(**{name: value})
@@ -75,8 +81,10 @@ def test_an_error_names_its_field_and_never_repeats_much_of_the_input(name: str,
 
 def test_every_example_and_every_default_is_valid() -> None:
     examples = {name: schema["examples"][0] for name, schema in FIELDS.items()}
+    scale = {"scale": examples.pop("scale")}
     params = parse_request(IncomingRequest(orjson.dumps(examples))).params
-    assert params.model_dump() == {name: examples[name] for name in PARAMS}
+    assert params.model_dump(exclude={"scale"}) == {name: examples[name] for name in PARAMS if name != "scale"}
+    assert parse(**scale).params.scale == scale["scale"]
     defaults = {name: schema["default"] for name, schema in PARAMS.items() if "default" in schema}
     assert parse(**defaults).warnings == ()
 
@@ -90,6 +98,22 @@ def test_a_number_may_be_written_without_a_fraction_and_must_lie_within_its_limi
     for value in (float("nan"), float("inf")):
         with pytest.raises(OutOfRange, match="face_strength must be from 0 to 1"):
             parse_params({"face_strength": value})
+
+
+def test_a_scale_lies_within_its_limits_and_takes_the_place_of_target_and_fit() -> None:
+    for text, scale in {"2": 2, "1.5": 1.5, "16": 16, "16.0": 16, "1.0000001": 1.0000001}.items():
+        assert parse_request(IncomingRequest(IMAGE, is_raw=True, query=f"scale={text}")).params.scale == scale
+    for value in (1, 1.0, 0, -2, 16.0001, 1e30):
+        with pytest.raises(OutOfRange, match="scale must be above 1 and at most 16"):
+            parse(scale=value)
+    for other_type in ("2", True, None, [2]):
+        with pytest.raises(WrongType, match="scale must be a number"):
+            parse(scale=other_type)
+    for other in ({"target_resolution": "4k"}, {"fit": "passes"}, {"fit": "exact", "target_resolution": "2k"}):
+        with pytest.raises(ConflictingFields):
+            parse(scale=2, **other)
+    with pytest.raises(ConflictingFields):
+        parse_request(IncomingRequest(orjson.dumps({"image_b64": b64(IMAGE), "scale": 2}), query="fit=passes"))
 
 
 def test_an_integer_is_what_json_schema_calls_one() -> None:

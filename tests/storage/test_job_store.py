@@ -45,6 +45,16 @@ def test_a_job_of_a_process_that_died_is_interrupted_and_one_of_a_process_that_l
     assert JobStore(tmp_path).load("job-of-mine") == record
 
 
+def test_a_record_of_an_older_version_is_read(tmp_path: Path) -> None:
+    store = JobStore(tmp_path)
+    store.save(a_record("job-of-mine", completed_at=2.0))
+    (path,) = tmp_path.iterdir()
+    record = json.loads(path.read_bytes())
+    del record["has_alpha"]
+    path.write_text(json.dumps(record))
+    assert store.load("job-of-mine") == a_record("job-of-mine", completed_at=2.0)
+
+
 def test_a_record_that_cannot_be_written_leaves_the_last_one(tmp_path: Path) -> None:
     store = JobStore(tmp_path)
     store.save(a_record("job-of-mine"))

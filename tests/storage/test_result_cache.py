@@ -7,6 +7,7 @@ import base64
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,13 @@ import numpy as np
 import pytest
 
 from bench.server import free_port
-from core.config import MIB, Settings
+from core.config import MIB, OutputFormat, Settings
+from imaging.metadata import Metadata
 from imaging.picture import Picture
 from schemas.params import UpscaleParams
+from schemas.plan import Plan, Size, plan_upscale
 from schemas.response import ImageSize, UpscaleMetadata
-from storage.result_cache import ResultCache, cache_key
+from storage.result_cache import ResultCache, cache_keys
 from storage.result_store import ResultStore
 from tests.helpers import assert_error, b64, encode, fake_models, files_in, ready, serving, until, with_settings
 from tests.serving.gated_service import gated_service, gray_of
@@ -54,14 +57,20 @@ async def upscale(client: httpx.AsyncClient, image: bytes, accept: str = "*/*", 
 # the key
 
 
-CHANGES: dict[str, Any] = {
-    "target_resolution": "4k",
-    "enhance_faces": False,
-    "quality": 90,
-    "fit": "exact",
-    "model": "anime",
-    "face_strength": 0.5,
-}
+OF_PIXELS: dict[str, Any] = {"enhance_faces": False, "model": "anime", "face_strength": 0.5}
+OF_FILES: dict[str, Any] = {"target_resolution": "4k", "quality": 90, "fit": "exact", "scale": 2.0}
+METADATA_KEPT: list[dict[str, Any]] = [{"exif": b"x"}, {"xmp": b"x"}, {"density": (72, 72)}]
+PLAN = plan_upscale(Size(20, 10), "2k")
+
+
+def keys_of(
+    picture: Picture = PICTURE,
+    params: UpscaleParams = PARAMS,
+    output_format: OutputFormat = "png",
+    identity: str = "models",
+    plan: Plan = PLAN,
+) -> tuple[str, str]:
+    return cache_keys(picture, plan, params, output_format, identity)
 
 
 def test_whatever_changes_the_bytes_changes_the_key() -> None:
@@ -73,15 +82,24 @@ def test_whatever_changes_the_bytes_changes_the_key() -> None:
         Picture(gray),
         Picture(gray, alpha),
         Picture(PIXELS, alpha),
-        Picture(PIXELS, icc_profile=b"profile"),
     ]
-    keys = [cache_key(picture, PARAMS, "png", "models") for picture in pictures]
-    changed = [PARAMS.model_copy(update={name: value}) for name, value in CHANGES.items()]
-    keys += [cache_key(PICTURE, params, "png", "models") for params in changed]
-    keys += [cache_key(PICTURE, PARAMS, "webp", "models"), cache_key(PICTURE, PARAMS, "png", "other models")]
-    assert len(set(keys)) == len(keys) == len(pictures) + len(CHANGES) + 2
+    keys = [keys_of(picture) for picture in pictures]
+    keys += [keys_of(params=PARAMS.model_copy(update={name: value})) for name, value in OF_PIXELS.items()]
+    plans = [replace(PLAN, passes=(2, 2)), replace(PLAN, output=Size(20, 9)), replace(PLAN, output=Size(9, 20))]
+    keys += [*(keys_of(plan=plan) for plan in plans), keys_of(identity="other models")]
+    for number in (0, 1):
+        assert len({key[number] for key in keys}) == len(keys) == len(pictures) + len(OF_PIXELS) + len(plans) + 1
+
+
+def test_what_changes_no_pixel_changes_the_key_of_the_file_alone() -> None:
+    changed = [PARAMS.model_copy(update={name: value}) for name, value in OF_FILES.items()]
+    keys = [keys_of(params=params) for params in (PARAMS, *changed)]
+    keys += [keys_of(output_format="webp"), keys_of(Picture(PIXELS, icc_profile=b"profile"))]
+    keys += [cache_keys(PICTURE, PLAN, PARAMS, "png", "models", Metadata(**each)) for each in METADATA_KEPT]
+    assert len({of_picture for of_picture, _ in keys}) == 1
+    assert len({of_file for _, of_file in keys}) == len(keys)
     with_webhook = PARAMS.model_copy(update={"webhook": "https://example.com", "output_format": "png"})
-    assert keys[0] == cache_key(Picture(PIXELS.copy()), with_webhook, "png", "models")
+    assert keys[0] == keys_of(Picture(PIXELS.copy()), with_webhook)
 
 
 # from disk
@@ -116,9 +134,9 @@ async def test_a_file_of_another_kind_with_the_same_pixels_is_the_same_and_a_war
 
 async def test_another_parameter_is_another_result(client: httpx.AsyncClient) -> None:
     responses = [
-        (await upscale(client, encode(PIXELS), **fields)).json() for fields in ({}, {"quality": 90}, {"fit": "exact"})
+        (await upscale(client, encode(PIXELS), **fields)).json() for fields in ({}, {"quality": 90}, {"face_strength": 0.5})
     ]
-    assert [response["cached"] for response in responses] == [False] * 3
+    assert [response["cached"] for response in responses] == [False, True, False]
     assert len({response["file_path"] for response in responses}) == 3
 
 
@@ -145,7 +163,8 @@ async def test_what_is_damaged_or_gone_is_made_again(
     (damaged,) = settings.output_dir.glob(pattern)
     damage(damaged)
     again = (await upscale(client, encode(PIXELS))).json()
-    assert (again["cached"], again["base64"]) == (False, first["base64"])
+    assert (again["cached"], again["base64"]) == (True, first["base64"])  # of the picture in memory
+    assert again["file_path"] != first["file_path"]
     assert (await upscale(client, encode(PIXELS))).json()["cached"] is True
 
 
