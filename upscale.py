@@ -10,13 +10,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
-
 from core.errors import DeviceLost
 from core.progress import Progress
 from core.stage_timer import StageTimer
-from imaging.picture import Picture, as_gray, as_rgb, resized
+from imaging.picture import Array, Picture, as_gray, as_rgb, eight_bits, resized
+from imaging.transparency import enlarge_alpha, fill_hidden
 from model_utility import Models
 from schemas.params import UpscaleParams
 from schemas.plan import Plan, Size
@@ -124,6 +122,7 @@ class Upscaler:
     def _run(self, picture: Picture, plan: Plan, params: UpscaleParams, progress: Progress) -> PipelineOutput:
         resolver, restorer = self.models.super_resolver(plan.model), self.models.face_restorer
         timer, shortages = StageTimer(progress.clock), resolver.shortages
+        picture = fill_hidden(picture)
         with timer.stage("detect"):
             faces, warnings = self._find_faces(picture, progress) if params.enhance_faces else ([], [])
         if not params.face_strength or not faces:
@@ -133,7 +132,7 @@ class Upscaler:
         enlarged = picture
         for number, scale in enumerate(plan.passes, start=1):
             with timer.stage(f"pass_{number}"):
-                enlarged = _enlarge(resolver, enlarged, scale, progress)
+                enlarged = _enlarge(resolver, enlarged if number == 1 else fill_hidden(enlarged), scale, progress)
             if restorer and number == 1:
                 with timer.stage("faces"):
                     pasted = _paste_faces(restorer, enlarged, picture, faces, params.face_strength, progress)
@@ -171,21 +170,24 @@ class Upscaler:
         ]
         if detector is None:
             return [], warnings
-        found = detector.detect(as_rgb(picture.pixels))
+        found = detector.detect(as_rgb(eight_bits(picture.pixels)))
         progress.advance(detector.flops(picture.height, picture.width))
         return found, warnings
 
 
 def _enlarge(resolver: SuperResolver, picture: Picture, scale: int, progress: Progress) -> Picture:
     pixels = resolver.super_resolve(picture.pixels, scale, progress)
-    alpha = resolver.super_resolve(picture.alpha, scale, progress) if picture.alpha is not None else None
+    if picture.alpha is None:
+        return replace(picture, pixels=pixels)
+    alpha = enlarge_alpha(picture.alpha, resolver.super_resolve(picture.alpha, scale, progress), scale)
     return replace(picture, pixels=pixels, alpha=alpha)
 
 
 def _paste_faces(
     restorer: FaceRestorer, enlarged: Picture, picture: Picture, faces: list[Face], strength: float, progress: Progress
-) -> NDArray[np.uint8]:
-    pasted = restorer.restore_into(as_rgb(enlarged.pixels), as_rgb(picture.pixels), faces, strength, progress)
+) -> Array:
+    original = as_rgb(eight_bits(picture.pixels))
+    pasted = restorer.restore_into(as_rgb(enlarged.pixels), original, faces, strength, progress)
     return pasted if enlarged.pixels.ndim == 3 else as_gray(pasted)
 
 

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from core.config import ConfigError
 from core.host import memory_limit_bytes
 
-Image = NDArray[np.uint8]
-"""`(h, w, 3)` RGB, or `(h, w)` gray where a function says so."""
+Image = NDArray[np.uint8 | np.uint16]
+"""`(h, w, 3)` RGB, or `(h, w)` gray where a function says so; 0 to 255, or to 65535."""
 
 FIRST_TIME_SECONDS = 1.0  # what loading libraries and choosing kernels may take, the first time that a network runs
 

@@ -37,7 +37,7 @@ class Engine(Protocol):
         """Do what would make a first pass slow: load libraries, choose kernels."""
 
     def upscale(self, image: Image, progress: Progress) -> Image:
-        """uint8 RGB `(h, w, 3)` to `(h * scale, w * scale, 3)`; what `progress` raises ends the pass."""
+        """RGB `(h, w, 3)`, uint8 or uint16, to `(h * scale, w * scale, 3)` of that dtype; what `progress` raises ends it."""
 
 
 def build_engine(rrdbnet: RRDBNet, device: Device) -> Engine:
@@ -82,12 +82,12 @@ class SuperResolver:
         """Enlarge an image by 2 or 4.
 
         Args:
-            image: uint8 `(h, w, 3)` RGB or `(h, w)` gray, 0–255, any size from 1×1.
+            image: uint8 or uint16, `(h, w, 3)` RGB or `(h, w)` gray, any size from 1×1.
             scale: 2 or 4. Without x2plus, 2 is x4plus halved by Lanczos, as `RealESRGANer.enhance(outscale=2)` does.
             progress: told of each step that is done; what it raises ends the pass.
 
         Returns:
-            uint8 `(h * scale, w * scale, 3)` or `(h * scale, w * scale)`.
+            `(h * scale, w * scale, 3)` or `(h * scale, w * scale)` of the same dtype.
         """
         if image.ndim == 2:
             rgb = cast(Image, cv2.cvtColor(image, cv2.COLOR_GRAY2RGB))

@@ -45,12 +45,12 @@ Network* random_network(int channels) {
 // Counts down, and stops the pass at 0.
 int count_down(double, void* calls) { return --*static_cast<int*>(calls) == 0; }
 
-int run(const Network* network, const std::vector<float>& image, int height, int width, int margin, int threads, int calls,
+int run(const Network* network, const std::vector<float>& image, int height, int width, int margin, int sample_bytes, int threads, int calls,
         std::vector<uint8_t>& out) {
   const int inner[] = {std::min(margin, height - 1), height, std::min(margin, width - 1), width};
-  const size_t out_row = (size_t)(inner[3] - inner[2]) * 4 * 3;
+  const size_t out_row = (size_t)(inner[3] - inner[2]) * 4 * 3 * sample_bytes;
   std::vector<uint8_t>(out_row * (inner[1] - inner[0]) * 4).swap(out);
-  return winograd_run(network, image.data(), height, width, inner, out.data(), out_row, threads, count_down, &calls);
+  return winograd_run(network, image.data(), height, width, inner, out.data(), out_row, sample_bytes, threads, count_down, &calls);
 }
 
 }  // namespace
@@ -67,12 +67,14 @@ int main() {
         std::copy_n(&pixels[(size_t)y * width * channels], width * channels, &image[((size_t)(y + 1) * (width + 2) + 1) * channels]);
       std::vector<uint8_t> one, more, stopped;
       for (int margin : {0, 5}) {
-        if (run(network, image, height, width, margin, 1, 0, one)) return puts("a pass failed"), 1;
-        if (run(network, image, height, width, margin, 3, 0, more)) return puts("a pass failed"), 1;
-        if (one != more) return printf("%dx%d: other bytes with 3 threads than with 1\n", width, height), 1;
+        for (int sample_bytes : {1, 2}) {
+          if (run(network, image, height, width, margin, sample_bytes, 1, 0, one)) return puts("a pass failed"), 1;
+          if (run(network, image, height, width, margin, sample_bytes, 3, 0, more)) return puts("a pass failed"), 1;
+          if (one != more) return printf("%dx%d: other bytes with 3 threads than with 1\n", width, height), 1;
+        }
         if (height < 10 || width < 10) break;
       }
-      const int status = run(network, image, height, width, 0, 2, 1, stopped);
+      const int status = run(network, image, height, width, 0, 1, 2, 1, stopped);
       if (status > 1) return printf("%dx%d: stopped with status %d\n", width, height, status), 1;
     }
     winograd_destroy(network);

@@ -191,7 +191,7 @@ def files_in(settings: Settings) -> list[str]:
     return [path.name for path in settings.output_dir.iterdir() if path.suffix != ".json"]
 
 
-def encode(pixels: NDArray[np.uint8] | Image.Image, image_format: str = "PNG", **options: Any) -> bytes:
+def encode(pixels: NDArray[Any] | Image.Image, image_format: str = "PNG", **options: Any) -> bytes:
     """An image file of an array."""
     buffer = io.BytesIO()
     image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
@@ -220,7 +220,7 @@ def max_difference(first: NDArray[Any], second: NDArray[Any]) -> int:
     return int(np.abs(first.astype(int) - second.astype(int)).max())
 
 
-def psnr(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> float:
+def psnr(first: NDArray[Any], second: NDArray[Any]) -> float:
     """Peak signal-to-noise ratio in dB."""
     error = np.mean((first.astype(np.float64) - second) ** 2)
     return float(10 * np.log10(255**2 / error)) if error else float("inf")

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as PILImage
 
-Image = NDArray[np.uint8]
+Image = NDArray[np.uint8 | np.uint16]
 
 PHOTOGRAPHS = ("astronaut", "chelsea", "coffee", "rocket", "stereo_motorcycle")
 

@@ -29,6 +29,7 @@ UPSAMPLER_HALO_PX = 2  # its four 3×3 convolutions reach 1/2 + 1/4 + 1/4 + 1/4 
 UPSAMPLER_CHANNELS = 3 * 64 * 16
 BODY_CHANNELS = 850  # live per pixel in the body at its peak, as counted: residuals (fp32, so twice), growth, copies by `cat`
 FIRST_PX = 64  # side of the picture of a first pass
+_WIDE = torch.int16  # holds uint16, which torch has not everywhere: 65535 as -1
 BODY_MOST_PX = 2**31 // 192  # of one tile: beyond it, a tensor has more elements than cuDNN's kernels count in 32 bits
 
 
@@ -52,7 +53,7 @@ class TorchEngine:
 
     Why tiles leave no trace: the body, whose receptive field is wider than any pad, always sees the whole image, at 64
     channels and the input's size. What needs memory is the upsampler, which works at 16 times as many pixels; but it only
-    reaches two feature pixels far, so it runs in tiles with a halo of two, and each tile goes to the uint8 result at once. On
+    reaches two feature pixels far, so it runs in tiles with a halo of two, and each tile goes to the result at once. On
     a CPU the result equals that of the untiled model bit for bit; a GPU may choose another kernel for a tile, and round
     otherwise. The body is tiled only where `device.memory_bytes` is too small for it.
     """
@@ -96,12 +97,12 @@ class TorchEngine:
         """Enlarge an image by the network's own scale.
 
         Args:
-            image: uint8 `(h, w, 3)` RGB, 0–255, any size from 1×1.
+            image: uint8 or uint16 `(h, w, 3)` RGB, any size from 1×1.
             progress: told of each convolution of the body and each tile of the upsampler when it has run; what it raises
                 ends the pass.
 
         Returns:
-            uint8 `(h * scale, w * scale, 3)`.
+            `(h * scale, w * scale, 3)` of the same dtype.
         """
         with self._device.current():
             try:
@@ -123,12 +124,16 @@ class TorchEngine:
         if paced := self._paced(batch, progress):
             progress = paced
         features = self._features(rrdbnet, fused, batch, progress)
-        result, finite = self._upsampled(rrdbnet, fused, features, progress)
+        is_wide = image.dtype == np.uint16
+        # Our kernels write bytes.
+        result, finite = self._upsampled(
+            rrdbnet, None if is_wide else fused, features, progress, _WIDE if is_wide else torch.uint8
+        )
         if paced:
             paced.drain()
         if not finite:
             raise _NonFiniteError
-        return _to_host(result[: height * rrdbnet.scale, : width * rrdbnet.scale])
+        return _to_host(result[: height * rrdbnet.scale, : width * rrdbnet.scale]).view(image.dtype)
 
     def _paced(self, batch: Tensor, progress: Progress) -> Paced | None:
         """On a GPU, progress that counts what has run and not what is queued."""
@@ -159,18 +164,20 @@ class TorchEngine:
             self._note_shortage(tile_px)
 
     def _upsampled(
-        self, rrdbnet: RRDBNet, fused: FusedNetwork | None, features: Tensor, progress: Progress
+        self, rrdbnet: RRDBNet, fused: FusedNetwork | None, features: Tensor, progress: Progress, dtype: torch.dtype
     ) -> tuple[Tensor, Tensor]:
-        """The upsampler, in tiles: uint8 `(4h, 4w, 3)`, and whether all of it was finite, a bool of no dimension."""
+        """The upsampler, in tiles: `(4h, 4w, 3)`, and whether all of it was finite, a bool of no dimension."""
         height, width = features.shape[2:]
         tile_px = UPSAMPLER_TILE_PX[self._device.torch_device.type]
-        result = torch.empty((height * 4, width * 4, 3), dtype=torch.uint8, device=features.device)
+        result = torch.empty((height * 4, width * 4, 3), dtype=dtype, device=features.device)
         while True:
             finite = torch.ones((), dtype=torch.bool, device=features.device)
             try:
                 for tile, padded, inner in tiles(height, width, tile_px, UPSAMPLER_HALO_PX):
                     upsampled, tile_finite = (
-                        fused.upsample(features[:, :, *padded]) if fused else _upsample(rrdbnet, features[:, :, *padded])
+                        fused.upsample(features[:, :, *padded])
+                        if fused
+                        else _upsample(rrdbnet, features[:, :, *padded], dtype)
                     )
                     finite &= tile_finite  # what overflowed in the body has come through to here
                     part = result[times(tile, 4)]
@@ -202,9 +209,10 @@ def _kept_bytes(pixel_count: int, bytes_per_channel: int) -> int:
 
 
 def _to_batch(image: Image, device: torch.device, scale: int) -> Tensor:
-    """uint8 `(h, w, 3)` RGB to fp32 `(1, 3, h, w)` in 0–1 on the device, padded to even for x2plus."""
-    pixels = torch.from_numpy(np.require(image, requirements=["C", "W"])).to(device)
-    batch = pixels.permute(2, 0, 1)[None].float() / 255
+    """`(h, w, 3)` RGB to fp32 `(1, 3, h, w)` in 0–1 on the device, padded to even for x2plus."""
+    levels = image if image.dtype == np.uint8 else image.astype(np.float32)  # torch computes little in uint16
+    pixels = torch.from_numpy(np.require(levels, requirements=["C", "W"])).to(device)
+    batch = pixels.permute(2, 0, 1)[None].float() / np.iinfo(image.dtype).max
     if scale == 2:
         height, width = image.shape[:2]
         mode = "reflect" if min(height, width) > 1 else "replicate"  # reflection needs a second pixel to mirror
@@ -253,20 +261,26 @@ def _tiled_body(rrdbnet: RRDBNet, fused: FusedNetwork | None, batch: Tensor, til
     return features
 
 
-def _upsample(rrdbnet: RRDBNet, features: Tensor) -> tuple[Tensor, Tensor]:
-    """The end of RRDBNet: `(1, 64, h, w)` features to uint8 `(4h, 4w, 3)` RGB, and whether all was finite."""
+def _upsample(rrdbnet: RRDBNet, features: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """The end of RRDBNet: `(1, 64, h, w)` features to `(4h, 4w, 3)` RGB, and whether all was finite."""
     for convolution in (rrdbnet.conv_up1, rrdbnet.conv_up2):
         features = rrdbnet.lrelu(convolution(F.interpolate(features, scale_factor=2, mode="nearest")))
-    rendered = rrdbnet.conv_last(rrdbnet.lrelu(rrdbnet.conv_hr(features)))
-    bytes_ = rendered[0].permute(1, 2, 0).float().clamp_(0, 1).mul_(255).round_().to(torch.uint8)
-    return bytes_, torch.isfinite(rendered).all()
+    features = rrdbnet.lrelu(rrdbnet.conv_hr(features))
+    if dtype is _WIDE:  # fp16 has 2048 levels below 1
+        last = rrdbnet.conv_last
+        rendered = F.conv2d(features.float(), last.weight.float(), cast(Tensor, last.bias).float(), padding=1)
+        levels = rendered[0].permute(1, 2, 0).clamp(0, 1).mul_(65535).round_().to(torch.int32)
+    else:
+        rendered = rrdbnet.conv_last(features)
+        levels = rendered[0].permute(1, 2, 0).float().clamp_(0, 1).mul_(255).round_()
+    return levels.to(dtype), torch.isfinite(rendered).all()
 
 
 def _to_host(result: Tensor) -> Image:
-    """uint8 `(h, w, 3)` as an array; from a GPU through page-locked memory, which copies several times as fast."""
+    """`(h, w, 3)` as an array; from a GPU through page-locked memory, which copies several times as fast."""
     if not result.is_cuda:
         return result.numpy()
-    host = torch.empty(result.shape, dtype=torch.uint8, pin_memory=True)
+    host = torch.empty(result.shape, dtype=result.dtype, pin_memory=True)
     host.copy_(result, non_blocking=True)
     torch.cuda.current_stream().synchronize()
     return host.numpy()

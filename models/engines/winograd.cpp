@@ -269,11 +269,12 @@ size_t winograd_bytes(int height, int width, int threads) {
 }
 
 // The whole network. image: (height + 2, width + 2, channels) floats in 0–1 with zeros around; inner: top, bottom, left, right of what is
-// wanted, in pixels of the features; out: where its first pixel goes, RGB, with out_row bytes a row. tell(FLOPs since it was last called,
-// context) runs on the calling thread only, some 50 times a second; if it returns non-zero, the pass ends soon.
+// wanted, in pixels of the features; out: where its first pixel goes, RGB of sample_bytes (1 or 2) a sample, with out_row bytes a row.
+// tell(FLOPs since it was last called, context) runs on the calling thread only, some 50 times a second; if it returns non-zero, the pass
+// ends soon.
 // Returns 0, 1 if tell stopped it, 2 if memory is out, 3 for any other error.
 int winograd_run(const Network* network, const float* image, int height, int width, const int* inner, uint8_t* out, size_t out_row,
-                 int threads, int (*tell)(double, void*), void* context) try {
+                 int sample_bytes, int threads, int (*tell)(double, void*), void* context) try {
   const Layout layout(height, width);
   Crew crew(threads, tell, context);
   Buffer a(layout.plane()), b(layout.plane());
@@ -299,14 +300,14 @@ int winograd_run(const Network* network, const float* image, int height, int wid
     return AROUND_FLOPS * std::min<int>(TILE, height - row * TILE) * (std::min(to * TILE, width) - from * TILE);
   });
   if (!is_done) return 1;
-  const Upsampler upsampler(*network, layout, b.data());
+  const Upsampler upsampler(*network, layout, b.data(), sample_bytes);
   const int top = inner[0], left = inner[2], rows = inner[1] - top, columns = inner[3] - left;
   const int bands = divide_up(rows, Upsampler::UNIT_HEIGHT), strips = divide_up(columns, Upsampler::UNIT_WIDTH);
   const bool is_upsampled = for_each(crew, bands * strips, [&](int unit, int thread) {
     const int band = unit / strips, strip = unit % strips;
     const Region region = {(int)((long)band * rows / bands), (int)((long)(band + 1) * rows / bands),
                            (int)((long)strip * columns / strips), (int)((long)(strip + 1) * columns / strips)};
-    uint8_t* to = out + (size_t)region.top * 4 * out_row + (size_t)region.left * 4 * 3;
+    uint8_t* to = out + (size_t)region.top * 4 * out_row + (size_t)region.left * 4 * 3 * sample_bytes;
     upsampler.run({top + region.top, top + region.bottom, left + region.left, left + region.right}, to, out_row,
                   scratch[thread]->data());
     return UPSAMPLER_FLOPS * (region.bottom - region.top) * (region.right - region.left);

@@ -15,7 +15,6 @@ from typing import Literal
 import numpy as np
 import torch
 from basicsr.archs.rrdbnet_arch import ResidualDenseBlock, RRDBNet
-from numpy.typing import NDArray
 
 from core.progress import Progress
 from models.device import Image
@@ -88,7 +87,7 @@ def _load(build: Build) -> ctypes.CDLL | str:
     library.winograd_destroy.restype = None
     library.winograd_bytes.argtypes = [integer, integer, integer]
     library.winograd_bytes.restype = size
-    library.winograd_run.argtypes = [pointer, pointer, integer, integer, pointer, pointer, size, integer, _Tell, pointer]
+    library.winograd_run.argtypes = [*[pointer] * 2, *[integer] * 2, *[pointer] * 2, size, *[integer] * 2, _Tell, pointer]
     library.winograd_run.restype = integer
     return library
 
@@ -151,24 +150,24 @@ class WinogradEngine:
         """Enlarge an image by the network's own scale.
 
         Args:
-            image: uint8 `(h, w, 3)` RGB, 0–255, any size from 1×1, any strides.
+            image: uint8 or uint16 `(h, w, 3)` RGB, any size from 1×1, any strides.
             progress: told of the work that is done some 50 times a second, on the calling thread, while the others sleep; what
                 it raises ends the pass within milliseconds, but for the first one's packing.
 
         Returns:
-            uint8 `(h * scale, w * scale, 3)`. Where the network overflows, 0 or 255.
+            `(h * scale, w * scale, 3)` of the same dtype. Where the network overflows, zero or full.
 
         Raises:
             TypeError, ValueError: of the image's dtype or shape.
             MemoryError: the smallest tiles do not fit into memory either.
         """
-        if image.dtype != np.uint8:
-            raise TypeError(f"the image must be uint8, not {image.dtype}")
+        if image.dtype not in (np.uint8, np.uint16):
+            raise TypeError(f"the image must be uint8 or uint16, not {image.dtype}")
         if image.ndim != 3 or image.shape[2] != 3 or not image.size:
             raise ValueError(f"the image must be (h, w, 3), not {image.shape}")
         pixels = _unshuffled(image) if self._scale == 2 else image
         height, width = pixels.shape[:2]
-        result = np.empty((height * 4, width * 4, 3), np.uint8)
+        result = np.empty((height * 4, width * 4, 3), image.dtype)
         network, work = self._packed(), _Work(progress, self._blocks)
         tile_px = self._body_tile_px(height, width)
         while True:
@@ -205,11 +204,11 @@ class WinogradEngine:
         of_threads = body_bytes - BODY_BYTES_PX * height * width  # at most that, too, for a tile
         return max(math.isqrt(max(free_bytes - of_threads, 0) // BODY_BYTES_PX), BODY_MIN_TILE_PX)
 
-    def _run(self, network: ctypes.c_void_p, pixels: NDArray[np.uint8], inner: Region, out: Image, work: _Work) -> None:
-        """One tile of the features: uint8 `(h, w, 3 or 12)`, what of it is wanted, and where that goes."""
+    def _run(self, network: ctypes.c_void_p, pixels: Image, inner: Region, out: Image, work: _Work) -> None:
+        """One tile of the features: `(h, w, 3 or 12)`, what of it is wanted, and where that goes."""
         height, width, channels = pixels.shape
         batch = np.zeros((height + 2, width + 2, channels), np.float32)
-        np.divide(pixels, np.float32(255), out=batch[1:-1, 1:-1])
+        np.divide(pixels, np.float32(np.iinfo(pixels.dtype).max), out=batch[1:-1, 1:-1])
         rows, columns = inner
         bounds = (ctypes.c_int * 4)(rows.start, rows.stop, columns.start, columns.stop)
         work.expect((height, width), (rows.stop - rows.start) * (columns.stop - columns.start))
@@ -221,6 +220,7 @@ class WinogradEngine:
             bounds,
             out.ctypes.data,
             out.strides[0],
+            out.itemsize,
             self._threads,
             _Tell(work.tell),
             None,
@@ -281,7 +281,7 @@ def _tile_and_halo(tile_px: int, height: int, width: int) -> tuple[int, int]:
     return (tile_px, 0) if tile_px >= max(height, width) else (tile_px - 2 * BODY_HALO_PX, BODY_HALO_PX)
 
 
-def _unshuffled(image: Image) -> NDArray[np.uint8]:
+def _unshuffled(image: Image) -> Image:
     """`(h, w, 3)` to `(⌈h/2⌉, ⌈w/2⌉, 12)`, padded to even by reflection, as torch's pixel_unshuffle orders channels."""
     height, width = image.shape[:2]
     mode: Literal["reflect", "edge"] = "reflect" if min(height, width) > 1 else "edge"  # reflection needs a second pixel

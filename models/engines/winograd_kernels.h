@@ -195,9 +195,11 @@ NOINLINE void first_pixels(const float* const* rows, int channels, const float* 
   }
 }
 
-// conv_last, directly: N pixels from rows[3], each one's left neighbour first, to RGB bytes; w[row][column][3][64]. NaN becomes 0.
-template <int N>
+// conv_last, directly: N pixels from rows[3], each one's left neighbour first, to RGB of one or two bytes a sample; w[row][column][3][64].
+// NaN becomes 0.
+template <int N, typename Sample>
 NOINLINE void last_pixels(const float* const* rows, const float* w, const float* bias, uint8_t* to) {
+  constexpr bool is_wide = sizeof(Sample) == 2;
   constexpr int PARTS = 16 / LANES;  // 16 sums of four channels each, in either build
   vec sums[N][3][PARTS];
   UNROLL for (int i = 0; i < N; i++) for (int k = 0; k < 3; k++) for (int l = 0; l < PARTS; l++) sums[i][k][l] = all(0.0f);
@@ -225,10 +227,11 @@ NOINLINE void last_pixels(const float* const* rows, const float* w, const float*
       quarter[k] = _mm256_castps256_ps128(half) + _mm256_extractf128_ps(half, 1);
     }
     __m128 v = _mm_hadd_ps(_mm_hadd_ps(quarter[0], quarter[1]), _mm_hadd_ps(quarter[2], quarter[2])) + _mm_loadu_ps(bias);
-    v = _mm_min_ps(_mm_max_ps(v, _mm_setzero_ps()), _mm_set1_ps(1.0f)) * _mm_set1_ps(255.0f);  // max gives its second for NaN
+    v = _mm_min_ps(_mm_max_ps(v, _mm_setzero_ps()), _mm_set1_ps(1.0f)) * _mm_set1_ps(is_wide ? 65535.0f : 255.0f);  // max gives its second for NaN
     __m128i levels = _mm_cvtps_epi32(v);  // to the nearest, halves to even
-    levels = _mm_packus_epi16(_mm_packus_epi32(levels, levels), levels);
-    const int rgb = _mm_cvtsi128_si32(levels);
-    memcpy(to + i * 3, &rgb, 3);
+    levels = _mm_packus_epi32(levels, levels);
+    if (!is_wide) levels = _mm_packus_epi16(levels, levels);
+    const int64_t rgb = _mm_cvtsi128_si64(levels);
+    memcpy(to + i * 3 * sizeof(Sample), &rgb, 3 * sizeof(Sample));
   }
 }

@@ -8,15 +8,15 @@ class Upsampler {
  public:
   enum { UNIT_HEIGHT = 64, UNIT_WIDTH = 32, RING = 3 * TILE };
 
-  Upsampler(const Network& network, const Layout& layout, const float* features)
-      : network_(network), layout_(layout), features_(features) {}
+  Upsampler(const Network& network, const Layout& layout, const float* features, int sample_bytes)
+      : network_(network), layout_(layout), features_(features), sample_bytes_(sample_bytes) {}
 
   static size_t floats() {  // of scratch, for the largest unit
     const int widest = UNIT_WIDTH * 4 + 8, tiles = divide_up(widest, TILE) + 1;
     return row_length(tiles) * (1 + PATCH + 3 * RING) + row_floats(tiles);
   }
 
-  // The pixels of `unit` of the features to 4 × 4 times as many bytes; `out` is where the first goes, `out_row` the bytes of a row.
+  // The pixels of `unit` of the features to 4 × 4 times as many pixels; `out` is where the first goes, `out_row` the bytes of a row.
   void run(const Region& unit, uint8_t* out, size_t out_row, float* scratch) const {
     State s;
     const int height = 4 * layout_.height, width = 4 * layout_.width;
@@ -112,7 +112,9 @@ class Upsampler {
     constexpr int N = LANES == 16 ? 8 : 2;
     for (int x = 0; x < pixels;) {
       const int n = x + N <= pixels ? N : 2;  // they are a multiple of 4
-      (n == N ? last_pixels<N> : last_pixels<2>)(rows, network_.last().u, network_.last().bias, out + x * 3);
+      const auto make = sample_bytes_ == 2 ? (n == N ? last_pixels<N, uint16_t> : last_pixels<2, uint16_t>)
+                                           : (n == N ? last_pixels<N, uint8_t> : last_pixels<2, uint8_t>);
+      make(rows, network_.last().u, network_.last().bias, out + (size_t)x * 3 * sample_bytes_);
       for (int i = 0; i < 3; i++) rows[i] += n * FEATURES;
       x += n;
     }
@@ -121,4 +123,5 @@ class Upsampler {
   const Network& network_;
   const Layout& layout_;
   const float* const features_;
+  const int sample_bytes_;
 };

@@ -13,7 +13,7 @@ from PIL import Image, ImageCms
 
 from imaging import sanitize
 
-Array = NDArray[np.uint8]
+Array = NDArray[np.uint8 | np.uint16]
 H, W = 17, 24
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 EXACT = {"lossless": True, "exact": True}  # for WebP; the others' writers do not look at these

@@ -21,7 +21,7 @@ from models.face_detection import MEASURED_PX, FaceDetector
 from models.face_restoration import FaceRestorer
 from models.super_resolution import SuperResolver
 from serving.workers import DeviceTask
-from tests.helpers import FakeResolver
+from tests.helpers import FakeResolver, max_difference
 from tests.models.networks import random_network
 
 from basicsr.archs.rrdbnet_arch import RRDBNet  # isort: skip - after models has prepared the process
@@ -71,16 +71,34 @@ def test_a_shortage_in_the_upsampler_costs_smaller_tiles_and_no_byte(monkeypatch
     engine, image = small_engine(), np.random.default_rng(1).integers(0, 256, (20, 70, 3), np.uint8)
     whole, upsample, sides = engine.upscale(image, NullProgress()), torch_engine._upsample, []
 
-    def short_of_memory(rrdbnet: RRDBNet, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def short_of_memory(rrdbnet: RRDBNet, features: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
         sides.append(max(features.shape[2:]))
         if sides[-1] > 40:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return upsample(rrdbnet, features)
+        return upsample(rrdbnet, features, dtype)
 
     monkeypatch.setattr(torch_engine, "_upsample", short_of_memory)
     assert np.array_equal(engine.upscale(image, NullProgress()), whole)
     assert engine.shortages == 2
     assert sides[:2] == [70, 66]
+
+
+@pytest.mark.usefixtures("one_torch_thread")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_sixteen_bits_are_the_networks_own(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not bytes made wider, from whole pictures and from tiles."""
+    image = np.random.default_rng(1).integers(0, 65536, (20, 30, 3), np.uint16)
+    engine = TorchEngine(random_network(4, 1), Device(CPU, dtype, 2**50))
+    result = engine.upscale(image, NullProgress())
+    with torch.inference_mode():
+        network = random_network(4, 1)(torch.from_numpy(image.astype(np.float32) / 65535).permute(2, 0, 1)[None])
+    expected = network[0].permute(1, 2, 0).clamp(0, 1).numpy() * 65535
+    assert result.dtype == np.uint16
+    assert result.shape == (80, 120, 3)
+    assert len(np.unique(result)) > 5_000
+    assert np.abs(result - expected).max() <= (0.51 if dtype is torch.float32 else 200)
+    monkeypatch.setitem(torch_engine.UPSAMPLER_TILE_PX, "cpu", 8)
+    assert max_difference(engine.upscale(image, NullProgress()), result) <= 2
 
 
 def test_a_first_pass_sees_what_a_photograph_costs(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -70,7 +70,7 @@ def engine(network: RRDBNet, memory_bytes: int = PLENTY, threads: int = 2) -> Wi
 def expected(network: RRDBNet, image: Image) -> Image:
     """What the network makes of the whole image, on torch in fp32."""
     output = network(_to_batch(image, torch.device("cpu"), network.scale))[0].permute(1, 2, 0)
-    result: Image = output.clamp_(0, 1).mul_(255).round_().to(torch.uint8).numpy()
+    result: Image = output.clamp_(0, 1).mul_(np.iinfo(image.dtype).max).round_().numpy().astype(image.dtype)
     return result[: image.shape[0] * network.scale, : image.shape[1] * network.scale]
 
 
@@ -107,6 +107,18 @@ def test_any_size_equals_torch(small: WinogradEngine, height: int, width: int) -
     assert math.isclose(sum(watch.works), small.flops(height, width), rel_tol=1e-9)
 
 
+@pytest.mark.parametrize("scale", [4, 2])
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (23, 31), (71, 30)])
+def test_sixteen_bits_equal_torch_as_closely_as_eight(scale: int, height: int, width: int) -> None:
+    network, image = random_network(scale, 1), np.random.default_rng(1).integers(0, 65536, (height, width, 3), np.uint16)
+    result = engine(network).upscale(image, NullProgress())
+    assert result.dtype == np.uint16
+    assert max_difference(result, expected(network, image)) <= 100, "0.4 of a level of 256"
+    bytes_ = engine(network).upscale((image // 257).astype(np.uint8), NullProgress())
+    wide = engine(network).upscale(image // 257 * 257, NullProgress())
+    assert max_difference((wide + np.uint32(128)) // 257, bytes_) <= 1, "rounded twice, else the same"
+
+
 @pytest.mark.parametrize(("height", "width"), [(1000, 1), (1, 1000), (800, 2), (2, 800), (500, 7), (7, 500), (13, 300)])
 def test_the_work_of_a_narrow_picture_is_what_it_takes(height: int, width: int) -> None:
     """In time of this thread alone: what else the machine does slows down both."""
@@ -130,7 +142,7 @@ def test_bytes_depend_neither_on_threads_nor_on_the_build() -> None:
     builds = [
         build for build in winograd.CAPABILITIES if winograd._cpu_has(build) and not isinstance(winograd._load(build), str)
     ]
-    images = [noise(20, 310), noise(45, 64), noise(180, 12)]
+    images = [noise(20, 310), noise(45, 64), noise(180, 12), noise(45, 64) * np.uint16(257)]
     first = [engine(network, threads=1).upscale(image, NullProgress()) for image in images]
     for build in builds:
         for threads in (1, 2, 5):
