@@ -55,6 +55,13 @@ class SuperResolver:
         self.device = device
         self._engines = {scale: build_engine(rrdbnet, device) for scale, rrdbnet in models.items()}
 
+    @classmethod
+    def of(cls, engines: Mapping[int, Engine], device: Device) -> SuperResolver:
+        """By engines that are there, one of them for 4."""
+        resolver = cls({}, device)
+        resolver._engines = dict(engines)
+        return resolver
+
     @property
     def engine(self) -> str:
         """For people: what runs, and in what precision."""
