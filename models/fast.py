@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import lru_cache, partial
 
+import torch
+
 from core.progress import NullProgress, Progress
 from models.device import Device, Image, noise, seconds_of
 from models.engines.srvgg import SCALE, SrvggEngine, Weights, build_srvggnet, convolutions_of, mixed
-from models.super_resolution import Engine, SuperResolver
+from models.engines.winograd_srvgg import WinogradSrvgg
+from models.super_resolution import Engine, SuperResolver, runs_winograd
 
 KEPT_STRENGTHS = 2  # below 1; each is a network in memory once it has run
 MEASURED_PX = {"cpu": 128, "cuda": 512}  # side of the picture whose time is measured
@@ -49,7 +52,10 @@ class FastModel:
         return SuperResolver.of({SCALE: _Rated(self._engine(denoise), lambda: self._cost)}, self._device)
 
     def _engine(self, denoise: float) -> Engine:
-        return SrvggEngine(partial(self._weights_at, denoise), convolutions_of(self._weights), self._device)
+        network = partial(self._weights_at, denoise), convolutions_of(self._weights)
+        if runs_winograd(self._device):
+            return WinogradSrvgg(*network, self._device.memory_bytes, torch.get_num_threads())
+        return SrvggEngine(*network, self._device)
 
     def _weights_at(self, denoise: float) -> Weights:
         return self._weights if self._weak is None or denoise == 1 else mixed(self._weights, self._weak, denoise)

@@ -40,9 +40,14 @@ class Engine(Protocol):
         """uint8 RGB `(h, w, 3)` to `(h * scale, w * scale, 3)`; what `progress` raises ends the pass."""
 
 
+def runs_winograd(device: Device) -> bool:
+    """Whether the engine for CPUs runs on that device."""
+    return device.torch_device.type == "cpu" and device.dtype is torch.float32 and not winograd.unavailable_reason()
+
+
 def build_engine(rrdbnet: RRDBNet, device: Device) -> Engine:
     """The fastest engine for the network on that device."""
-    if device.torch_device.type == "cpu" and device.dtype is torch.float32 and not winograd.unavailable_reason():
+    if runs_winograd(device):
         return winograd.WinogradEngine(rrdbnet, device.memory_bytes, torch.get_num_threads())
     return TorchEngine(rrdbnet, device)
 
