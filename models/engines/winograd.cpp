@@ -42,7 +42,7 @@ enum {
   STEP_TILES = 32,    // tiles of a step of a narrow picture
   PARALLEL = 3,       // threads that any picture should keep busy, but for tiny ones; where it is more, their halos cost as much
   SPARE_RINGS = 1,    // a thread that must wait with its block can begin another
-  ROW_TILES = 24,     // most columns of a unit of conv_body
+  ROW_TILES = 28,     // most columns of tiles of a unit of conv_body or SRVGGNetCompact
 };
 
 int divide_up(int a, int b) { return (a + b - 1) / b; }

@@ -81,8 +81,9 @@ class CompactPass {
     const Convolution& last = network_.convolutions.back();
     return for_each(crew_, layout_.tile_rows * parts_, [&](int unit, int thread) {
       const Unit u(*this, unit);
+      const double work = 2.0 * 9 * FEATURES * Compact::OUTPUTS * u.pixels();
       const int left = std::max(u.left, inner.left), right = std::min(u.right, inner.right);
-      if (left >= right || u.top >= inner.bottom || u.bottom <= inner.top) return 0.0;
+      if (left >= right || u.top >= inner.bottom || u.bottom <= inner.top) return work;  // of a halo
       float *scratch = scratch_[thread]->data(), *rows[TILE];
       for (int y = 0; y < TILE; y++) rows[y] = scratch + row_floats(ROW_TILES) + (size_t)y * ROW_TILES * TILE * FEATURES;
       convolve(last, u, rows, scratch);
@@ -92,7 +93,7 @@ class CompactPass {
         const float* pixels = image_ + ((size_t)(y + 1) * (layout_.width + 2) + left + 1) * 3;
         render(rows[y - u.top] + (size_t)(left - u.left) * FEATURES, pixels, right - left, levels, to);
       }
-      return 2.0 * 9 * FEATURES * Compact::OUTPUTS * u.pixels();
+      return work;
     });
   }
 
