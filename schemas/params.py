@@ -64,7 +64,7 @@ class UpscaleParams(BaseModel):
         ge=0,
         le=1,
         description="for `photo_fast`: 1 removes noise and grain, 0 keeps most of them",
-        examples=[0.5],
+        examples=[1.0],
     )
     enhance_faces: bool = Field(default=True, description="restore faces where faces are found", examples=[True])
     face_strength: Annotated[float, AfterValidator(_positive_zero)] = Field(

@@ -82,6 +82,16 @@ def test_options_reach_the_pipeline(room: Path) -> None:
     assert anime.entered.is_set()
 
 
+def test_denoise_reaches_the_fast_model_and_no_other(room: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    strengths: list[float] = []
+    fast: Any = SimpleNamespace(can_mix=True, at=lambda denoise: strengths.append(denoise) or FakeResolver())
+    models = replace(fake_models(), fast={"photo_fast": fast})
+    run = Run("a.png", "-o", "out", "--target", "2k", "--model", "photo_fast", "--denoise", "0.5", models=models)
+    assert (run.status, set(strengths)) == (0, {0.5})
+    assert Run("b.jpg", "-o", "out", "--target", "2k", "--denoise", "0.5", models=models).status == 1
+    assert "denoise is for the model photo_fast" in capsys.readouterr().err
+
+
 class Terminal(io.StringIO):
     """What bars are shown on."""
 
