@@ -10,6 +10,8 @@ import re
 import threading
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import httpx
 import numpy as np
@@ -265,7 +267,7 @@ async def test_a_fast_model_or_its_denoise_that_is_not_there_is_refused_and_noth
         "upscale_x4_photo_fast_wdn": ModelStatus(reason="wdn.pth is missing"),
         "upscale_x4_anime_fast": ModelStatus(reason="video.pth is missing"),
     }
-    resolver = FakeResolver()
+    resolver: Any = FakeResolver()
     fast: Any = SimpleNamespace(can_mix=False, measure=lambda _rate: None)
     names = ("photo", "anime", "photo_fast")
     models = replace(fake_models(), super_resolvers=dict.fromkeys(names, resolver), fast={"photo_fast": fast}, status=status)

@@ -9,6 +9,8 @@ import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -84,7 +86,12 @@ def test_options_reach_the_pipeline(room: Path) -> None:
 
 def test_denoise_reaches_the_fast_model_and_no_other(room: Path, capsys: pytest.CaptureFixture[str]) -> None:
     strengths: list[float] = []
-    fast: Any = SimpleNamespace(can_mix=True, at=lambda denoise: strengths.append(denoise) or FakeResolver())
+
+    def at(denoise: float) -> FakeResolver:
+        strengths.append(denoise)
+        return FakeResolver()
+
+    fast: Any = SimpleNamespace(can_mix=True, at=at)
     models = replace(fake_models(), fast={"photo_fast": fast})
     run = Run("a.png", "-o", "out", "--target", "2k", "--model", "photo_fast", "--denoise", "0.5", models=models)
     assert (run.status, set(strengths)) == (0, {0.5})

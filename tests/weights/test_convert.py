@@ -102,9 +102,9 @@ def test_wrong_fast_network_is_not_taken_for_ours() -> None:
             CONVERTERS["ncnn_srvggnet"]([param, b""])
     param = convolution + prelu + convolution
     for size in (0, 4, 7167):
-        with pytest.raises(ConversionError, match="less than the .param explains"):
+        with pytest.raises(ConversionError, match=r"less than the \.param explains"):
             CONVERTERS["ncnn_srvggnet"]([param, bytes(size)])
-    with pytest.raises(ConversionError, match="of which the .param explains"):
+    with pytest.raises(ConversionError, match=r"of which the \.param explains"):
         CONVERTERS["ncnn_srvggnet"]([param, bytes(2 * (4 + 4 * 1728 + 4 * 64) + 4 * 64 + 1)])
     with pytest.raises(ConversionError, match="RRDBNet has"):
         CONVERTERS["ncnn_rrdbnet"]([convolution * 20 + prelu, b""])
