@@ -47,6 +47,7 @@ from utility import write_atomically
 FLAGS = {
     "target_resolution": "--target",
     "model": "--model",
+    "denoise": "--denoise",
     "face_strength": "--face-strength",
     "output_format": "--format",
     "quality": "--quality",

@@ -33,7 +33,7 @@ INPUT_FORMATS: tuple[InputFormat, ...] = get_args(InputFormat)
 
 # Fixed by the contract, so not settings.
 TargetResolution = Literal["2k", "4k", "8k"]
-ModelName = Literal["photo", "anime"]
+ModelName = Literal["photo", "anime", "photo_fast", "anime_fast"]
 OutputFormat = Literal["jpeg", "png", "webp"]
 Fit = Literal["passes", "exact"]
 MetadataChoice = Literal["none", "keep"]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Literal
 
 from core.config import MAX_SCALE, TARGET_PX, Fit, ModelName, TargetResolution
-from core.errors import ImageTooLarge
+from core.errors import ConflictingFields, ImageTooLarge
 from schemas.params import UpscaleParams
 
 MAX_PASSES = 3
@@ -48,6 +48,7 @@ class Plan:
     output: Size
     warnings: tuple[str, ...] = ()
     model: ModelName = "photo"
+    denoise: float = 1.0  # of photo_fast
 
     @property
     def total_scale(self) -> float:
@@ -59,11 +60,19 @@ def plan_for(original: Size, params: UpscaleParams) -> Plan:
     """The plan for what a request asks for.
 
     Raises:
+        ConflictingFields: the model has no such strengths of denoising.
         ImageTooLarge: as `plan_upscale` and `plan_scale`.
     """
+    if params.denoise != 1 and params.model != "photo_fast":
+        raise ConflictingFields(
+            f"denoise is for the model photo_fast, and {params.model} takes none: leave it out, or ask for photo_fast.",
+            field="denoise",
+        )
     if params.scale is not None:
-        return plan_scale(original, params.scale, params.model)
-    return plan_upscale(original, params.target_resolution, params.fit, params.model)
+        plan = plan_scale(original, params.scale, params.model)
+    else:
+        plan = plan_upscale(original, params.target_resolution, params.fit, params.model)
+    return replace(plan, denoise=params.denoise)
 
 
 def plan_upscale(original: Size, target: TargetResolution, fit: Fit = "passes", model: ModelName = "photo") -> Plan:
@@ -74,7 +83,7 @@ def plan_upscale(original: Size, target: TargetResolution, fit: Fit = "passes", 
         target: "2k", "4k" or "8k".
         fit: "passes" takes the largest whole passes that stay within the target; "exact" goes on until the long side is at
             least the target, and shrinks the result to it.
-        model: "photo" or "anime".
+        model: that of the request.
 
     Raises:
         ImageTooLarge: no pass fits below this target.

@@ -32,19 +32,34 @@ CONVOLUTIONS_OUTSIDE = 6
 NCNN_FP16_TAG = 0x01306B47  # ModelBinFromDataReader in Tencent/ncnn, src/modelbin.cpp
 NCNN_FP32_TAG = 0
 OUT_CHANNELS, KERNEL_SIZE, WEIGHT_COUNT = "0", "1", "6"  # parameter ids of ncnn's Convolution
+SLOPE_COUNT = "0"  # of ncnn's PReLU
+
+Shape = tuple[int, ...]
+"""Of the weights of a convolution, `(out, in, kernel, kernel)`, or of the slopes of a PReLU, `(channels,)`."""
 
 
 def ncnn_rrdbnet(members: Sequence[bytes]) -> bytes:
     """`[.param, .bin]` of a 4× RRDBNet of any depth → the `.pth` that basicsr's RRDBNet loads strictly, in fp32."""
     param, weights = members
-    shapes = [_convolution_shape(line) for line in param.decode().splitlines() if line.startswith("Convolution ")]
+    shapes = _ncnn_shapes(param)
     blocks, rest = divmod(len(shapes) - CONVOLUTIONS_OUTSIDE, CONVOLUTIONS_PER_BLOCK)
-    if blocks < 1 or rest:
+    if blocks < 1 or rest or not all(map(_is_convolution, shapes)):
         raise ConversionError(
-            f"the .param holds {len(shapes)} convolutions; RRDBNet has {CONVOLUTIONS_PER_BLOCK} a block and "
+            f"the .param holds {_counted(shapes)}; RRDBNet has {CONVOLUTIONS_PER_BLOCK} convolutions a block and "
             f"{CONVOLUTIONS_OUTSIDE} outside"
         )
     return _saved({"params_ema": _ncnn_state(list(_rrdbnet_names(blocks)), shapes, bytearray(weights))})
+
+
+def ncnn_srvggnet(members: Sequence[bytes]) -> bytes:
+    """`[.param, .bin]` of an SRVGGNetCompact of any depth → the `.pth` that realesrgan's loads strictly, in fp32."""
+    param, weights = members
+    shapes = _ncnn_shapes(param)
+    if len(shapes) < 3 or any(_is_convolution(shape) == bool(number % 2) for number, shape in enumerate(shapes)):
+        raise ConversionError(
+            f"the .param holds {_counted(shapes)}; SRVGGNetCompact has one PReLU between each two of its convolutions"
+        )
+    return _saved({"params": _ncnn_state([f"body.{number}" for number in range(len(shapes))], shapes, bytearray(weights))})
 
 
 def _rrdbnet_names(blocks: int) -> Iterator[str]:
@@ -55,23 +70,52 @@ def _rrdbnet_names(blocks: int) -> Iterator[str]:
     yield from ("conv_body", "conv_up1", "conv_up2", "conv_hr", "conv_last")
 
 
-def _convolution_shape(line: str) -> tuple[int, int, int, int]:
-    options = dict(word.split("=") for word in line.split() if "=" in word)
-    out_channels, kernel, count = (int(options[key]) for key in (OUT_CHANNELS, KERNEL_SIZE, WEIGHT_COUNT))
-    return out_channels, count // (out_channels * kernel * kernel), kernel, kernel
+def _ncnn_shapes(param: bytes) -> list[Shape]:
+    """Of all layers of a .param that have numbers in the .bin, in their order."""
+    shapes: list[Shape] = []
+    for line in param.decode().splitlines():
+        options = dict(word.split("=") for word in line.split() if "=" in word)
+        if line.startswith("Convolution "):
+            out_channels, kernel, count = (int(options[key]) for key in (OUT_CHANNELS, KERNEL_SIZE, WEIGHT_COUNT))
+            shapes.append((out_channels, count // (out_channels * kernel * kernel), kernel, kernel))
+        elif line.startswith("PReLU "):
+            shapes.append((int(options[SLOPE_COUNT]),))
+    return shapes
 
 
-def _ncnn_state(names: list[str], shapes: list[tuple[int, int, int, int]], data: bytearray) -> StateDict:
-    """Each convolution lies in the .bin as a 4-byte tag, its weights (fp16 ones padded to 4 bytes) and fp32 biases."""
+def _is_convolution(shape: Shape) -> bool:
+    return len(shape) > 1
+
+
+def _counted(shapes: Sequence[Shape]) -> str:
+    convolutions = sum(map(_is_convolution, shapes))
+    return f"{convolutions} convolutions and {len(shapes) - convolutions} PReLUs"
+
+
+def _ncnn_state(names: list[str], shapes: list[Shape], data: bytearray) -> StateDict:
+    """The layers lie in the .bin one behind the other.
+
+    A convolution is a 4-byte tag, its weights (fp16 ones padded to 4 bytes) and fp32 biases; a PReLU is its fp32 slopes.
+    """
     state: StateDict = {}
     at = 0
-    for name, shape in zip(names, shapes, strict=True):
-        dtype = _ncnn_dtype(int.from_bytes(data[at : at + 4], "little"))
+
+    def take(dtype: torch.dtype, shape: Shape) -> torch.Tensor:
+        nonlocal at
         count = math.prod(shape)
-        state[f"{name}.weight"] = _tensor(data, dtype, at + 4, count).reshape(shape)
-        at += 4 + -(-count * dtype.itemsize // 4) * 4
-        state[f"{name}.bias"] = _tensor(data, torch.float32, at, shape[0])
-        at += 4 * shape[0]
+        start, at = at, at + -(-count * dtype.itemsize // 4) * 4
+        if at > len(data):
+            raise ConversionError(f"the .bin holds {len(data)} bytes, which is less than the .param explains")
+        return _tensor(data, dtype, start, count).reshape(shape)
+
+    for name, shape in zip(names, shapes, strict=True):
+        if _is_convolution(shape):
+            tag = int.from_bytes(data[at : at + 4], "little")
+            at += 4
+            state[f"{name}.weight"] = take(_ncnn_dtype(tag), shape)
+            state[f"{name}.bias"] = take(torch.float32, shape[:1])
+        else:
+            state[f"{name}.weight"] = take(torch.float32, shape)
     if at != len(data):
         raise ConversionError(f"the .bin holds {len(data)} bytes, of which the .param explains {at}")
     return state
@@ -207,5 +251,6 @@ def _saved(content: object) -> bytes:
 
 CONVERTERS: dict[str, Callable[[Sequence[bytes]], bytes]] = {
     "ncnn_rrdbnet": ncnn_rrdbnet,
+    "ncnn_srvggnet": ncnn_srvggnet,
     "onnx_retinaface": onnx_retinaface,
 }
