@@ -226,8 +226,7 @@ def samples_file(data: bytes, header: TiffHeader, plane: int) -> bytes:
     plane_count = header.sample_count if header.is_planar else 1
     count = len(header.offsets) // plane_count
     mine = slice(plane * count, (plane + 1) * count)
-    body = data[8:] + b"\0" * (len(data) % 2)
-    start = 8 + len(body)
+    start = len(data) + len(data) % 2
     arrays = [header.offsets[mine], header.lengths[mine]]
     numbers = {
         256: header.row_bytes,
@@ -248,4 +247,6 @@ def samples_file(data: bytes, header: TiffHeader, plane: int) -> bytes:
         entries.append(struct.pack("<HHI", tag, 4, len(values)))
         entries.append(packed if len(packed) == 4 else struct.pack("<I", after + len(tail)))
         tail += packed if len(packed) > 4 else b""
-    return b"II*\0" + struct.pack("<I", start) + body + struct.pack("<H", len(tags)) + b"".join(entries) + b"\0" * 4 + tail
+    head, padding = b"II*\0" + struct.pack("<I", start), b"\0" * (len(data) % 2)
+    directory = [struct.pack("<H", len(tags)), *entries, b"\0" * 4, tail]
+    return b"".join([head, memoryview(data)[8:], padding, *directory])

@@ -18,6 +18,7 @@ from core import errors
 from core.config import GIB, MAX_BODY_BYTES, MAX_IMAGE_BYTES, MIB, Settings
 from core.errors import ImageTooLarge, JobCancelled, ServiceError, Unavailable
 from imaging import exif, formats, sanitize
+from imaging.containers import bitstream, gif, heif, tiff
 from outbound import public_network, webhooks
 from schemas import json_body, request
 from schemas.plan import Size, plan_upscale
@@ -116,7 +117,19 @@ LIMITS = {
     "EXIF entries looked at": f"{formats.MAX_EXIF_ENTRIES:,}",
     "EXIF tags read": "1 (the orientation)",
     "EXIF that goes out again: entries; bytes with XMP": f"{exif.MAX_ENTRIES:,}; {exif.MAX_METADATA_BYTES // 1024} KiB",
-    "runs (RLE) in a BMP": "0",
+    "pages looked for in a TIFF": f"{tiff.MAX_PAGES:,}",
+    "entries of a TIFF's directory": f"{tiff.MAX_ENTRIES:,}",
+    "strips or tiles of a TIFF": f"{tiff.MAX_PIECES:,}, together no larger than the file",
+    "side of a TIFF's tile beyond the image's": f"{tiff.MAX_TILE_PX:,}",
+    "items of an AVIF or HEIC": f"{heif.MAX_ITEMS:,}, of {heif.MAX_PARTS:,} parts",
+    "boxes of an AVIF or HEIC": f"{heif.MAX_BOXES:,} in one",
+    "bytes read of an AVIF's or HEIC's items": "twice the file's",
+    "coded pixels of AV1 and HEVC beyond the image's": f"{heif.PADDING_PX} a side",
+    "pictures in one item of AV1; of HEVC": f"{heif.MAX_FRAMES}; 1",
+    "units of one stream of AV1 or HEVC": f"{bitstream.MAX_UNITS:,}",
+    "threads of an AVIF's or HEIC's decoder": "1",
+    "blocks of a GIF": f"{gif.MAX_BLOCKS:,}",
+    "beginning in which a data URL's comma is looked for": f"{utility.MAX_PREFIX_BYTES:,} bytes",
     "waiting requests": f"{DEFAULTS.queue_limit} (`QUEUE_LIMIT`)",
     "pictures in memory": f"{decoding.MAX_BYTES // GIB} GiB",
     f"large pictures (over {decoding.LARGE_PIXELS:,} pixels) that are decoded": str(decoding.LANES[True]),

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
+import pillow_heif
 from PIL import Image, ImageCms
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -20,6 +21,10 @@ MODES = {
     "JPEG": ("L", "RGB", "CMYK"),
     "WEBP": ("RGB", "RGBA"),
     "BMP": ("1", "L", "P", "RGB"),
+    "TIFF": ("1", "L", "P", "RGB", "RGBA", "CMYK", "I;16"),
+    "AVIF": ("L", "RGB", "RGBA"),
+    "HEIF": ("RGB", "RGBA"),
+    "GIF": ("L", "P"),
 }
 
 
@@ -36,12 +41,19 @@ def corpus(picture: Image.Image) -> list[bytes]:
         )
         for name, modes in MODES.items()
         for mode in modes
-    ] + [saved(picture, name, **surroundings) for name in MODES]
+    ] + [
+        *(saved(picture, name, **surroundings) for name in MODES),
+        saved(picture, "HEIF", tile_size=64),
+        *(saved(picture, "TIFF", compression=name) for name in ("tiff_lzw", "tiff_deflate", "packbits")),
+    ]
 
 
 def saved(image: Image.Image, image_format: str, **options: Any) -> bytes:
     """An image file."""
     file = io.BytesIO()
+    if image_format == "HEIF":
+        pillow_heif.from_pillow(image).save(file, **{name: options[name] for name in options if name == "tile_size"})
+        return file.getvalue()
     image.save(file, image_format, **options)
     return file.getvalue()
 

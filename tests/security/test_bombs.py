@@ -5,22 +5,24 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from bench.server import Server
 from core.config import MAX_IMAGE_BYTES, MIB
-from tests.imaging.pictures import cmyk_profile, saved
+from tests.imaging.pictures import cmyk_profile, saved, tiff
 from tests.security.attack_files import icc_segments, jpeg, looping_exif, png, segment, webp, zeros
 from tests.security.attacked_server import assert_unharmed, processor_seconds
 from tests.security.mutations import SRGB, with_right_checksums
+from tests.security.mutations import saved as file_of
 
 BOMB_SECONDS = 5.0  # of a processor
 BOMB_MARGIN_BYTES = 96 * MIB  # for one request: its body, its base64, its file and a copy or two
 LARGE_PROFILE = struct.pack(">I", 6 * MIB) + SRGB[4:] + bytes(6 * MIB - len(SRGB))
 LONG_EXIF = b"II*\0\x08\0\0\0\xff\xff" + struct.pack("<HHII", 1, 3, 1, 0) * 65_535
 RLE_HEADER = (
-    b"BM" + struct.pack("<IHHI", 0, 0, 0, 54 + 1024) + struct.pack("<IiiHHIIiiII", 40, 1024, 1024, 1, 8, 1, 0, 0, 0, 256, 0)
+    b"BM" + struct.pack("<IHHI", 0, 0, 0, 54 + 1024) + struct.pack("<IiiHHIIiiII", 40, 520, 2, 1, 8, 1, 0, 0, 0, 256, 0)
 )
 
 
@@ -54,6 +56,52 @@ def with_tag(profile: bytes, name: bytes, data: bytes) -> bytes:
     return struct.pack(">I", start + len(data)) + profile[4:128] + struct.pack(">I", count + 1) + table + rest + data
 
 
+def lying(image_format: str, width: int, height: int) -> bytes:
+    """A file that says another size than what is coded in it has."""
+    return file_of(Image.new("RGB", (520, 64)), image_format).replace(
+        struct.pack(">II", 520, 64), struct.pack(">II", width, height)
+    )
+
+
+def gif() -> bytes:
+    return saved(Image.new("P", (520, 2)), "GIF")
+
+
+BLACK, TILE = np.zeros((2, 520, 1), np.uint8), struct.pack("<HHII", 322, 4, 1, 16)[8:]
+
+
+def strips(count: int) -> bytes:
+    """A TIFF whose strips are all the same megabyte."""
+    body = bytes(1 << 20)
+    at = 8 + len(body)
+    numbers = [(256, 1), (257, count), (258, 8), (259, 5), (262, 1), (277, 1), (278, 1)]
+    entries = [struct.pack("<HHII", tag, 4, 1, value) for tag, value in numbers]
+    arrays = at + 2 + 12 * 9 + 4
+    entries[5:5] = [struct.pack("<HHII", 273, 4, count, arrays)]
+    entries.append(struct.pack("<HHII", 279, 4, count, arrays + 4 * count))
+    directory = struct.pack("<H", 9) + b"".join(entries) + bytes(4)
+    lists = struct.pack("<I", 8) * count + struct.pack("<I", 1 << 20) * count
+    return b"II*\0" + struct.pack("<I", at) + body + directory + lists
+
+
+def many_frames() -> bytes:
+    """An AVIF whose one picture comes a thousand times, one after the other."""
+    data = file_of(Image.new("RGB", (520, 2)), "AVIF")
+    start = data.index(b"mdat") + 4
+    frames = data[start:] * 1000
+    place = data.index(b"iloc")
+    old = struct.pack(">I", len(data) - start)
+    at = data.index(old, place)
+    return (
+        data[:at]
+        + struct.pack(">I", len(frames))
+        + data[at + 4 : start - 8]
+        + struct.pack(">I", len(frames) + 8)
+        + b"mdat"
+        + frames
+    )
+
+
 # What is sent; and the code of the refusal, or None where the picture in it is valid and is upscaled.
 BOMBS: dict[str, tuple[Callable[[], bytes], str | None]] = {
     "pixels: 30,000 × 30,000 in a PNG": (
@@ -78,7 +126,25 @@ BOMBS: dict[str, tuple[Callable[[], bytes], str | None]] = {
     "chunks: half a million": (lambda: png(*[(b"tEXt", b"")] * 500_000), "broken_image"),
     "segments: a million": (lambda: jpeg(segment(0xFE, b"") * 1_000_000), "broken_image"),
     "chunks: half a million in a WebP": (lambda: webp(*[(b"JUNK", b"")] * 500_000), None),
-    "runs: three million in a BMP": (lambda: RLE_HEADER + bytes(1024) + b"\1\0" * 3_000_000 + b"\0\1", "unsupported_format"),
+    "runs: three million in a BMP": (lambda: RLE_HEADER + bytes(1024) + b"\1\0" * 3_000_000 + b"\0\1", None),
+    "pixels: 20,000 × 20,000 in an AVIF": (lambda: lying("AVIF", 20_000, 20_000), "too_many_pixels"),
+    "pixels: 20,000 × 20,000 in a HEIC": (lambda: lying("HEIF", 20_000, 20_000), "too_many_pixels"),
+    "pixels: more than an AVIF says": (lambda: lying("AVIF", 16, 2), "broken_image"),
+    "pixels: more than a HEIC says": (lambda: lying("HEIF", 16, 2), "broken_image"),
+    "pixels: 65,535 × 65,535 in a GIF": (lambda: gif()[:6] + b"\xff\xff\xff\xff" + gif()[10:], "too_many_pixels"),
+    "pixels: 7600 × 7600 of LZW": (
+        lambda: saved(Image.new("L", (7600, 7600)), "TIFF", compression="tiff_lzw"),
+        "image_too_large",
+    ),
+    "tiles: of a million pixels a side": (
+        lambda: tiff(BLACK, 1, tile=16).replace(TILE, struct.pack("<I", 1 << 20)),
+        "broken_image",
+    ),
+    "strips: 400,000, all the same": (lambda: strips(400_000), "broken_image"),
+    "strips: 4,000 of 1 MB, all the same": (lambda: strips(4_000), "broken_image"),
+    "blocks: three million in a GIF": (lambda: gif()[:-1] + b"\x21\xfe" + b"\1a" * 3_000_000 + b"\0;", "broken_image"),
+    "boxes: 800,000 in a HEIC": (lambda: lying("HEIF", 520, 64) + b"\0\0\0\x08free" * 800_000, "broken_image"),
+    "frames: thousands in one item": (many_frames, "broken_image"),
 }
 
 
