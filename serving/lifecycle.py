@@ -102,9 +102,8 @@ class Service:
     async def drained(self) -> None:
         """Wait for the same, then for the requests that are being served, up to `drain_seconds`."""
         await self.stopping()
-        seconds = self.settings.drain_seconds
-        if self.device_loss:
-            seconds = min(seconds, LOST_DRAIN_SECONDS)
+        longest = LOST_DRAIN_SECONDS if self.device_loss else self.settings.drain_seconds
+        seconds = min(self.settings.drain_seconds, longest)
         try:
             async with asyncio.timeout(seconds):
                 await self._idle.wait()

@@ -19,8 +19,9 @@ from bench.load.goldens import make_golden_pictures
 from bench.load.soak_clients import CLIENTS, SoakClients
 from bench.server import Server, running_server
 from core.config import MIB
+from serving.dispatcher import KEPT_SECONDS
 
-WARM_UP_SECONDS = 60.0
+WARM_UP_SECONDS = KEPT_SECONDS  # after which as many pictures are kept in memory as ever will be
 WATCH_SECONDS = 10.0
 MAX_GROWTH = 0.05  # of resident memory
 MAX_STOP_SECONDS = 60.0
@@ -54,9 +55,9 @@ def soak(seconds: float) -> Outcome:
         watcher.start()
         try:
             clients.burst()
-            clients.run(min(WARM_UP_SECONDS, seconds / 3))
+            clients.run(min(WARM_UP_SECONDS, seconds / 2))
             first = Usage.of(server)
-            clients.run(seconds - min(WARM_UP_SECONDS, seconds / 3))
+            clients.run(seconds - min(WARM_UP_SECONDS, seconds / 2))
             last = Usage.of(server)
         finally:
             ended.set()
@@ -107,7 +108,7 @@ def _report(
         f"Faults: {len(faults)}.",
         "",
         *table(
-            ("when idle", "after the first minute", "at the end", "limit"),
+            ("when idle", "after the warm-up", "at the end", "limit"),
             (f"resident memory ({relative:+.1%}), MiB", _mib(first), _mib(last), f"+{MAX_GROWTH:.0%}"),
             ("threads", f"{first.threads}", f"{last.threads}", "+0"),
             ("open files and sockets", f"{first.files}", f"{last.files}", "+0"),

@@ -278,8 +278,8 @@ class TalkingResolver(FakeResolver):
 async def test_lines_from_the_devices_thread_carry_the_id_of_their_request(settings: Settings, log: Log) -> None:
     async with serving(settings, lambda _: fake_models(TalkingResolver())) as (client, _):
         await ready(client)
-        for request_id, quality in (("first", 90), ("second", 91)):  # the same would not be made twice
-            order = {"image_b64": IMAGE, "target_resolution": "2k", "quality": quality}
+        for request_id, strength in (("first", 0.1), ("second", 0.2)):  # the same would not be made twice
+            order = {"image_b64": IMAGE, "target_resolution": "2k", "face_strength": strength}
             await client.post("/upscale", json=order, headers={"X-Request-ID": request_id})
     passes = [line.get("request_id") for line in log.lines if line["message"].startswith("pass in device")]
     assert passes[-6:] == 3 * ["first"] + 3 * ["second"]

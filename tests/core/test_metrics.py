@@ -37,8 +37,8 @@ def value(samples: Samples, name: str, **labels: str) -> float | None:
 
 
 async def test_an_upscale_is_counted_by_stage_pixels_and_outcome(client: httpx.AsyncClient) -> None:
-    for quality in (80, 81):  # so that it is not the same result twice
-        body = {**BODY, "output_format": "jpeg", "quality": quality}
+    for strength in (0.1, 0.2):  # so that it is not the same picture twice
+        body = {**BODY, "face_strength": strength}
         assert (await client.post("/upscale", json=body)).status_code == 200
     await client.post("/upscale", json={"image_b64": "?"})
     samples = await scrape(client)
@@ -81,8 +81,8 @@ async def test_running_and_waiting_are_what_is_so_now(settings: Settings) -> Non
     async with serving(settings, lambda _: fake_models(resolver)) as (client, service), asyncio.TaskGroup() as clients:
         await ready(client)
         resolver.gate.clear()
-        for quality in (80, 81):
-            body = {**BODY, "output_format": "jpeg", "quality": quality}
+        for strength in (0.1, 0.2):
+            body = {**BODY, "face_strength": strength}
             clients.create_task(client.post("/upscale", json=body))
         await until(lambda: (service._admission.running, service._admission.waiting) == (1, 1))
         samples = await scrape(client)

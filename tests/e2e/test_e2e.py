@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import io
+import itertools
 import json
 import os
 import pty
@@ -149,10 +150,11 @@ def test_exact_fit_ends_on_the_target(server: Server) -> None:
 def test_eight_requests_at_once_give_the_bytes_that_each_gives_alone(server: Server) -> None:
     images = [encode(sample_crop(257 + 9 * i, 3 + i, left=10 * i, top=20 * i)) for i in range(8)]
 
+    strengths = itertools.count(1)  # of faces that are not there: so that each is made again, not found
+
     def made(image: bytes) -> str:
-        response = server.upscale(image)
+        response = server.upscale(image, face_strength=next(strengths) / 100)
         assert response["cached"] is False
-        Path(response["file_path"]).unlink()  # so that it is made again, not found
         return str(response["base64"])
 
     alone = [made(image) for image in images]
@@ -170,10 +172,9 @@ def test_a_small_picture_overtakes_a_large_one_and_both_get_the_bytes_that_each_
         between = server.upscale(small, enhance_faces=False)
         assert not running.done(), "the small picture waited for the large one"
         preempted = running.result()
-    for path in (between["file_path"], preempted["file_path"]):
-        Path(path).unlink()  # so that they are really made again
-    assert server.upscale(small, enhance_faces=False)["base64"] == between["base64"]
-    assert server.upscale(large, enhance_faces=False)["base64"] == preempted["base64"]
+    alone = {"enhance_faces": False, "face_strength": 0.5}  # so that they are really made again
+    assert server.upscale(small, **alone)["base64"] == between["base64"]
+    assert server.upscale(large, **alone)["base64"] == preempted["base64"]
 
 
 def test_a_hundred_uploads_at_once_are_bounded_in_memory(server: Server) -> None:
