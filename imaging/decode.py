@@ -86,7 +86,7 @@ def _decode(opened: OpenedImage, to_srgb: ImageCms.ImageCmsTransform | None) -> 
         return _joined(opened, decode_gif(opened.file.data, opened.header))
     if isinstance(opened.header, TiffHeader):
         return _joined(opened, decode_tiff(opened.file.data, opened.header, partial(_inks_to_rgb, to_srgb=to_srgb)))
-    return _joined(opened, _with_pillow(opened, to_srgb))
+    return _joined(opened, _decode_others(opened, to_srgb))
 
 
 Stripes = Iterable[tuple[slice, Samples, Samples | None]]  # rows, their colours (n, w, 1 or 3) and alpha (n, w)
@@ -149,7 +149,7 @@ def _inks_to_rgb(inks: Samples, to_srgb: ImageCms.ImageCmsTransform | None) -> S
     return np.asarray(_plain(Image.fromarray(inks, "CMYK"), to_srgb))
 
 
-def _with_pillow(opened: OpenedImage, to_srgb: ImageCms.ImageCmsTransform | None) -> Stripes:
+def _decode_others(opened: OpenedImage, to_srgb: ImageCms.ImageCmsTransform | None) -> Stripes:
     """PNG, JPEG and BMP."""
     with ExitStack() as images:
         ends = _ENDS if opened.file.is_unended else [b""]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 
-from core.config import TARGET_PX
+from core.config import TARGET_PX, Settings
 from core.metrics import MetricsSnapshot
 from model_utility import Models, ModelStatus
 from schemas.plan import max_input_px
@@ -34,8 +34,7 @@ def health_response(
     models: Models | None,
     *,
     reason: str | None,
-    max_image_mb: int,
-    heartbeat_active: bool,
+    settings: Settings,
     uptime_seconds: float,
 ) -> HealthResponse:
     """The body of GET /health."""
@@ -43,11 +42,11 @@ def health_response(
         **dict(status),
         reason=reason,
         timestamp=time.time(),
-        max_image_size_mb=max_image_mb,
+        max_image_size_mb=settings.max_image_mb,
         supported_resolutions=tuple(TARGET_PX),
         limits={target: TargetLimits(target_px=px, max_input_px=max_input_px(target)) for target, px in TARGET_PX.items()},
         models=_models(models.status if models else {}),
-        heartbeat_active=heartbeat_active,
+        heartbeat_active=bool(settings.registry_url),
         uptime_seconds=round(uptime_seconds, 3),
     )
 

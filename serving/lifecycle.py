@@ -227,8 +227,7 @@ class Service:
             self._status(),
             self._models,
             reason=self.device_loss.reason if self.device_loss else None,
-            max_image_mb=self.settings.max_image_mb,
-            heartbeat_active=self._heartbeat is not None,
+            settings=self.settings,
             uptime_seconds=self.uptime_seconds,
         )
 

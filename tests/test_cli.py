@@ -198,6 +198,11 @@ def test_a_picture_that_fails_is_named_and_does_not_stop_the_others(room: Path, 
         assert words in line, line
 
 
+def test_a_local_file_may_be_of_any_size(room: Path) -> None:
+    Path("large.bmp").write_bytes(encode(sample_crop(60, 40), "BMP") + bytes(8_000_793))
+    assert (Run("large.bmp", "-o", "out", "--target", "2k").status, files()) == (0, ["large.jpg"])
+
+
 def test_a_device_that_is_lost_ends_the_run_and_what_is_done_is_kept(room: Path, capsys: pytest.CaptureFixture[str]) -> None:
     class Lost(FakeResolver):
         def super_resolve(self, image: NDArray[np.uint8], scale: int, progress: Progress) -> NDArray[np.uint8]:

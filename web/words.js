@@ -47,8 +47,8 @@ export function reason({ code, message, details }, limits, fit) {
 
 /** Where the type alone tells that the server will not take it, why. */
 export function unsupported({ name, type }) {
-  const ending = /\.(heic|heif|avif|gif|tiff?|svg|jxl|dng|cr2|nef|arw|raw|psd|pdf|mp4|mov)$/i.exec(name)?.[1];
-  if (/^image\/(png|jpeg|webp|bmp|x-ms-bmp)$/.test(type) || (!type && !ending)) return "";
+  const ending = /\.(svg|jxl|dng|cr2|nef|arw|raw|psd|pdf|mp4|mov)$/i.exec(name)?.[1];
+  if (/^image\/(png|jpeg|webp|bmp|x-ms-bmp|tiff|avif|heic|heif|gif)$/.test(type) || (!type && !ending)) return "";
   const kind = (/\.(\w{1,5})$/.exec(name)?.[1] ?? type.split("/").pop()).toUpperCase();
   return `${kind} is none of the formats that the server takes: save it as PNG, JPEG, WebP, BMP, TIFF, AVIF, HEIC or GIF, and try again.`;
 }

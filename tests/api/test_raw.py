@@ -96,7 +96,8 @@ async def test_a_query_beside_json_holds_as_well(client: httpx.AsyncClient) -> N
         (b"", "not_an_image"),
         (b64(PNG).encode(), "not_an_image"),
         (PNG[:60], "broken_image"),
-        (b"GIF89a" + PNG, "unsupported_format"),
+        (b"GIF89a" + PNG, "broken_image"),
+        (b"8BPS" + PNG, "unsupported_format"),
     ],
 )
 async def test_the_bytes_are_looked_at_and_not_their_type(
