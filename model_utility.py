@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from models.device import Device
     from models.face_detection import FaceDetector
     from models.face_restoration import FaceRestorer
+    from models.fast import FastModel
     from models.super_resolution import SuperResolver
 
 logger = logging.getLogger(__name__)
@@ -34,6 +35,14 @@ _SUPER_RESOLUTION = (  # model, scale, name in /health, file
     ("photo", 4, "upscale_x4", "RealESRGAN_x4plus.pth"),
     ("photo", 2, "upscale_x2", "RealESRGAN_x2plus.pth"),
     ("anime", 4, "upscale_x4_anime", "RealESRGAN_x4plus_anime_6B.pth"),
+)
+_FAST = (  # model, and for its network and its twin of weak denoising: name in /health, file
+    (
+        "photo_fast",
+        ("upscale_x4_photo_fast", "realesr-general-x4v3.pth"),
+        ("upscale_x4_photo_fast_wdn", "realesr-general-wdn-x4v3.pth"),
+    ),
+    ("anime_fast", ("upscale_x4_anime_fast", "realesr-animevideov3.pth"), None),
 )
 _FACE_DETECTION = (  # file, backbone: the first that is there
     ("detection_Resnet50_Final.pth", "resnet50"),
@@ -76,6 +85,7 @@ class Models:
     allocated_bytes: Callable[[], int | None] = lambda: None  # of the device's own memory, where it has one
     is_out_of_memory: Callable[[Exception], bool] = lambda error: isinstance(error, MemoryError)  # of what a model raised
     device_lost_reason: Callable[[Exception], str] = lambda _error: ""  # likewise; empty: the device is well
+    fast: Mapping[str, FastModel] = field(default_factory=dict)  # of the super resolvers, those with a rate of their own
 
     @property
     def identity(self) -> str:
@@ -88,8 +98,8 @@ class Models:
         """For people: what runs the networks, and in what precision."""
         return self.super_resolvers["photo"].engine
 
-    def super_resolver(self, model: str) -> SuperResolver:
-        """The super resolver of a request's `model`.
+    def super_resolver(self, model: str, denoise: float = 1.0) -> SuperResolver:
+        """The super resolver of a request's `model`, and of its `denoise` where that is below 1.
 
         Raises:
             ModelUnavailable: its weights are not on this server.
@@ -101,7 +111,14 @@ class Models:
                 field="model",
                 allowed=list(self.super_resolvers),
             )
-        return self.super_resolvers[model]
+        if denoise == 1:
+            return self.super_resolvers[model]
+        if not self.fast[model].can_mix:
+            reason = self.status[f"upscale_x4_{model}_wdn"].reason
+            raise ModelUnavailable(
+                f"This server has no weights for denoise below 1: {reason}. Leave denoise out.", field="denoise"
+            )
+        return self.fast[model].at(denoise)
 
     def run_all_once(self) -> None:
         """Do what would make the first pass of any network slow."""
@@ -118,9 +135,9 @@ class Models:
 
         return_freed_memory()
 
-    def measure_faces(self, flops_per_second: float) -> None:
-        """Learn what faces cost on this device, in FLOPs of a pass of super-resolution, of which it does so many a second."""
-        for model in (self.face_detector, self.face_restorer):
+    def measure_others(self, flops_per_second: float) -> None:
+        """Learn what faces and the fast models cost on this device, in FLOPs of a pass, of which it does so many a second."""
+        for model in (self.face_detector, self.face_restorer, *self.fast.values()):
             if model is not None:
                 model.measure(flops_per_second)
 
@@ -152,6 +169,7 @@ def load_models(settings: Settings) -> Models:
             logger.warning("%s", warning)
     weights = _Weights(settings.weights_dir)
     super_resolvers = _load_super_resolvers(weights, device)
+    fast = _load_fast(weights, device)
     detector = None
     for file, backbone in _FACE_DETECTION:
         if detector is None and (state_dict := weights.load("face_detection", file)) is not None:
@@ -162,7 +180,7 @@ def load_models(settings: Settings) -> Models:
         restorer = FaceRestorer.load(gfpgan, parser, device)
     lost_reason = partial(device_lost_reason, probe=partial(probe_device, device.torch_device))
     return Models(
-        super_resolvers,
+        super_resolvers | {model: network.at(1.0) for model, network in fast.items()},
         detector,
         restorer,
         weights.status,
@@ -172,6 +190,7 @@ def load_models(settings: Settings) -> Models:
         device.allocated_bytes,
         is_out_of_memory,
         lost_reason,
+        fast,
     )
 
 
@@ -185,6 +204,17 @@ def _load_super_resolvers(weights: _Weights, device: Device) -> dict[str, SuperR
         if (state_dict := weights.load(name, file)) is not None:
             by_model.setdefault(model, {})[scale] = build_rrdbnet(state_dict, scale)
     return {model: SuperResolver(by_scale, device) for model, by_scale in by_model.items()}
+
+
+def _load_fast(weights: _Weights, device: Device) -> dict[str, FastModel]:
+    from models.fast import FastModel
+
+    models: dict[str, FastModel] = {}
+    for model, usual, weak in _FAST:
+        state_dict, weak_dict = weights.load(*usual), weights.load(*weak) if weak else None
+        if state_dict is not None:
+            models[model] = FastModel(state_dict, device, weak_dict)
+    return models
 
 
 class _Weights:

@@ -57,14 +57,14 @@ class Upscaler:
         with self._faults_named():
             self.models.run_all_once()
 
-    def measure_faces(self, flops_per_second: float) -> None:
-        """Learn what faces cost, where a pass does so many FLOPs a second.
+    def measure_others(self, flops_per_second: float) -> None:
+        """Learn what faces and the fast models cost, where a pass does so many FLOPs a second.
 
         Raises:
             DeviceLost: this process can use its device no more.
         """
         with self._faults_named():
-            self.models.measure_faces(flops_per_second)
+            self.models.measure_others(flops_per_second)
 
     def warm_up(self, side_px: int, progress: Progress) -> None:
         """One pass over a square, so that the device's rate is known.
@@ -81,7 +81,7 @@ class Upscaler:
         Raises:
             ModelUnavailable: the plan's model is not loaded.
         """
-        resolver, detector = self.models.super_resolver(plan.model), self.models.face_detector
+        resolver, detector = self.models.super_resolver(plan.model, plan.denoise), self.models.face_detector
         size, total = plan.original, 0.0
         for scale in plan.passes:
             total += resolver.flops(size.height, size.width, scale)
@@ -97,7 +97,7 @@ class Upscaler:
         Raises:
             ModelUnavailable: the plan's model is not loaded.
         """
-        resolver = self.models.super_resolver(plan.model)
+        resolver = self.models.super_resolver(plan.model, plan.denoise)
         size, peak = plan.original, 0
         for scale in plan.passes:
             peak = max(peak, resolver.memory_bytes(size.height, size.width, scale))
@@ -122,7 +122,7 @@ class Upscaler:
             return self._run(picture, plan, params, progress)
 
     def _run(self, picture: Picture, plan: Plan, params: UpscaleParams, progress: Progress) -> PipelineOutput:
-        resolver, restorer = self.models.super_resolver(plan.model), self.models.face_restorer
+        resolver, restorer = self.models.super_resolver(plan.model, plan.denoise), self.models.face_restorer
         timer, shortages = StageTimer(progress.clock), resolver.shortages
         with timer.stage("detect"):
             faces, warnings = self._find_faces(picture, progress) if params.enhance_faces else ([], [])

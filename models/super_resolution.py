@@ -40,9 +40,14 @@ class Engine(Protocol):
         """uint8 RGB `(h, w, 3)` to `(h * scale, w * scale, 3)`; what `progress` raises ends the pass."""
 
 
+def runs_winograd(device: Device) -> bool:
+    """Whether the engine for CPUs runs on that device."""
+    return device.torch_device.type == "cpu" and device.dtype is torch.float32 and not winograd.unavailable_reason()
+
+
 def build_engine(rrdbnet: RRDBNet, device: Device) -> Engine:
     """The fastest engine for the network on that device."""
-    if device.torch_device.type == "cpu" and device.dtype is torch.float32 and not winograd.unavailable_reason():
+    if runs_winograd(device):
         return winograd.WinogradEngine(rrdbnet, device.memory_bytes, torch.get_num_threads())
     return TorchEngine(rrdbnet, device)
 
@@ -54,6 +59,13 @@ class SuperResolver:
         """`models` maps 4 to x4plus, or its kin, and, where it is there, 2 to x2plus."""
         self.device = device
         self._engines = {scale: build_engine(rrdbnet, device) for scale, rrdbnet in models.items()}
+
+    @classmethod
+    def of(cls, engines: Mapping[int, Engine], device: Device) -> SuperResolver:
+        """By engines that are there, one of them for 4."""
+        resolver = cls({}, device)
+        resolver._engines = dict(engines)
+        return resolver
 
     @property
     def engine(self) -> str:

@@ -144,7 +144,7 @@ class Service:
         logger.info("open %s", self.settings.local_url)
 
     async def _measure_device(self, upscaler: Upscaler) -> None:
-        """Passes of growing size until one takes long enough for its rate to be that of a request; then faces, beside it."""
+        """Passes of growing size until one takes long enough for its rate to be that of a request; then what else runs."""
         await self._worker.run(DeviceTask(0), upscaler.run_all_once)
         await self._worker.run(DeviceTask(0), partial(upscaler.warm_up, WARM_UP_PX[0], NullProgress()))  # weights are packed
         small = await self._fastest_pass(upscaler, SMALL_PX)
@@ -153,7 +153,7 @@ class Service:
             if large.seconds > WARM_UP_SECONDS:
                 break
         speed = self._admission.speed = Speed.of(small, large)
-        await self._worker.run(DeviceTask(0), partial(upscaler.measure_faces, 1 / speed.seconds_per_flop))
+        await self._worker.run(DeviceTask(0), partial(upscaler.measure_others, 1 / speed.seconds_per_flop))
 
     async def _fastest_pass(self, upscaler: Upscaler, side_px: int) -> DeviceTask:
         """Of two: whatever disturbs one makes it slower."""

@@ -32,7 +32,7 @@ FIRST_PX = 64  # side of the picture of a first pass
 BODY_MOST_PX = 2**31 // 192  # of one tile: beyond it, a tensor has more elements than cuDNN's kernels count in 32 bits
 
 
-class _Uncounted(NullProgress):
+class Uncounted(NullProgress):
     """Of a pass that is run again: it may be stopped, and its work is counted already."""
 
     def __init__(self, progress: Progress) -> None:
@@ -43,7 +43,7 @@ class _Uncounted(NullProgress):
         self._progress.advance(0.0)
 
 
-class _NonFiniteError(ArithmeticError):
+class NonFiniteError(ArithmeticError):
     """The model overflowed in a narrow precision."""
 
 
@@ -106,9 +106,9 @@ class TorchEngine:
         with self._device.current():
             try:
                 return self._run(self._rrdbnet, self._fused, image, progress)
-            except _NonFiniteError:
+            except NonFiniteError:
                 logger.warning("a pass overflowed in %s; it is run again in fp32", self._device.precision)
-                return self._run(self._prepare(torch.float32), None, image, _Uncounted(progress))
+                return self._run(self._prepare(torch.float32), None, image, Uncounted(progress))
 
     def _prepare(self, dtype: torch.dtype) -> RRDBNet:
         copied = copy.deepcopy(self._original)
@@ -120,27 +120,15 @@ class TorchEngine:
     def _run(self, rrdbnet: RRDBNet, fused: FusedNetwork | None, image: Image, progress: Progress) -> Image:
         height, width = image.shape[:2]
         batch = _to_batch(image, self._device.torch_device, rrdbnet.scale)
-        if paced := self._paced(batch, progress):
+        if paced := paced_on_gpu(batch, progress, self.flops(batch.shape[2], batch.shape[3])):
             progress = paced
         features = self._features(rrdbnet, fused, batch, progress)
         result, finite = self._upsampled(rrdbnet, fused, features, progress)
         if paced:
             paced.drain()
         if not finite:
-            raise _NonFiniteError
-        return _to_host(result[: height * rrdbnet.scale, : width * rrdbnet.scale])
-
-    def _paced(self, batch: Tensor, progress: Progress) -> Paced | None:
-        """On a GPU, progress that counts what has run and not what is queued."""
-        if not batch.is_cuda:
-            return None
-
-        def record() -> torch.cuda.Event:
-            event = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
-            event.record()
-            return event
-
-        return Paced(progress, record, self.flops(batch.shape[2], batch.shape[3]))
+            raise NonFiniteError
+        return to_host(result[: height * rrdbnet.scale, : width * rrdbnet.scale])
 
     def _features(self, rrdbnet: RRDBNet, fused: FusedNetwork | None, batch: Tensor, progress: Progress) -> Tensor:
         """The body, on the whole image if memory allows, else in tiles as large as memory allows."""
@@ -194,6 +182,19 @@ class TorchEngine:
         free_bytes = max(self._device.memory_bytes - _kept_bytes(pixel_count, bytes_per_channel), 0)
         most_px = min(free_bytes / (BODY_CHANNELS * bytes_per_channel), BODY_MOST_PX)
         return max(int(most_px**0.5), BODY_MIN_TILE_PX)
+
+
+def paced_on_gpu(batch: Tensor, progress: Progress, pass_work: float) -> Paced | None:
+    """On a GPU, progress that counts what has run and not what is queued."""
+    if not batch.is_cuda:
+        return None
+
+    def record() -> torch.cuda.Event:
+        event = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
+        event.record()
+        return event
+
+    return Paced(progress, record, pass_work)
 
 
 def _kept_bytes(pixel_count: int, bytes_per_channel: int) -> int:
@@ -262,7 +263,7 @@ def _upsample(rrdbnet: RRDBNet, features: Tensor) -> tuple[Tensor, Tensor]:
     return bytes_, torch.isfinite(rendered).all()
 
 
-def _to_host(result: Tensor) -> Image:
+def to_host(result: Tensor) -> Image:
     """uint8 `(h, w, 3)` as an array; from a GPU through page-locked memory, which copies several times as fast."""
     if not result.is_cuda:
         return result.numpy()

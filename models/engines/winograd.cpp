@@ -1,4 +1,4 @@
-// RRDBNet on x86-64, in fp32, by Winograd's F(6×6, 3×3): 64 products for 36 pixels where a convolution has 324.
+// RRDBNet, and SRVGGNetCompact, on x86-64, in fp32, by Winograd's F(6×6, 3×3): 64 products for 36 pixels where a convolution has 324.
 //
 // Built twice; the flags after -O3 are what makes both builds give the same bits:
 //   g++ -std=c++17 -O3 -ffp-contract=off -fno-math-errno -mavx2 -mfma                                -shared -fPIC -pthread
@@ -42,7 +42,7 @@ enum {
   STEP_TILES = 32,    // tiles of a step of a narrow picture
   PARALLEL = 3,       // threads that any picture should keep busy, but for tiny ones; where it is more, their halos cost as much
   SPARE_RINGS = 1,    // a thread that must wait with its block can begin another
-  ROW_TILES = 24,     // most columns of a unit of conv_body
+  ROW_TILES = 28,     // most columns of tiles of a unit of conv_body or SRVGGNetCompact
 };
 
 int divide_up(int a, int b) { return (a + b - 1) / b; }
@@ -85,6 +85,7 @@ class Buffer {
 struct Convolution {
   float* u;  // [half of the outputs][position][input][32], or as first_pixels and last_pixels want it
   float* bias;
+  float* slopes = nullptr;  // of the PReLU behind it, or null where its block knows what follows
 };
 
 struct Network {
@@ -151,8 +152,8 @@ struct Layout {
 // A convolution of 64 channels for one row of tiles. rows: of the input's pixels, from the one left of the first tile; to[y]: where the row
 // y goes, nowhere if null; `added`: what is added to it, or null.
 size_t row_floats(int tiles) { return (odd_lines((size_t)tiles * FEATURES) + odd_lines((size_t)tiles * GROWTH)) * POSITIONS; }
-void convolve_row(const float* const* rows, int tiles, int width, const Convolution& convolution, bool activate, float* const* to,
-                  const float* const* added, float* v) {
+void convolve_row(const float* const* rows, int tiles, int width, const Convolution& convolution, float* const* to,
+                  const float* const* added, float* v, bool leaky = false) {
   const size_t v_stride = odd_lines((size_t)tiles * FEATURES), m_stride = odd_lines((size_t)tiles * GROWTH);
   float* m = v + v_stride * POSITIONS;
   for (int t = 0; t < tiles; t++)
@@ -169,7 +170,8 @@ void convolve_row(const float* const* rows, int tiles, int width, const Convolut
           for (int x = 0; to[y] && x < std::min<int>(TILE, width - t * TILE); x++) {
             const size_t at = (size_t)(t * TILE + x) * FEATURES + half * GROWTH + c;
             vec value = o[y][x] + bias;
-            if (activate) value = leaky_relu(value);
+            if (leaky) value = leaky_relu(value);
+            if (convolution.slopes) value = prelu(value, load(convolution.slopes + half * GROWTH + c));
             if (added) value = value + load(added[y] + at);
             store(to[y] + at, value);
           }
@@ -178,8 +180,7 @@ void convolve_row(const float* const* rows, int tiles, int width, const Convolut
 }
 
 // conv_first of the rows of one group of tiles, to a plane.
-void first_rows(const Network& network, const Layout& layout, const float* image, float* plane, int tile_row) {
-  const int channels = network.channels;
+void first_rows(const Convolution& first, int channels, const Layout& layout, const float* image, float* plane, int tile_row) {
   const size_t row = (size_t)(layout.width + 2) * channels;
   for (int y = tile_row * TILE; y < std::min((tile_row + 1) * TILE, layout.height); y++) {
     constexpr int N = MOST_TILES;
@@ -188,7 +189,7 @@ void first_rows(const Network& network, const Layout& layout, const float* image
       const float* at = image + y * row + (size_t)x * channels;
       const float* rows[3] = {at, at + row, at + 2 * row};
       const int n = x + N <= layout.width ? N : 1;
-      (n == N ? first_pixels<N> : first_pixels<1>)(rows, channels, network.first().u, network.first().bias, to + (size_t)x * FEATURES);
+      (n == N ? first_pixels<N> : first_pixels<1>)(rows, channels, first.u, first.bias, to + (size_t)x * FEATURES);
       x += n;
     }
   }
@@ -202,10 +203,11 @@ void body_row(const Network& network, const Layout& layout, const float* feature
   const int top = tile_row * TILE, left = from * TILE;
   for (int y = 0; y < PATCH; y++) rows[y] = features + layout.pixel(top + y - 1, left - 1);
   for (int y = 0; y < TILE; y++) out[y] = top + y < layout.height ? plane + layout.pixel(top + y, left) : nullptr;
-  convolve_row(rows, to - from, layout.width - left, network.around()[0], false, out, out, scratch);
+  convolve_row(rows, to - from, layout.width - left, network.around()[0], out, out, scratch);
 }
 
 #include "winograd_upsampler.h"
+#include "winograd_compact.h"
 
 }  // namespace
 
@@ -269,11 +271,12 @@ size_t winograd_bytes(int height, int width, int threads) {
 }
 
 // The whole network. image: (height + 2, width + 2, channels) floats in 0–1 with zeros around; inner: top, bottom, left, right of what is
-// wanted, in pixels of the features; out: where its first pixel goes, RGB, with out_row bytes a row. tell(FLOPs since it was last called,
-// context) runs on the calling thread only, some 50 times a second; if it returns non-zero, the pass ends soon.
+// wanted, in pixels of the features; out: where its first pixel goes, RGB of sample_bytes (1 or 2) a sample, with out_row bytes a row.
+// tell(FLOPs since it was last called, context) runs on the calling thread only, some 50 times a second; if it returns non-zero, the pass
+// ends soon.
 // Returns 0, 1 if tell stopped it, 2 if memory is out, 3 for any other error.
 int winograd_run(const Network* network, const float* image, int height, int width, const int* inner, uint8_t* out, size_t out_row,
-                 int threads, int (*tell)(double, void*), void* context) try {
+                 int sample_bytes, int threads, int (*tell)(double, void*), void* context) try {
   const Layout layout(height, width);
   Crew crew(threads, tell, context);
   Buffer a(layout.plane()), b(layout.plane());
@@ -283,7 +286,7 @@ int winograd_run(const Network* network, const float* image, int height, int wid
     Body body(*network, layout, planes, threads);
     const auto first = [&](float* plane) {
       return for_each(crew, layout.tile_rows, [&, plane](int row, int) {
-        first_rows(*network, layout, image, plane, row);
+        first_rows(network->first(), network->channels, layout, image, plane, row);
         return 0.0;
       });
     };

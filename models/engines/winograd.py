@@ -8,6 +8,7 @@ import logging
 import math
 import platform
 import weakref
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Literal
@@ -15,7 +16,6 @@ from typing import Literal
 import numpy as np
 import torch
 from basicsr.archs.rrdbnet_arch import ResidualDenseBlock, RRDBNet
-from numpy.typing import NDArray
 
 from core.progress import Progress
 from models.device import Image
@@ -88,8 +88,16 @@ def _load(build: Build) -> ctypes.CDLL | str:
     library.winograd_destroy.restype = None
     library.winograd_bytes.argtypes = [integer, integer, integer]
     library.winograd_bytes.restype = size
-    library.winograd_run.argtypes = [pointer, pointer, integer, integer, pointer, pointer, size, integer, _Tell, pointer]
+    library.winograd_run.argtypes = [*[pointer] * 2, *[integer] * 2, *[pointer] * 2, size, *[integer] * 2, _Tell, pointer]
     library.winograd_run.restype = integer
+    library.compact_create.argtypes = [integer, pointer, pointer, pointer, integer]
+    library.compact_create.restype = pointer
+    library.compact_destroy.argtypes = [pointer]
+    library.compact_destroy.restype = None
+    library.compact_bytes.argtypes = [integer, integer, integer]
+    library.compact_bytes.restype = size
+    library.compact_run.argtypes = [*[pointer] * 2, *[integer] * 2, *[pointer] * 2, size, *[integer] * 2, _Tell, pointer]
+    library.compact_run.restype = integer
     return library
 
 
@@ -114,6 +122,13 @@ class WinogradEngine:
             RuntimeError: no build of the library runs here; `unavailable_reason()` says why.
             ValueError: the network is of another shape.
         """
+        self._load_build(build, memory_bytes, threads)
+        self._scale: int = rrdbnet.scale
+        self._blocks = len(rrdbnet.body)
+        self._unpacked: list[torch.nn.Conv2d] = _convolutions(rrdbnet)
+
+    def _load_build(self, build: Build | None, memory_bytes: int, threads: int) -> None:
+        """What an engine has whatever its network."""
         chosen = build or best_build()
         library = _load(chosen) if chosen and _cpu_has(chosen) else f"there is no build {chosen} for this CPU"
         if isinstance(library, str):
@@ -121,11 +136,9 @@ class WinogradEngine:
         self.name = f"winograd fp32 ({chosen})"
         self.shortages = 0  # how often a pass ran out of memory: its tiles, and so its bytes, are not the usual ones
         self._library = library
+        self._run_library: Callable[..., int] = library.winograd_run
         self._memory_bytes = memory_bytes
         self._threads = max(threads, 1)
-        self._scale: int = rrdbnet.scale
-        self._blocks = len(rrdbnet.body)
-        self._unpacked: list[torch.nn.Conv2d] = _convolutions(rrdbnet)
         self._network: ctypes.c_void_p | None = None
 
     def flops(self, height: int, width: int) -> float:
@@ -134,7 +147,7 @@ class WinogradEngine:
         return self._flops(height, width, self._body_tile_px(height, width))
 
     def _flops(self, height: int, width: int, tile_px: int) -> float:
-        body_px = computed_px((height, width), *_tile_and_halo(tile_px, height, width), UNIT_PX)
+        body_px = computed_px((height, width), *self._tile_and_halo(tile_px, height, width), UNIT_PX)
         return flops(self._blocks, body_px, height * width)
 
     def memory_bytes(self, height: int, width: int) -> int:
@@ -151,29 +164,29 @@ class WinogradEngine:
         """Enlarge an image by the network's own scale.
 
         Args:
-            image: uint8 `(h, w, 3)` RGB, 0–255, any size from 1×1, any strides.
+            image: uint8 or uint16 `(h, w, 3)` RGB, any size from 1×1, any strides.
             progress: told of the work that is done some 50 times a second, on the calling thread, while the others sleep; what
                 it raises ends the pass within milliseconds, but for the first one's packing.
 
         Returns:
-            uint8 `(h * scale, w * scale, 3)`. Where the network overflows, 0 or 255.
+            `(h * scale, w * scale, 3)` of the same dtype. Where the network overflows, zero or full.
 
         Raises:
             TypeError, ValueError: of the image's dtype or shape.
             MemoryError: the smallest tiles do not fit into memory either.
         """
-        if image.dtype != np.uint8:
-            raise TypeError(f"the image must be uint8, not {image.dtype}")
+        if image.dtype not in (np.uint8, np.uint16):
+            raise TypeError(f"the image must be uint8 or uint16, not {image.dtype}")
         if image.ndim != 3 or image.shape[2] != 3 or not image.size:
             raise ValueError(f"the image must be (h, w, 3), not {image.shape}")
         pixels = _unshuffled(image) if self._scale == 2 else image
         height, width = pixels.shape[:2]
-        result = np.empty((height * 4, width * 4, 3), np.uint8)
-        network, work = self._packed(), _Work(progress, self._blocks)
+        result = np.empty((height * 4, width * 4, 3), image.dtype)
+        network, work = self._packed(), _Work(progress)
         tile_px = self._body_tile_px(height, width)
         while True:
             try:
-                for tile, padded, inner in tiles(height, width, *_tile_and_halo(tile_px, height, width)):
+                for tile, padded, inner in tiles(height, width, *self._tile_and_halo(tile_px, height, width)):
                     self._run(network, pixels[padded], inner, result[times(tile, 4)], work)
                 break
             except _NoMemory as exc:
@@ -205,15 +218,15 @@ class WinogradEngine:
         of_threads = body_bytes - BODY_BYTES_PX * height * width  # at most that, too, for a tile
         return max(math.isqrt(max(free_bytes - of_threads, 0) // BODY_BYTES_PX), BODY_MIN_TILE_PX)
 
-    def _run(self, network: ctypes.c_void_p, pixels: NDArray[np.uint8], inner: Region, out: Image, work: _Work) -> None:
-        """One tile of the features: uint8 `(h, w, 3 or 12)`, what of it is wanted, and where that goes."""
+    def _run(self, network: ctypes.c_void_p, pixels: Image, inner: Region, out: Image, work: _Work) -> None:
+        """One tile of the features: `(h, w, 3 or 12)`, what of it is wanted, and where that goes."""
         height, width, channels = pixels.shape
         batch = np.zeros((height + 2, width + 2, channels), np.float32)
-        np.divide(pixels, np.float32(255), out=batch[1:-1, 1:-1])
+        np.divide(pixels, np.float32(np.iinfo(pixels.dtype).max), out=batch[1:-1, 1:-1])
         rows, columns = inner
         bounds = (ctypes.c_int * 4)(rows.start, rows.stop, columns.start, columns.stop)
-        work.expect((height, width), (rows.stop - rows.start) * (columns.stop - columns.start))
-        code = self._library.winograd_run(
+        work.share = self._share(height, width, (rows.stop - rows.start) * (columns.stop - columns.start))
+        code = self._run_library(
             network,
             batch.ctypes.data,
             height,
@@ -221,6 +234,7 @@ class WinogradEngine:
             bounds,
             out.ctypes.data,
             out.strides[0],
+            out.itemsize,
             self._threads,
             _Tell(work.tell),
             None,
@@ -231,6 +245,14 @@ class WinogradEngine:
         if code:
             raise RuntimeError(f"the engine failed with code {code}")
 
+    def _share(self, height: int, width: int, inner_px: int) -> float:
+        """Work of a tile, for each FLOP within the picture; the tile is that large with its halo, and `inner_px` without."""
+        computed = flops(self._blocks, computed_px((height, width), max(height, width), 0, UNIT_PX), inner_px)
+        return computed / flops(self._blocks, height * width, inner_px)
+
+    def _tile_and_halo(self, tile_px: int, height: int, width: int) -> tuple[int, int]:
+        return (tile_px, 0) if tile_px >= max(height, width) else (tile_px - 2 * BODY_HALO_PX, BODY_HALO_PX)
+
 
 class _NoMemory(Exception):
     """For one call of winograd_run; for smaller tiles, there may be enough."""
@@ -239,17 +261,11 @@ class _NoMemory(Exception):
 class _Work:
     """What of a pass is done, for `progress`. What is computed beyond edges is work too; what runs again is told once."""
 
-    def __init__(self, progress: Progress, blocks: int) -> None:
+    def __init__(self, progress: Progress) -> None:
+        self.share = 1.0  # work for each FLOP that winograd_run tells
         self._error: BaseException | None = None
         self._progress = progress
-        self._blocks = blocks
-        self._share = 1.0
         self._done = self._told = 0.0
-
-    def expect(self, body: tuple[int, int], inner_px: int) -> None:
-        """Of a tile that is so large with its halo, and without."""
-        computed = flops(self._blocks, computed_px(body, max(body), 0, UNIT_PX), inner_px)
-        self._share = computed / flops(self._blocks, body[0] * body[1], inner_px)
 
     def restart(self, more: float) -> None:
         """All of it is done again, in smaller tiles, whose halos are so much more work."""
@@ -267,7 +283,7 @@ class _Work:
 
     def tell(self, work: float, _context: object) -> int:
         """What winograd_run calls."""
-        self._done += work * self._share
+        self._done += work * self.share
         told, self._told = self._told, max(self._told, self._done)
         try:
             self._progress.advance(self._told - told)
@@ -277,11 +293,7 @@ class _Work:
         return 0
 
 
-def _tile_and_halo(tile_px: int, height: int, width: int) -> tuple[int, int]:
-    return (tile_px, 0) if tile_px >= max(height, width) else (tile_px - 2 * BODY_HALO_PX, BODY_HALO_PX)
-
-
-def _unshuffled(image: Image) -> NDArray[np.uint8]:
+def _unshuffled(image: Image) -> Image:
     """`(h, w, 3)` to `(⌈h/2⌉, ⌈w/2⌉, 12)`, padded to even by reflection, as torch's pixel_unshuffle orders channels."""
     height, width = image.shape[:2]
     mode: Literal["reflect", "edge"] = "reflect" if min(height, width) > 1 else "edge"  # reflection needs a second pixel

@@ -28,6 +28,7 @@ INLINE void stream(float* p, vec v) { _mm512_stream_ps(p, v); }
 INLINE vec all(float f) { return _mm512_set1_ps(f); }
 INLINE vec fma(vec a, vec b, vec c) { return _mm512_fmadd_ps(a, b, c); }
 INLINE vec larger(vec a, vec b) { return _mm512_max_ps(a, b); }
+INLINE vec smaller(vec a, vec b) { return _mm512_min_ps(a, b); }
 #else
 typedef __m256 vec;
 enum { LANES = 8, MOST_TILES = 6 };  // 12 of 16 registers
@@ -37,10 +38,12 @@ INLINE void stream(float* p, vec v) { _mm256_storeu_ps(p, v); }  // half a cache
 INLINE vec all(float f) { return _mm256_set1_ps(f); }
 INLINE vec fma(vec a, vec b, vec c) { return _mm256_fmadd_ps(a, b, c); }
 INLINE vec larger(vec a, vec b) { return _mm256_max_ps(a, b); }
+INLINE vec smaller(vec a, vec b) { return _mm256_min_ps(a, b); }
 #endif
 INLINE void prefetch(const float* p) { _mm_prefetch((const char*)p, _MM_HINT_T0); }
 INLINE vec fma(float a, vec b, vec c) { return fma(all(a), b, c); }
 INLINE vec leaky_relu(vec v) { return larger(v, v * all(0.2f)); }
+INLINE vec prelu(vec v, vec slope) { return fma(slope, smaller(v, all(0.0f)), larger(v, all(0.0f))); }
 
 enum {
   TILE = 6,                        // pixels of a tile's side, of what a convolution puts out

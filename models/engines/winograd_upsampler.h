@@ -89,7 +89,7 @@ class Upsampler {
         else rows[i] = enlarge(s, number, y >> 1, s.enlarged + i * s.enlarged_length);
       }
       for (int y = 0; y < TILE; y++) to[y] = top + y < stage.region.bottom ? stage.row(top + y) + FEATURES : nullptr;
-      convolve_row(rows, stage.tiles, stage.region.right - stage.region.left, network_.around()[1 + number], true, to, nullptr, s.scratch);
+      convolve_row(rows, stage.tiles, stage.region.right - stage.region.left, network_.around()[1 + number], to, nullptr, s.scratch, true);
     }
   }
 

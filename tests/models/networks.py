@@ -7,6 +7,7 @@ import torch
 import models  # noqa: F401 - it prepares the process
 
 from basicsr.archs.rrdbnet_arch import RRDBNet  # isort: skip
+from realesrgan.archs.srvgg_arch import SRVGGNetCompact  # isort: skip
 
 
 def random_network(scale: int, blocks: int) -> RRDBNet:
@@ -16,3 +17,17 @@ def random_network(scale: int, blocks: int) -> RRDBNet:
     network.conv_last.weight *= 3
     network.conv_last.bias += 0.5
     return network
+
+
+def random_compact(seed: int, convolutions: int = 34) -> dict[str, torch.Tensor]:
+    """The weights of an SRVGGNetCompact, of general-x4v3's shape, which has no public source here but the official one."""
+    torch.manual_seed(seed)
+    network = SRVGGNetCompact(num_conv=convolutions - 2, upscale=4, act_type="prelu")
+    for layer in network.body:
+        if isinstance(layer, torch.nn.Conv2d):
+            torch.nn.init.kaiming_normal_(layer.weight, a=0.25)
+            torch.nn.init.uniform_(layer.get_parameter("bias"), -0.1, 0.1)
+        else:
+            torch.nn.init.uniform_(layer.weight, -0.1, 0.6)
+    network.body[-1].weight.data *= 0.1
+    return dict(network.state_dict())

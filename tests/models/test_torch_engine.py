@@ -135,6 +135,6 @@ def test_what_faces_cost_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(detector, "detect", lambda _image: [])
     monkeypatch.setattr(restorer, "restore", lambda faces: faces)
     monkeypatch.setattr(restorer, "outline", lambda faces: faces)
-    Models({"photo": FakeResolver()}, detector, restorer).measure_faces(RATE)  # type: ignore[dict-item]
+    Models({"photo": FakeResolver()}, detector, restorer).measure_others(RATE)  # type: ignore[dict-item]
     assert detector.flops(MEASURED_PX, MEASURED_PX) == pytest.approx(RATE / 2)
     assert restorer.flops(3) == pytest.approx(3 * RATE / 2)
