@@ -36,7 +36,7 @@ from imaging.picture import Picture
 from model_utility import Models, WeightsError, load_models
 from schemas.json_schema import Schema
 from schemas.params import PARAMS, UpscaleParams, parse_params, usual_format
-from schemas.plan import Plan, Size, plan_upscale
+from schemas.plan import Plan, Size, plan_upscale, with_denoise
 from upscale import Upscaler
 from utility import write_atomically
 
@@ -44,6 +44,7 @@ from utility import write_atomically
 FLAGS = {
     "target_resolution": "--target",
     "model": "--model",
+    "denoise": "--denoise",
     "face_strength": "--face-strength",
     "output_format": "--format",
     "quality": "--quality",
@@ -203,6 +204,7 @@ def _file_format(options: argparse.Namespace, parser: argparse.ArgumentParser) -
 def _task(source: Path, options: argparse.Namespace, file_format: OutputFormat | None) -> _Task:
     image = open_image(_read(source))
     plan = plan_upscale(Size(image.width, image.height), options.target_resolution, options.fit, options.model)
+    plan = with_denoise(plan, options.denoise)
     output_format = file_format or options.output_format or usual_format(image.has_alpha)
     output = Path(options.output)
     result = output if file_format else output / f"{source.stem}.{EXTENSIONS[output_format]}"

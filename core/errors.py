@@ -10,6 +10,7 @@
     │   ├── RepeatedField                repeated_field
     │   ├── WrongType                    wrong_type
     │   ├── OutOfRange                   out_of_range
+    │   ├── ConflictingFields            conflicting_fields
     │   ├── WebhookRefused               webhook_refused
     │   ├── InvalidBase64                invalid_base64
     │   ├── FileTooLarge                 file_too_large
@@ -108,6 +109,12 @@ class WrongType(BadRequest):
 
 class OutOfRange(BadRequest):
     code = "out_of_range"
+
+
+class ConflictingFields(BadRequest):
+    """Fields that cannot be given together."""
+
+    code = "conflicting_fields"
 
 
 class WebhookRefused(BadRequest):

@@ -38,6 +38,11 @@ def _refuse_null(value: Any) -> Any:
     return value
 
 
+def _positive_zero(value: float) -> float:
+    """0 and -0.0 ask for the same."""
+    return value + 0.0
+
+
 class UpscaleParams(BaseModel):
     """The parameters of one upscale. Unknown fields are ignored here, and named in the response's warnings."""
 
@@ -50,11 +55,19 @@ class UpscaleParams(BaseModel):
     )
     model: ModelName = Field(
         default="photo",
-        description="`photo` for photographs, `anime` for drawings with flat colours and clear lines",
+        description="`photo` for photographs, `anime` for drawings with flat colours and clear lines; `photo_fast` and "
+        "`anime_fast` take a small part of the time, and show less detail",
         examples=["anime"],
     )
+    denoise: Annotated[float, AfterValidator(_positive_zero)] = Field(
+        default=1.0,
+        ge=0,
+        le=1,
+        description="for `photo_fast`: 1 removes noise and grain, 0 keeps most of them",
+        examples=[1.0],
+    )
     enhance_faces: bool = Field(default=True, description="restore faces where faces are found", examples=[True])
-    face_strength: Annotated[float, AfterValidator(lambda value: value + 0.0)] = Field(  # 0 and -0.0 ask for the same
+    face_strength: Annotated[float, AfterValidator(_positive_zero)] = Field(
         default=1.0,
         ge=0,
         le=1,

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from core.config import TARGET_PX, Fit, ModelName, TargetResolution
-from core.errors import ImageTooLarge
+from core.errors import ConflictingFields, ImageTooLarge
 
 MAX_PASSES = 3
 
@@ -44,6 +44,7 @@ class Plan:
     output: Size
     warnings: tuple[str, ...] = ()
     model: ModelName = "photo"
+    denoise: float = 1.0  # of photo_fast
 
     @property
     def total_scale(self) -> float:
@@ -59,7 +60,7 @@ def plan_upscale(original: Size, target: TargetResolution, fit: Fit = "passes", 
         target: "2k", "4k" or "8k".
         fit: "passes" takes the largest whole passes that stay within the target; "exact" goes on until the long side is at
             least the target, and shrinks the result to it.
-        model: "photo" or "anime".
+        model: that of the request.
 
     Raises:
         ImageTooLarge: no pass fits below this target.
@@ -82,6 +83,20 @@ def plan_upscale(original: Size, target: TargetResolution, fit: Fit = "passes", 
         passes.append(4 if long_side * 4 <= target_px else 2)
         long_side *= passes[-1]
     return Plan(original, target, tuple(passes), _after(original, passes), model=model)
+
+
+def with_denoise(plan: Plan, denoise: float) -> Plan:
+    """The same plan, at that strength of denoising.
+
+    Raises:
+        ConflictingFields: the plan's model has no such strengths.
+    """
+    if denoise != 1 and plan.model != "photo_fast":
+        raise ConflictingFields(
+            f"denoise is for the model photo_fast, and {plan.model} takes none: leave it out, or ask for photo_fast.",
+            field="denoise",
+        )
+    return replace(plan, denoise=denoise)
 
 
 def max_input_px(target: TargetResolution, fit: Fit = "passes") -> int:

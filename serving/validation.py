@@ -9,7 +9,7 @@ from core.config import EXTENSIONS, OutputFormat
 from core.errors import NotAcceptable
 from imaging.formats import open_image
 from schemas.params import PARAMS, parse_params, usual_format
-from schemas.plan import Size, plan_upscale
+from schemas.plan import Size, plan_upscale, with_denoise
 from schemas.request import FIELDS, IncomingRequest, UpscaleRequest, image_text, read_fields, unknown_fields_warning
 from utility import decode_base64
 
@@ -27,6 +27,7 @@ def parse_request(incoming: IncomingRequest) -> UpscaleRequest:
     params = parse_params(given)
     output_format = _output_format(params.output_format, usual_format(image.has_alpha), incoming.accepted)
     plan = plan_upscale(Size(image.width, image.height), params.target_resolution, params.fit, params.model)
+    plan = with_denoise(plan, params.denoise)
     choices = {**params.model_dump(), "output_format": output_format}
     fingerprint = hashlib.sha256(repr(sorted(choices.items())).encode())
     fingerprint.update(data)

@@ -81,7 +81,9 @@ def fake_models(resolver: FakeResolver | None = None) -> Models:
     nothing = {"detect": staticmethod(lambda _image: []), "flops": staticmethod(lambda _height, _width: 0.0)}
     detector = type("NoFaces", (), {**nothing, "measure": measure})()
     restorer = type("NoRestorer", (), {"measure": measure})()
-    return Models({"photo": resolver, "anime": resolver}, detector, restorer)  # type: ignore[dict-item]
+    fast = type("NoFastModel", (), {"can_mix": True, "at": staticmethod(lambda _denoise: resolver), "measure": measure})()
+    names = ("photo", "anime", "photo_fast", "anime_fast")
+    return Models(dict.fromkeys(names, resolver), detector, restorer, fast={"photo_fast": fast})  # type: ignore[arg-type]
 
 
 @asynccontextmanager

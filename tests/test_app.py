@@ -10,6 +10,8 @@ import re
 import threading
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import httpx
 import numpy as np
@@ -257,6 +259,60 @@ async def test_a_model_that_is_not_there_is_refused_and_photographs_are_served(s
     body = assert_error(refused, 400, "model_unavailable")
     assert "anime.pth is missing. Ask for photo." in body["error"]
     assert (body["field"], body["allowed"]) == ("model", ["photo"])
+
+
+async def test_a_fast_model_or_its_denoise_that_is_not_there_is_refused_and_nothing_else(settings: Settings) -> None:
+    status = {
+        "upscale_x4": ModelStatus("x4.pth", "0"),
+        "upscale_x4_photo_fast_wdn": ModelStatus(reason="wdn.pth is missing"),
+        "upscale_x4_anime_fast": ModelStatus(reason="video.pth is missing"),
+    }
+    resolver: Any = FakeResolver()
+    fast: Any = SimpleNamespace(can_mix=False, measure=lambda _rate: None)
+    names = ("photo", "anime", "photo_fast")
+    models = replace(fake_models(), super_resolvers=dict.fromkeys(names, resolver), fast={"photo_fast": fast}, status=status)
+    async with serving(settings, lambda _: models) as (client, _):
+        await ready(client)
+
+        async def send(**fields: object) -> httpx.Response:
+            return await client.post("/upscale", json={"image_b64": IMAGE, **fields})
+
+        assert (await client.get("/health")).json()["status"] == "degraded"
+        no_model, no_denoise = await send(model="anime_fast"), await send(model="photo_fast", denoise=0.5)
+        served = [await send(model=model) for model in names] + [await send(model="photo_fast", denoise=1)]
+    body = assert_error(no_model, 400, "model_unavailable")
+    assert "video.pth is missing. Ask for photo or anime or photo_fast." in body["error"]
+    body = assert_error(no_denoise, 400, "model_unavailable")
+    assert (body["field"], "wdn.pth is missing. Leave denoise out." in body["error"]) == ("denoise", True)
+    assert [response.status_code for response in served] == [200] * 4
+
+
+async def test_denoise_reaches_its_model_and_is_refused_beside_another(settings: Settings) -> None:
+    strengths: list[float] = []
+    resolver = FakeResolver()
+
+    def at(denoise: float) -> FakeResolver:
+        strengths.append(denoise)
+        return resolver
+
+    fast: Any = SimpleNamespace(can_mix=True, at=at, measure=lambda _rate: None)
+    models = replace(fake_models(resolver), fast={"photo_fast": fast})
+    async with serving(settings, lambda _: models) as (client, _):
+        await ready(client)
+        request = {"image_b64": IMAGE, "denoise": 0.25}
+        made = [
+            await client.post("/upscale", json={**request, "model": "photo_fast", "denoise": d}) for d in (0.25, 0.5, 0.25)
+        ]
+        refused = [await client.post(path, json=request) for path in ("/upscale", "/plan")]
+        refused.append(await client.post("/upscale", json={**request, "model": "anime_fast"}))
+        out_of_range = await client.post("/upscale", json={**request, "denoise": 1.5})
+    assert [response.json()["cached"] for response in made] == [False, False, True]
+    assert set(strengths) == {0.25, 0.5}
+    for response in refused:
+        body = assert_error(response, 400, "conflicting_fields")
+        assert "denoise is for the model photo_fast" in body["error"]
+        assert body["field"] == "denoise"
+    assert_error(out_of_range, 400, "out_of_range")
 
 
 async def test_a_defect_is_logged_with_its_request_id_and_not_told(

@@ -9,6 +9,8 @@ import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -80,6 +82,21 @@ def test_options_reach_the_pipeline(room: Path) -> None:
     run = Run("a.png", "-o", "out", "--target", "2k", "--format", "webp", "--model", "anime", "--device", "cpu", models=models)
     assert (run.status, run.loaded[0].device, files()) == (0, "cpu", ["a.webp"])
     assert anime.entered.is_set()
+
+
+def test_denoise_reaches_the_fast_model_and_no_other(room: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    strengths: list[float] = []
+
+    def at(denoise: float) -> FakeResolver:
+        strengths.append(denoise)
+        return FakeResolver()
+
+    fast: Any = SimpleNamespace(can_mix=True, at=at)
+    models = replace(fake_models(), fast={"photo_fast": fast})
+    run = Run("a.png", "-o", "out", "--target", "2k", "--model", "photo_fast", "--denoise", "0.5", models=models)
+    assert (run.status, set(strengths)) == (0, {0.5})
+    assert Run("b.jpg", "-o", "out", "--target", "2k", "--denoise", "0.5", models=models).status == 1
+    assert "denoise is for the model photo_fast" in capsys.readouterr().err
 
 
 class Terminal(io.StringIO):

@@ -82,6 +82,24 @@ def test_a_drawing_is_upscaled_by_a_network_of_its_own(server: Server) -> None:
     assert anime["base64"] != photo["base64"]
 
 
+def test_a_fast_network_makes_a_like_picture_in_a_part_of_the_time(server: Server) -> None:
+    assert server.health()["models"]["upscale_x4_anime_fast"] == {"loaded": True, "file": "realesr-animevideov3.pth"}
+    photograph = encode(sample_crop(260, 64, top=40))
+    fast, slow = (server.upscale(photograph, model=model, output_format="png") for model in ("anime_fast", "anime"))
+    assert (fast["model"], fast["upscaling_strategy"]) == ("anime_fast", [4])
+    assert psnr(np.asarray(picture_of(fast).resize((260, 64), Image.Resampling.BOX)), sample_crop(260, 64, top=40)) > 25
+    assert fast["base64"] != slow["base64"]
+    plans = [
+        httpx.post(
+            f"{server.url}/plan?model={model}", content=photograph, headers={"Content-Type": "image/png"}, timeout=HANG_SECONDS
+        ).json()
+        for model in ("anime_fast", "photo")
+    ]
+    assert plans[0]["predicted_seconds"] < plans[1]["predicted_seconds"] / 4
+    halved = server.upscale(encode(sample_crop(600, 8)), model="anime_fast")
+    assert (halved["upscaling_strategy"], halved["upscaled_size"]) == ([2], {"width": 1200, "height": 16})
+
+
 def test_the_file_on_disk_the_base64_and_the_download_are_the_same_bytes(server: Server) -> None:
     response = server.upscale(encode(sample_crop(260, 8)))
     data = base64.b64decode(response["base64"])

@@ -177,6 +177,8 @@ VALUES: list[Any] = [
         "passes",
         "photo",
         "anime",
+        "photo_fast",
+        "anime_fast",
         1,
         100,
         0.5,
