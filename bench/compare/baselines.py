@@ -66,14 +66,56 @@ def build_torch(_shape: Shape) -> Upscale:
     return lambda image: engine.upscale(image, NullProgress())
 
 
+def build_fast(file: str, _shape: Shape, *, torch_alone: bool = False) -> Upscale:
+    """A fast network: as the service runs it, or where its engine for CPUs cannot run."""
+    from models.checkpoint import load_state_dict
+    from models.engines.srvgg import SrvggEngine, convolutions_of
+    from models.fast import FastModel
+
+    weights = load_state_dict(Settings.from_env().weights_dir / file)
+    if torch_alone:
+        engine = SrvggEngine(lambda: weights, convolutions_of(weights), device())
+        return lambda image: engine.upscale(image, NullProgress())
+    resolver = FastModel(weights, device()).at(1.0)
+    return lambda image: resolver.super_resolve(image, 4, NullProgress())
+
+
+def build_fast_realesrganer(file: str, _shape: Shape) -> Upscale:
+    """The same network in the class that ships with Real-ESRGAN."""
+    import torch  # noqa: F401 - before our preparations, as in `_model`
+
+    from models.checkpoint import load_state_dict
+    from models.engines.srvgg import convolutions_of
+
+    path = Settings.from_env().weights_dir / file
+    weights = load_state_dict(path)
+    from realesrgan import RealESRGANer
+    from realesrgan.archs.srvgg_arch import SRVGGNetCompact
+
+    network = SRVGGNetCompact(num_conv=convolutions_of(weights) - 2)
+    return _enhance(RealESRGANer(4, str(path), model=network, tile=0, pre_pad=0, half=False))
+
+
+def build_ours_without_picture(shape: Shape) -> Callable[[Image], None]:
+    """x4plus as a yardstick of smaller networks, which make another picture."""
+    upscale = build_ours(shape)
+
+    def run(image: Image) -> None:
+        upscale(image)
+
+    return run
+
+
 def build_realesrganer(_shape: Shape, *, tile: int = 0, half: bool = False) -> Upscale:
     """The class that ships with Real-ESRGAN, with the defaults of its own command line (`pre_pad=0`)."""
     model = _model()
     from realesrgan import RealESRGANer
 
     path = str(Settings.from_env().weights_dir / X4PLUS)
-    shipped = RealESRGANer(4, path, model=model, tile=tile, pre_pad=0, half=half)
+    return _enhance(RealESRGANer(4, path, model=model, tile=tile, pre_pad=0, half=half))
 
+
+def _enhance(shipped: Any) -> Upscale:
     def upscale(image: Image) -> Image:
         bgr: Image = shipped.enhance(np.ascontiguousarray(image[:, :, ::-1]))[0]
         return np.ascontiguousarray(bgr[:, :, ::-1])
@@ -186,6 +228,16 @@ REALESRGANER_HALF = Engine("RealESRGANer, half", build_realesrganer_half)
 INDUCTOR = Engine("torch inductor fp16", build_inductor, any_shape=False)
 FP32_PRODUCT = Engine("fp32 matrix product", partial(build_matrix_product, "fp32"))
 BF16_PRODUCT = Engine("bf16 matrix product", partial(build_matrix_product, "bf16"))
+
+FAST = {  # by file: the same network in the shipped class, on torch alone, and as the service runs it
+    file: (
+        Engine("RealESRGANer", partial(build_fast_realesrganer, file)),
+        Engine("ours, torch", partial(build_fast, file, torch_alone=True)),
+        Engine("ours", partial(build_fast, file)),
+    )
+    for file in ("realesr-animevideov3.pth", "realesr-general-x4v3.pth")
+}
+X4PLUS_PASS = Engine("x4plus, ours", build_ours_without_picture)
 
 ON_GPU = (REALESRGANER, REALESRGANER_HALF, INDUCTOR, OURS)
 

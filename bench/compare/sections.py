@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from bench.images.photographs import PHOTOGRAPHS, photograph, square
 from bench.images.textures import TEXTURES
 from bench.results import Sample
 from bench.server import SAMPLE
+from core.config import Settings
 
 ROUNDS = 5
 FEW = 3  # where one takes a minute
@@ -47,6 +49,7 @@ def _sections() -> list[Section]:
         _http(300, FEW),
         _memory(540, FEW),
         _paste((7680, 4320), 10, FEW),
+        *_fast((480, 300), FEW),
         Section("start", {}, FEW, measure_starts),
     ]
 
@@ -62,6 +65,7 @@ def _quick_sections() -> list[Section]:
         _http(16, 1),
         _memory(16, 1),
         _paste((1920, 1080), 3, 2),
+        *_fast((48, 30), 1),
         Section("start", {}, 1, measure_starts),
     ]
 
@@ -80,6 +84,15 @@ def _passes(
 
     settings = {"width": size[0], "height": size[1], "engines": [engine.name for engine in engines]}
     return Section(f"pass{_words(*name_size)}", settings, rounds, measure)
+
+
+def _fast(size: tuple[int, int], rounds: int) -> Iterator[Section]:
+    """One pass of each fast network whose weights are there, beside one of x4plus."""
+    for file, engines in baselines.FAST.items():
+        if (Settings.from_env().weights_dir / file).exists():
+            settings = {"width": size[0], "height": size[1], "file": file}
+            measure = partial(measure_passes, image=photograph(*size), engines=engines, yardstick=baselines.X4PLUS_PASS)
+            yield Section(file.removesuffix(".pth"), settings, rounds, measure)
 
 
 def _words(width: int, height: int) -> str:
