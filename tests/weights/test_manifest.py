@@ -19,6 +19,9 @@ def test_manifest_names_the_files_of_the_service() -> None:
         "RealESRGAN_x4plus.pth",
         "RealESRGAN_x2plus.pth",
         "RealESRGAN_x4plus_anime_6B.pth",
+        "realesr-general-x4v3.pth",
+        "realesr-general-wdn-x4v3.pth",
+        "realesr-animevideov3.pth",
         "GFPGANv1.4.pth",
         "detection_Resnet50_Final.pth",
         "detection_mobilenet0.25_Final.pth",
@@ -28,6 +31,7 @@ def test_manifest_names_the_files_of_the_service() -> None:
     assert [file.name for file in manifest.values() if file.wheel] == [
         "RealESRGAN_x4plus.pth",
         "RealESRGAN_x4plus_anime_6B.pth",
+        "realesr-animevideov3.pth",
         "detection_mobilenet0.25_Final.pth",
     ]
     assert [file.fallback_for for file in manifest.values() if file.fallback_for] == ["detection_Resnet50_Final.pth"]
