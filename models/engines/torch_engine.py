@@ -264,10 +264,10 @@ def _upsample(rrdbnet: RRDBNet, features: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def to_host(result: Tensor) -> Image:
-    """uint8 `(h, w, 3)` as an array; from a GPU through page-locked memory, which copies several times as fast."""
+    """`(h, w, 3)` as an array; from a GPU through page-locked memory, which copies several times as fast."""
     if not result.is_cuda:
         return result.numpy()
-    host = torch.empty(result.shape, dtype=torch.uint8, pin_memory=True)
+    host = torch.empty(result.shape, dtype=result.dtype, pin_memory=True)
     host.copy_(result, non_blocking=True)
     torch.cuda.current_stream().synchronize()
     return host.numpy()
