@@ -126,18 +126,19 @@ class SrvggEngine:
         pixels = _to_batch(image, self._device.torch_device)
         if paced := paced_on_gpu(pixels, progress, self.flops(height, width)):
             progress = paced
-        dtype = torch.uint16 if image.dtype == np.uint16 else torch.uint8
+        dtype = torch.uint8 if image.dtype == np.uint8 else torch.int16  # holds uint16, which torch has not everywhere
         result = torch.empty((height * SCALE, width * SCALE, 3), dtype=dtype, device=pixels.device)
         finite = torch.ones((), dtype=torch.bool, device=pixels.device)
         for tile, padded, inner in tiles(height, width, tile_px, self._convolutions):
             residual = _residual(network, pixels[:, :, *padded], progress)[:, :, *inner]
             finite &= torch.isfinite(residual).all()
-            result[times(tile, SCALE)] = _rendered(network, residual, pixels[:, :, *tile], np.iinfo(image.dtype).max).to(dtype)
+            levels = _rendered(network, residual, pixels[:, :, *tile], np.iinfo(image.dtype).max)
+            result[times(tile, SCALE)] = levels.to(torch.int32).to(dtype)
         if paced:
             paced.drain()
         if not finite:
             raise NonFiniteError
-        return to_host(result)
+        return to_host(result).view(image.dtype)
 
     def _tile_px(self, height: int, width: int) -> int:
         """Side of a tile, without its halo: that of all machines with enough memory, so that they give the same bytes."""
@@ -153,7 +154,8 @@ def kept_bytes(height: int, width: int, itemsize: int) -> int:
 
 def _to_batch(image: Image, device: torch.device) -> Tensor:
     """uint8 or uint16 `(h, w, 3)` RGB to fp32 `(1, 3, h, w)` in 0–1 on the device."""
-    pixels = torch.from_numpy(np.require(image, requirements=["C", "W"])).to(device)
+    levels = image if image.dtype == np.uint8 else image.astype(np.float32)  # torch computes little in uint16
+    pixels = torch.from_numpy(np.require(levels, requirements=["C", "W"])).to(device)
     batch = pixels.permute(2, 0, 1)[None].float() / np.iinfo(image.dtype).max
     return batch.contiguous(memory_format=torch.channels_last)
 

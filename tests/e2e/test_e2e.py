@@ -91,7 +91,9 @@ def test_a_fast_network_makes_a_like_picture_in_a_part_of_the_time(server: Serve
     assert psnr(np.asarray(picture_of(fast).resize((260, 64), Image.Resampling.BOX)), sample_crop(260, 64, top=40)) > 25
     assert fast["base64"] != slow["base64"]
     plans = [
-        httpx.post(f"{server.url}/plan?model={model}", content=photograph, timeout=HANG_SECONDS).json()
+        httpx.post(
+            f"{server.url}/plan?model={model}", content=photograph, headers={"Content-Type": "image/png"}, timeout=HANG_SECONDS
+        ).json()
         for model in ("anime_fast", "photo")
     ]
     assert plans[0]["predicted_seconds"] < plans[1]["predicted_seconds"] / 4
