@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageCms
 from PIL.WebPImagePlugin import WebPImageFile
 
-from imaging.colour import use_profile
+from imaging.colour import use_colours
 from imaging.formats import OpenedImage, translate_errors
 from imaging.picture import Array, Picture, stripes
 
@@ -26,20 +26,20 @@ def decode_image(opened: OpenedImage) -> tuple[Picture, list[str]]:
     """
     warnings: list[str] = []
     orientation = _orientation(opened, warnings)
-    icc_profile, to_srgb = use_profile(opened, warnings)
+    colours = use_colours(opened, warnings)
     is_webp = opened.plugin is WebPImageFile
     with translate_errors("WebP" if is_webp else opened.plugin.format):
-        pixels, alpha = _decode_webp(opened) if is_webp else _decode_others(opened, to_srgb)
+        pixels, alpha = _decode_webp(opened) if is_webp else _decode_others(opened, colours.to_srgb)
     turn = _TURNS[orientation]
     upright_alpha = None if alpha is None else np.ascontiguousarray(turn(alpha))
-    return Picture(np.ascontiguousarray(turn(pixels)), upright_alpha, icc_profile), warnings
+    return Picture(np.ascontiguousarray(turn(pixels)), upright_alpha, colours.icc_profile, colours.cicp), warnings
 
 
 def header_warnings(opened: OpenedImage) -> list[str]:
     """The warnings of `decode_image`, from the header alone."""
     warnings: list[str] = []
     _orientation(opened, warnings)
-    use_profile(opened, warnings)
+    use_colours(opened, warnings)
     return warnings
 
 

@@ -36,6 +36,10 @@ class SanitizedFile:
     frame_count: int = 1
     color_key: tuple[int, ...] | None = None  # the one colour that a PNG without alpha declares transparent
     is_gray: bool | None = None  # None: Pillow tells
+    cicp: bytes | None = None  # ITU-T H.273: primaries, transfer, matrix, range; of the decoded pixels
+    is_srgb: bool = False  # a PNG says so, by its sRGB; then gAMA and cHRM do not count
+    gama: bytes | None = None
+    chrm: bytes | None = None
 
     @property
     def profile(self) -> bytes | None:
@@ -67,6 +71,10 @@ def sanitize_png(data: bytes) -> SanitizedFile:
         icc_profile=_png_profile(chunks[b"iCCP"][8:-4]) if b"iCCP" in chunks else None,
         frame_count=struct.unpack_from(">I", chunks[b"acTL"], 8)[0] if b"acTL" in chunks else 1,
         color_key=_png_color_key(chunks[b"tRNS"][8:-4], depth, color_type) if b"tRNS" in chunks else None,
+        cicp=chunks[b"cICP"][8:-4] if b"cICP" in chunks else None,
+        is_srgb=b"sRGB" in chunks,
+        gama=chunks[b"gAMA"][8:-4] if b"gAMA" in chunks else None,
+        chrm=chunks[b"cHRM"][8:-4] if b"cHRM" in chunks else None,
         is_gray=color_type in (0, 4),  # Pillow opens 16-bit gray with alpha as RGBA
     )
 

@@ -114,7 +114,8 @@ def enlarge_alpha(alpha: Array, networks: Array, scale: int) -> Array:
         edge *= edge * (3 - 2 * edge)
         limits = (least - edge * full).clip(0, full), (most + edge * full).clip(0, full)
         out = slice(rows.start * scale, rows.stop * scale)
-        mixed = smooth + enlarged(edge, cv2.INTER_LINEAR) * (networks[out] - smooth)
+        share = np.minimum(2 * enlarged(edge, cv2.INTER_LINEAR), 1)  # all of a pixel at an edge, whatever is beside it
+        mixed = smooth + share * (networks[out] - smooth)
         result[out] = np.rint(mixed).clip(*(enlarged(limit, cv2.INTER_NEAREST) for limit in limits))
     return result
 

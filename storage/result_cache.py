@@ -34,8 +34,8 @@ def cache_key(picture: Picture, params: UpscaleParams, output_format: OutputForm
     """
     planes = [plane for plane in (picture.pixels, picture.alpha) if plane is not None]
     chosen = {**params.model_dump(exclude={"webhook"}), "output_format": output_format}
-    profile = picture.icc_profile or b""
-    head = [VERSION, identity, chosen, [plane.shape for plane in planes], len(profile)]
+    profile = (picture.icc_profile or b"") + (picture.cicp or b"")
+    head = [VERSION, identity, chosen, [(*plane.shape, plane.itemsize) for plane in planes], len(profile), bool(picture.cicp)]
     digest = hashlib.sha256(json.dumps(head, sort_keys=True).encode() + b"\0" + profile)
     for plane in planes:
         digest.update(plane.data)
