@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import struct
 import zlib
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
+from core.progress import NullProgress
 from imaging.decode import header_warnings
 from imaging.encode import encode_image
 from imaging.formats import open_image
-from tests.helpers import decode
-from tests.imaging.pictures import GRAY, RGB, SRGB, Array, png, unfiltered
+from model_utility import Models
+from schemas.params import UpscaleParams
+from schemas.plan import Plan, Size
+from tests.helpers import WEIGHTS, b64, decode
+from tests.imaging.pictures import GRAY, RGB, SRGB, Array, H, W, png, unfiltered
+from upscale import Upscaler
 
 P3 = (31270, 32900, 68000, 32000, 26500, 69000, 15000, 6000)
 BT709 = (31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000)
@@ -81,6 +88,33 @@ def test_gama_and_chrm_mean_the_same_colours_in_the_result(gamma: float, places:
     difference = np.abs(seen(written) - meant(RGB, gamma, places))
     assert np.percentile(difference, 99 if output == "png" else 90) <= (2 if output == "png" else 12)
     assert np.abs(seen(written).astype(int) - RGB).mean() > 3, "without the tags they would be others"
+
+
+@pytest.mark.parametrize("output", ["png", "jpeg"])
+async def test_the_service_gives_the_colours_that_the_tags_mean(client: httpx.AsyncClient, output: str) -> None:
+    data = rgb_png(gama(1.0), chrm(P3))
+    response = await client.post("/upscale", json={"image_b64": b64(data), "target_resolution": "2k", "output_format": output})
+    assert response.json()["warnings"] == []
+    enlarged = seen(base64.b64decode(response.json()["base64"]))
+    assert np.percentile(np.abs(enlarged[32::64, 32::64] - meant(RGB, 1.0, P3)), 90) <= 4
+
+
+def test_the_networks_picture_has_the_colours_that_the_tags_mean() -> None:
+    """By and large: the network changes a smooth picture little."""
+    from models.checkpoint import load_state_dict
+    from models.device import select_device
+    from models.engines.rrdbnet import build_rrdbnet
+    from models.super_resolution import SuperResolver
+
+    network = build_rrdbnet(load_state_dict(WEIGHTS / "RealESRGAN_x4plus.pth"), 4)
+    upscaler = Upscaler(Models({"photo": SuperResolver({4: network}, select_device("cpu"))}))
+    picture, _ = decode(rgb_png(gama(0.45455), chrm(P3)))
+    plan = Plan(Size(W, H), "2k", (4,), Size(4 * W, 4 * H))
+    output = upscaler.run(picture, plan, UpscaleParams(enhance_faces=False), NullProgress()).picture
+    enlarged = seen(encode_image(output, "png", 90)[0]).reshape(H, 4, W, 4, 3).mean(axis=(1, 3))
+    expected = meant(RGB, 0.45455, P3)
+    assert np.abs(enlarged - expected).mean() < 5
+    assert np.abs(enlarged - expected).mean() < np.abs(RGB - expected).mean()
 
 
 def test_gama_of_gray_means_the_same_grays_in_the_result() -> None:
