@@ -10,7 +10,7 @@ from typing import cast
 import numpy as np
 from PIL import Image, ImageCms
 
-from imaging.colour import use_profile
+from imaging.colour import use_colours
 from imaging.containers.gif import GifHeader
 from imaging.containers.heif import HeifHeader
 from imaging.containers.tiff import TiffHeader
@@ -31,21 +31,21 @@ def decode_image(opened: OpenedImage) -> tuple[Picture, list[str]]:
     """
     warnings: list[str] = []
     orientation = _orientation(opened, warnings)
-    icc_profile, to_srgb = use_profile(opened, warnings)
+    colours = use_colours(opened, warnings)
     with translate_errors(opened.format_name):
-        pixels, alpha = _decode(opened, to_srgb)
+        pixels, alpha = _decode(opened, colours.to_srgb)
     turn = _TURNS[orientation]
     if alpha is not None and alpha.min() == np.iinfo(alpha.dtype).max:
         alpha = None  # opaque throughout
     upright_alpha = None if alpha is None else np.ascontiguousarray(turn(alpha))
-    return Picture(np.ascontiguousarray(turn(pixels)), upright_alpha, icc_profile), warnings
+    return Picture(np.ascontiguousarray(turn(pixels)), upright_alpha, colours.icc_profile, colours.cicp), warnings
 
 
 def header_warnings(opened: OpenedImage) -> list[str]:
     """The warnings of `decode_image`, from the header alone."""
     warnings: list[str] = []
     _orientation(opened, warnings)
-    use_profile(opened, warnings)
+    use_colours(opened, warnings)
     return warnings
 
 

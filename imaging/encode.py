@@ -7,12 +7,14 @@ import os
 import resource
 from typing import Any, BinaryIO
 
+import numpy as np
 from PIL import Image
 
 from imaging.colour import flatten_on_white
+from imaging.containers.png import encode_png16, with_chunks
 from imaging.formats import memory_errors
 from imaging.metadata import NO_METADATA, Metadata, with_metadata
-from imaging.picture import Picture
+from imaging.picture import Picture, eight_bits
 
 END_OF_JPEG = b"\xff\xd9"
 
@@ -48,13 +50,22 @@ def encode_image(
     if icc_profile is not None and pixels.ndim == 2 and image_format == "webp":
         icc_profile = None
         warnings.append("WebP has no gray: the colour profile of the gray image was left out.")
-    image = Image.fromarray(pixels)
-    if alpha is not None:
-        image.putalpha(Image.fromarray(alpha))
-    with memory_errors(), _file_in_memory() as file:
-        image.save(file, image_format, icc_profile=icc_profile, **_save_options(image_format, quality))
-        file.seek(0)
-        data = file.read()
+    if picture.cicp is not None and image_format != "png":
+        name = "JPEG" if image_format == "jpeg" else "WebP"
+        warnings.append(f"{name} cannot say what the image's colours mean (cICP, as for HDR): they will look wrong. PNG can.")
+    if pixels.dtype == np.uint16 and image_format == "png":
+        data = encode_png16(pixels, alpha, icc_profile)
+    else:
+        pixels, alpha = eight_bits(pixels), None if alpha is None else eight_bits(alpha)
+        image = Image.fromarray(pixels)
+        if alpha is not None:
+            image.putalpha(Image.fromarray(alpha))
+        with memory_errors(), _file_in_memory() as file:
+            image.save(file, image_format, icc_profile=icc_profile, **_save_options(image_format, quality))
+            file.seek(0)
+            data = file.read()
+    if image_format == "png":
+        data = with_chunks(data, [(b"cICP", picture.cicp)] if picture.cicp is not None else [])
     if image_format == "jpeg" and not data.endswith(END_OF_JPEG):  # Pillow does not look at what its writing comes to
         raise MemoryError("there is no room for the encoded picture")
     return with_metadata(data, image_format, metadata, picture.width, picture.height), warnings

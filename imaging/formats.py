@@ -24,8 +24,9 @@ from core.errors import AnimatedImage, BadRequest, BrokenImage, FileTooLarge, No
 from imaging.containers import gif, heif, tiff, webp
 from imaging.containers.gif import GifHeader
 from imaging.containers.heif import HeifHeader
+from imaging.containers.png import PNG_SIGNATURE
 from imaging.containers.tiff import TiffHeader
-from imaging.sanitize import PNG_SIGNATURE, SanitizedFile, sanitize_jpeg, sanitize_png
+from imaging.sanitize import SanitizedFile, sanitize_jpeg, sanitize_png
 
 MAX_PIXELS = TARGET_PX["8k"] ** 2  # 58,982,400: nothing larger can become smaller than the largest target
 

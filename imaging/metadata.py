@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 import struct
-import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from imaging.exif import MAX_METADATA_BYTES, Density, Directories, TooLarge
+from imaging.containers.exif import MAX_METADATA_BYTES, Density, Directories, TooLarge
+from imaging.containers.png import with_chunks
 from imaging.sanitize import SanitizedFile
 
 MAX_JPEG_SEGMENT_BYTES = 65_533
@@ -93,7 +93,6 @@ def _fitting_xmp(xmp: bytes, width: int, height: int) -> bytes:
 
 _EXIF_MARK = b"Exif\0\0"
 _XMP_MARK = b"http://ns.adobe.com/xap/1.0/\0"
-_PNG_HEAD_BYTES = 33  # the signature and IHDR
 _WEBP_ALPHA, _WEBP_EXIF, _WEBP_XMP = 0x10, 0x08, 0x04  # flags of VP8X
 
 
@@ -131,14 +130,12 @@ def _into_png(data: bytes, metadata: Metadata, _width: int, _height: int) -> byt
     chunks = []
     if metadata.density:
         across, down = (min(max(round(value / 0.0254), 1), 2**31 - 1) for value in metadata.density)
-        chunks.append(b"pHYs" + struct.pack(">IIB", across, down, 1))
+        chunks.append((b"pHYs", struct.pack(">IIB", across, down, 1)))
     if metadata.exif:
-        chunks.append(b"eXIf" + metadata.exif)
+        chunks.append((b"eXIf", metadata.exif))
     if metadata.xmp:
-        chunks.append(b"iTXtXML:com.adobe.xmp\0\0\0\0\0" + metadata.xmp)
-    made = [struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk)) for chunk in chunks]
-    view = memoryview(data)
-    return b"".join([view[:_PNG_HEAD_BYTES], *made, view[_PNG_HEAD_BYTES:]])
+        chunks.append((b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + metadata.xmp))
+    return with_chunks(data, chunks)
 
 
 def _into_webp(data: bytes, metadata: Metadata, width: int, height: int) -> bytes:

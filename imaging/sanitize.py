@@ -13,8 +13,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from core.config import MIB
+from imaging.containers import png
+from imaging.containers.png import PNG_SIGNATURE
 
-PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 MAX_PROFILE_BYTES = (
     4 * MIB
 )  # a PNG's profile is compressed: 7 MB could hold 7 GB of it; profiles of printing presses have 2 MB at most
@@ -24,7 +25,7 @@ MAX_PNG_CHUNKS = 20_000
 # Encoders write 10. Empty segments cost 4 bytes and 3 µs of the interpreter each; of the largest, 64 kB, 112 fill a file.
 MAX_JPEG_SCANS = 100
 MAX_JPEG_SEGMENTS = 2000
-_CRITICAL = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
+_CRITICAL = (b"IHDR", b"PLTE", b"IDAT")
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,9 @@ class SanitizedFile:
     depth: int = 8  # bits of a sample of the decoded pixels: 8 or 16
     is_unended: bool = False  # a JPEG whose mark of the end is missing: its pixels may be whole or not
     cicp: bytes | None = None  # ITU-T H.273: primaries, transfer, matrix, range; of the decoded pixels
+    is_srgb: bool = False  # a PNG says so, by its sRGB; then gAMA and cHRM do not count
+    gama: bytes | None = None
+    chrm: bytes | None = None
     xmp: bytes = b""
     density: tuple[float, float] | None = None  # dots per inch, across and down
 
@@ -67,10 +71,10 @@ def sanitize_png(data: bytes) -> SanitizedFile:
     header = chunks[b"IHDR"]
     depth, color_type = header[16], header[17]
     kept = [b"IHDR", b"PLTE", b"tRNS"] if color_type == 3 else [b"IHDR"]
-    pixels = _png_chunk(b"IDAT", b"".join(pixel_chunks))  # one chunk: Pillow takes 4 µs for each
+    pixels = png.chunk(b"IDAT", b"".join(pixel_chunks))  # one chunk: Pillow takes 4 µs for each
     if not pixel_chunks:
         raise ValueError("no pixels")
-    essential = [PNG_SIGNATURE, *(chunks.get(name, b"") for name in kept), pixels, _png_chunk(b"IEND", b"")]
+    essential = [PNG_SIGNATURE, *(chunks.get(name, b"") for name in kept), pixels, png.chunk(b"IEND", b"")]
     frames = chunks.get(b"acTL", b"")
     return SanitizedFile(
         b"".join(essential),
@@ -80,6 +84,10 @@ def sanitize_png(data: bytes) -> SanitizedFile:
         color_key=_png_color_key(chunks.get(b"tRNS", b"")[8:-4], depth, color_type),
         is_gray=color_type in (0, 4),
         depth=max(depth, 8),
+        cicp=chunks[b"cICP"][8:-4] if b"cICP" in chunks else None,
+        is_srgb=b"sRGB" in chunks,
+        gama=chunks[b"gAMA"][8:-4] if b"gAMA" in chunks else None,
+        chrm=chunks[b"cHRM"][8:-4] if b"cHRM" in chunks else None,
         xmp=_png_xmp(chunks[_PNG_XMP][8:-4]) if _PNG_XMP in chunks else b"",
         density=_png_density(chunks.get(b"pHYs", b"")[8:-4]),
     )
@@ -118,10 +126,6 @@ def _png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
         elif name == b"IDAT" or (end <= len(data) and name in _CRITICAL):
             raise ValueError(f"checksum of {name!r}")
         position = end
-
-
-def _png_chunk(name: bytes, body: bytes) -> bytes:
-    return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
 
 
 def _png_profile(body: bytes) -> bytes:

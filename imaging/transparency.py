@@ -25,7 +25,7 @@ def fill_hidden(picture: Picture) -> Picture:
     and more pixels, weighted by alpha; the smallest that has one fills a hidden pixel. Where nothing is visible at all, black.
     """
     alpha = picture.alpha
-    if alpha is None or int(alpha.min()) >= _full(alpha) * LEAST_SHARE:
+    if alpha is None or _is_visible(alpha):
         return picture
     height, width = alpha.shape
     half = np.empty((-(-height // 2), -(-width // 2), (3 if picture.pixels.ndim == 3 else 1) + 1), np.float32)
@@ -37,12 +37,18 @@ def fill_hidden(picture: Picture) -> Picture:
     coarse = _filled(half)
     pixels = picture.pixels.copy()
     for rows, fine in rows_at_a_time:
+        if _is_visible(alpha[fine]):
+            continue
         top = max(rows.start - 1, 0)
         around = _doubled(coarse[top : rows.stop + 1])[2 * (rows.start - top) :]
         color, share = _mixed(_premultiplied(pixels[fine], alpha[fine]), around)
         filled = np.rint(color).astype(pixels.dtype).reshape(pixels[fine].shape)
         np.copyto(pixels[fine], filled, where=(share < 1).reshape(*filled.shape[:2], *[1] * (filled.ndim - 2)))
     return replace(picture, pixels=pixels)
+
+
+def _is_visible(alpha: Array) -> bool:
+    return int(alpha.min()) >= _full(alpha) * LEAST_SHARE
 
 
 def _premultiplied(pixels: Array, alpha: Array) -> Floats:
@@ -114,7 +120,8 @@ def enlarge_alpha(alpha: Array, networks: Array, scale: int) -> Array:
         edge *= edge * (3 - 2 * edge)
         limits = (least - edge * full).clip(0, full), (most + edge * full).clip(0, full)
         out = slice(rows.start * scale, rows.stop * scale)
-        mixed = smooth + enlarged(edge, cv2.INTER_LINEAR) * (networks[out] - smooth)
+        share = np.minimum(2 * enlarged(edge, cv2.INTER_LINEAR), 1)  # all of a pixel at an edge, whatever is beside it
+        mixed = smooth + share * (networks[out] - smooth)
         result[out] = np.rint(mixed).clip(*(enlarged(limit, cv2.INTER_NEAREST) for limit in limits))
     return result
 

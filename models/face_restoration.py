@@ -50,7 +50,7 @@ class FaceRestorer:
         """Restore the faces of `original` and paste them into `canvas`, an enlargement of it.
 
         Args:
-            canvas: uint8 RGB `(h * s, w * s, 3)` for a whole s; it is changed in place.
+            canvas: uint8 or uint16 RGB `(h * s, w * s, 3)` for a whole s; it is changed in place.
             original: uint8 RGB `(h, w, 3)`, on which the faces were detected.
             faces: at least one.
             strength: 0–1, the share of the restored face; 1 is the face alone.
@@ -149,7 +149,7 @@ def paste_matrix(alignment: Matrix, scale: int) -> Matrix:
 
 
 def paste_face(canvas: Image, face: Image, outline: Mask | None, matrix: Matrix, scale: int, strength: float = 1.0) -> None:
-    """Blend a restored face into uint8 RGB `canvas`, in place.
+    """Blend a restored face, uint8, into RGB `canvas`, uint8 or uint16, in place.
 
     facexlib warps every face and its mask to the whole canvas; all that lies outside the face's own rectangle is zero there,
     so warping to that rectangle alone gives the same picture. `outline` None asks for facexlib's square soft mask.
@@ -158,6 +158,8 @@ def paste_face(canvas: Image, face: Image, outline: Mask | None, matrix: Matrix,
     if right <= left or bottom <= top:
         return
     size = (right - left, bottom - top)
+    if canvas.dtype == np.uint16:
+        face = face * np.uint16(257)
     local = matrix - [[0, 0, left], [0, 0, top]]
     warped = cv2.warpAffine(face, local, size)
     if outline is None:

@@ -45,11 +45,6 @@ def runs_winograd(device: Device) -> bool:
     return device.torch_device.type == "cpu" and device.dtype is torch.float32 and not winograd.unavailable_reason()
 
 
-def runs_winograd(device: Device) -> bool:
-    """Whether the engine for CPUs runs on that device."""
-    return device.torch_device.type == "cpu" and device.dtype is torch.float32 and not winograd.unavailable_reason()
-
-
 def build_engine(rrdbnet: RRDBNet, device: Device) -> Engine:
     """The fastest engine for the network on that device."""
     if runs_winograd(device):

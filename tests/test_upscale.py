@@ -15,7 +15,7 @@ from bench.server import SAMPLE
 from core.config import Fit, TargetResolution
 from core.errors import DeviceLost, ImageTooLarge, JobCancelled
 from core.progress import NullProgress
-from imaging.picture import Picture
+from imaging.picture import Array, Picture
 from model_utility import Models, ModelStatus
 from schemas.params import UpscaleParams
 from schemas.plan import Plan, Size, max_input_px, plan_scale, plan_upscale
@@ -150,13 +150,45 @@ def test_exact_fit_refuses_what_is_already_there() -> None:
 
 
 def test_pixels_alpha_and_profile_go_through_every_pass() -> None:
-    pixels, alpha = sample_crop(20, 10), np.arange(200, dtype=np.uint8).reshape(10, 20)
-    picture = Picture(pixels, alpha, b"profile")
+    pixels, alpha = sample_crop(20, 10), np.full((10, 20), 255, np.uint8)
+    alpha[3:, 4:] = 100
+    picture = Picture(pixels, alpha, b"profile", b"cicp")
     upscaled = run(fake_models(), picture, plan_upscale(Size(20, 10), "2k"))
     assert np.array_equal(upscaled.picture.pixels, pixels.repeat(64, 0).repeat(64, 1))
     assert upscaled.picture.alpha is not None
     assert np.array_equal(upscaled.picture.alpha, alpha.repeat(64, 0).repeat(64, 1))
-    assert upscaled.picture.icc_profile == b"profile"
+    assert (upscaled.picture.icc_profile, upscaled.picture.cicp) == (b"profile", b"cicp")
+
+
+@pytest.mark.parametrize("fit", ["passes", "exact"])
+def test_colours_under_alpha_0_reach_neither_pixels_nor_the_search_for_faces(fit: Fit) -> None:
+    alpha = np.zeros((300, 500), np.uint8)
+    alpha[50:250, 99:300] = 255
+    alpha[:, 310:330] = 7
+    searched, results = set(), set()
+    models = fake_models()
+
+    def detect(image: Array) -> list[object]:
+        searched.add(image.tobytes())
+        return []
+
+    detector = SimpleNamespace(detect=detect, flops=lambda _height, _width: 0.0)
+    models = replace(models, face_detector=detector)  # type: ignore[arg-type]
+    for hidden in (0, 255, 90):
+        pixels = np.full((300, 500, 3), (30, 160, 60), np.uint8)
+        pixels[alpha == 0] = hidden, 0, hidden
+        picture = run(models, Picture(pixels, alpha), plan_upscale(Size(500, 300), "2k", fit)).picture
+        assert picture.alpha is not None
+        results.add((picture.pixels.tobytes(), picture.alpha.tobytes()))
+    assert len(searched) == len(results) == 1
+
+
+def test_sixteen_bits_go_through_every_pass() -> None:
+    noise = np.random.default_rng(1).integers(0, 65536, (10, 20, 4), np.uint16)
+    upscaled = run(fake_models(), Picture(noise[..., :3], noise[..., 3]), plan_upscale(Size(20, 10), "2k", "exact")).picture
+    assert upscaled.alpha is not None
+    assert upscaled.pixels.dtype == upscaled.alpha.dtype == np.uint16
+    assert len(np.unique(upscaled.pixels)) > 500
 
 
 def test_exact_fit_shrinks_pixels_and_alpha_alike() -> None:

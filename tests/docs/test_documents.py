@@ -17,8 +17,8 @@ from bench.server import ROOT
 from core import errors
 from core.config import GIB, MAX_BODY_BYTES, MAX_IMAGE_BYTES, MIB, Settings
 from core.errors import ImageTooLarge, JobCancelled, ServiceError, Unavailable
-from imaging import exif, formats, sanitize
-from imaging.containers import bitstream, gif, heif, tiff
+from imaging import formats, sanitize
+from imaging.containers import bitstream, exif, gif, heif, tiff
 from outbound import public_network, webhooks
 from schemas import json_body, request
 from schemas.plan import Size, plan_upscale

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import io
+import struct
+
+import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from imaging.colour import flatten_on_white
 from imaging.encode import encode_image
@@ -73,6 +78,44 @@ def test_picture_too_long_for_its_format_is_a_clear_error(image_format: str, sid
     encode_image(Picture(np.zeros((1, side - 1), np.uint8)), image_format, 90)
     with pytest.raises(ValueError, match=f"{image_format} holds at most {side - 1} px"):
         encode_image(Picture(np.zeros((1, side), np.uint8)), image_format, 90)
+
+
+@pytest.mark.parametrize("alpha", [None, ALPHA], ids=["opaque", "alpha"])
+@pytest.mark.parametrize("pixels", [RGB, GRAY], ids=["rgb", "gray"])
+def test_sixteen_bits_stay_in_png_to_the_last(pixels: Array, alpha: Array | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read by OpenCV, or for gray with alpha by hand; in one stripe and in many."""
+    noise = np.random.default_rng(1).integers(0, 257, pixels.shape, np.uint16)
+    wide = Picture(pixels * np.uint16(256) + noise, None if alpha is None else alpha * np.uint16(257), SRGB, b"\x09\x10\0\1")
+    data, warnings_ = encode_image(wide, "png", 90)
+    assert warnings_ == []
+    samples = wide.pixels.reshape(*pixels.shape[:2], -1)
+    if wide.alpha is not None:
+        samples = np.dstack([samples, wide.alpha])
+    assert struct.unpack_from(">IIBB", data, 16) == (
+        pixels.shape[1],
+        pixels.shape[0],
+        16,
+        {1: 0, 2: 4, 3: 2, 4: 6}[samples.shape[2]],
+    )
+    if samples.shape[2] != 2:
+        read = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+        assert read is not None
+        read = read.reshape(samples.shape)
+        order = [2, 1, 0, 3][: samples.shape[2]] if samples.shape[2] > 1 else [0]
+        np.testing.assert_array_equal(read[..., order], samples)
+    with Image.open(io.BytesIO(data)) as image:
+        image.load()
+        assert image.info["icc_profile"] == SRGB
+    assert data.index(b"cICP") < data.index(b"iCCP") < data.index(b"IDAT")
+    monkeypatch.setattr("imaging.picture.STRIPE_PX", 100)
+    with Image.open(io.BytesIO(data)) as whole, Image.open(io.BytesIO(encode_image(wide, "png", 90)[0])) as striped:
+        np.testing.assert_array_equal(np.asarray(whole), np.asarray(striped))
+
+
+@pytest.mark.parametrize("image_format", ["jpeg", "webp"])
+def test_sixteen_bits_become_eight_where_the_format_has_no_more(image_format: str) -> None:
+    wide = Picture(RGB * np.uint16(257) - np.minimum(RGB, 100).astype(np.uint16))
+    assert encode_image(wide, image_format, 90) == encode_image(Picture(RGB), image_format, 90)
 
 
 def test_unknown_output_format_is_a_clear_error() -> None:

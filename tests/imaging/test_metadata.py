@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from imaging.containers.exif import MAX_ENTRIES, MAX_METADATA_BYTES
 from imaging.encode import encode_image
-from imaging.exif import MAX_ENTRIES, MAX_METADATA_BYTES
 from imaging.formats import open_image
 from imaging.metadata import NO_METADATA, Metadata, kept_metadata
 from imaging.picture import Picture

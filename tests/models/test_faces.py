@@ -245,6 +245,16 @@ class EllipseParser(torch.nn.Module):
         return logits, None
 
 
+def test_the_paste_into_sixteen_bits_is_that_into_eight(face: Face) -> None:
+    restored, matrix = SAMPLE[:256, :256].repeat(2, 0).repeat(2, 1), paste_matrix(face.alignment, 2)
+    canvas: Image = SAMPLE.repeat(2, 0).repeat(2, 1)
+    wide: Image = canvas * np.uint16(257)
+    for pasted in (canvas, wide):
+        paste_face(pasted, restored, None, matrix, 2)
+    assert np.abs(wide / 257 - canvas).max() <= 1.5
+    assert (wide % 257 > 0).any()
+
+
 def test_the_paste_along_an_outline_equals_facexlib(face: Face) -> None:
     restored = np.asarray(PILImage.fromarray(SAMPLE[40:168, 150:278]).resize((FACE_PX, FACE_PX)))
     canvas = SAMPLE.repeat(2, 0).repeat(2, 1)

@@ -205,6 +205,18 @@ def test_x2plus_takes_images_without_a_second_pixel(fp32_with_x2plus: SuperResol
     assert result.shape == (shape[0] * 2, shape[1] * 2, 3)
 
 
+@pytest.mark.parametrize("scale", [2, 4])
+@pytest.mark.parametrize("gray", [False, True], ids=["rgb", "gray"])
+def test_a_gradient_of_sixteen_bits_has_no_steps(fp32: SuperResolver, scale: int, gray: bool) -> None:
+    ramp = np.tile(np.linspace(20_000, 23_000, 60).astype(np.uint16), (12, 1))
+    result = fp32.super_resolve(ramp if gray else np.repeat(ramp[..., None], 3, axis=2), scale, NOBODY)
+    green = (result if gray else result[..., 1])[12, 20:-20].astype(int)
+    assert result.dtype == np.uint16
+    assert np.abs(green - np.linspace(20_000, 23_000, 60 * scale)[20:-20]).max() < 1500
+    assert len(np.unique(green)) > 0.8 * len(green), "eight bits have a dozen levels here"
+    assert np.std(green % 257) > 50, "eight bits have steps of 257"
+
+
 def test_an_overflow_is_redone_in_fp32(fp32: SuperResolver, caplog: pytest.LogCaptureFixture) -> None:
     """fp16 ends at 65,504: features beyond it are NaN in the picture unless somebody looks."""
     hot = x4plus()
