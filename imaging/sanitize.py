@@ -25,7 +25,7 @@ MAX_PNG_CHUNKS = 20_000
 # Encoders write 10. Empty segments cost 4 bytes and 3 µs of the interpreter each; of the largest, 64 kB, 112 fill a file.
 MAX_JPEG_SCANS = 100
 MAX_JPEG_SEGMENTS = 2000
-_CRITICAL = (b"IHDR", b"PLTE", b"IDAT")
+_CRITICAL = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
 
 
 @dataclass(frozen=True)

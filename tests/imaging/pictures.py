@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
-from imaging import sanitize
+from imaging.containers.png import PNG_SIGNATURE
 
 Array = NDArray[np.uint8 | np.uint16]
 H, W = 17, 24
@@ -51,7 +51,7 @@ def png(depth: int, color_type: int, rows: bytes, *chunks: tuple[bytes, bytes], 
     """A PNG of unfiltered rows, for what Pillow cannot write."""
     header = struct.pack(">IIBBBBB", *size, depth, color_type, 0, 0, 0)
     parts = [(b"IHDR", header), *chunks, (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
-    return sanitize.PNG_SIGNATURE + b"".join(map(chunk, parts))
+    return PNG_SIGNATURE + b"".join(map(chunk, parts))
 
 
 def chunk(name_and_body: tuple[bytes, bytes]) -> bytes:
