@@ -228,7 +228,7 @@ def _open_webp(data: bytes) -> OpenedImage:
 def _open_tiff(data: bytes) -> OpenedImage:
     header = tiff.read_header(data)
     depth = max(header.depth, 8)
-    file = SanitizedFile(data, icc_profile=header.icc_profile, frame_count=header.page_count, depth=depth)
+    file = SanitizedFile(data, data, header.icc_profile, header.page_count, depth=depth, xmp=header.xmp)  # it is EXIF's format
     mode = "CMYK" if header.photometric == tiff.INKS else "RGB"
     has_alpha = header.alpha is not None
     return OpenedImage("TIFF", file, mode, header.size, header.is_gray, has_alpha, header.orientation, header)
@@ -242,7 +242,7 @@ def _open_gif(data: bytes) -> OpenedImage:
 
 def _open_heif(name: InputFormat, data: bytes) -> OpenedImage:
     header = heif.read_header(data, is_avif=name == "AVIF")
-    file = SanitizedFile(data, header.exif, header.icc_profile, header.frame_count, cicp=header.cicp)
+    file = SanitizedFile(data, header.exif, header.icc_profile, header.frame_count, cicp=header.cicp, xmp=header.xmp)
     mode = "RGBA" if header.has_alpha else "RGB"
     return OpenedImage(name, file, mode, header.size, header.is_gray, header.has_alpha, header.orientation, header)
 

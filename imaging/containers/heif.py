@@ -41,11 +41,13 @@ class HeifHeader:
     icc_profile: bytes | None
     cicp: bytes | None  # of the decoded RGB: primaries, transfer, no matrix, full range
     exif: bytes
+    xmp: bytes
 
 
 @dataclass
 class _Item:
     kind: bytes = b""
+    content_type: bytes = b""  # of what is no image
     method: int = 0
     parts: list[tuple[int, int]] = field(default_factory=list)
     properties: list[tuple[bytes, bytes]] = field(default_factory=list)
@@ -93,14 +95,8 @@ def read_header(data: bytes, is_avif: bool) -> HeifHeader:
         reader.check(alpha)
     icc, cicp = _colour(primary)
     orientation = _orientation(primary)
-    exif = next(
-        (
-            reader.bytes_of(item)
-            for item in items.values()
-            if item.kind == b"Exif" and primary_id in item.references.get(b"cdsc", ())
-        ),
-        b"",
-    )
+    describing = [item for item in items.values() if primary_id in item.references.get(b"cdsc", ())]
+    exif = next((reader.bytes_or_damage(item) for item in describing if item.kind == b"Exif"), b"")
     return HeifHeader(
         primary.size if is_avif else _turned(_cropped(primary), orientation),
         has_alpha=alpha is not None,
@@ -111,6 +107,7 @@ def read_header(data: bytes, is_avif: bool) -> HeifHeader:
         icc_profile=icc,
         cicp=cicp,
         exif=exif[4 + int.from_bytes(exif[:4], "big") :],
+        xmp=next((reader.bytes_or_damage(item) for item in describing if item.content_type == b"application/rdf+xml"), b""),
     )
 
 
@@ -146,7 +143,9 @@ def _read_infe(iinf: bytes) -> dict[int, _Item]:
     for name, body in _boxes(iinf[6 if iinf[0] == 0 else 8 :]):
         if name == b"infe" and body[0] >= 2:
             width = 2 if body[0] == 2 else 4
-            items[int.from_bytes(body[4 : 4 + width], "big")] = _Item(body[6 + width : 10 + width])
+            kind, texts = body[6 + width : 10 + width], body[10 + width :].split(b"\0", 2)
+            content_type = texts[1] if kind == b"mime" and len(texts) == 3 else b""
+            items[int.from_bytes(body[4 : 4 + width], "big")] = _Item(kind, content_type)
     if len(items) > MAX_ITEMS:
         raise ValueError(f"{len(items)} items")
     return items
@@ -229,6 +228,13 @@ class _Reader:
                 raise ValueError("an item beyond the file, or items that overlap")
             parts.append(source[start:end])
         return b"".join(parts)
+
+    def bytes_or_damage(self, item: _Item) -> bytes:
+        """Of what is no part of the image: a byte that no such thing is, in place of what cannot be read."""
+        try:
+            return self.bytes_of(item)
+        except ValueError:
+            return b"\xff"
 
     def check(self, item: _Item) -> bool:
         """Look through what is coded for an item; whether that is gray."""

@@ -39,6 +39,7 @@ class TiffHeader:
     palette: tuple[int, ...]  # reds, greens, blues, of 8 bits
     orientation: int | None
     icc_profile: bytes | None
+    xmp: bytes
     compression: int
     has_differences: bool  # each sample is told by how much it differs from the pixel before
     is_planar: bool  # all of one sample, then all of the next
@@ -150,6 +151,7 @@ def read_header(data: bytes) -> TiffHeader:
         palette=_palette(page, depths[0]) if photometric == PALETTE else (),
         orientation={0: 1}.get(turn := page.one(274, 1), turn if 1 <= turn <= 8 else None),
         icc_profile=page.raw(34675),
+        xmp=page.raw(700) or b"",
         compression=compression,
         has_differences=page.one(317, 1) == 2 and compression in (LZW, DEFLATE, OLD_DEFLATE),
         is_planar=is_planar,

@@ -12,6 +12,7 @@ import time
 from typing import Any
 
 import numpy as np
+import pillow_heif
 import pytest
 from PIL import Image
 
@@ -282,3 +283,28 @@ def test_mutants_give_metadata_that_can_be_read_or_none() -> None:
             again, more = kept_metadata(SanitizedFile(b"", exif=metadata.exif), 16, 24, "png")
             assert (again.exif, more) == (metadata.exif, [])
     assert kept > 100
+
+
+@pytest.mark.parametrize("image_format", FORMATS)
+@pytest.mark.parametrize("source", ["TIFF", "AVIF", "HEIF"])
+def test_newer_formats_and_tiff_keep_theirs(source: str, image_format: str) -> None:
+    image, exif = Image.fromarray(PIXELS), Image.Exif()
+    exif[0x010F], exif[0x011A], exif[0x011B], exif[0x0128] = "Maker", 300.0, 300.0, 2
+    exif.get_ifd(0x8825).update({1: "N", 2: (52.0, 31.0, 12.0)})
+    if source == "TIFF":
+        exif[700] = XMP
+        data = encode(PIXELS, "TIFF", exif=exif.tobytes())
+    elif source == "AVIF":
+        data = encode(PIXELS, "AVIF", exif=exif.tobytes(), xmp=XMP)
+    else:
+        buffer = io.BytesIO()
+        pillow_heif.from_pillow(image).save(buffer, exif=exif.tobytes(), xmp=XMP)
+        data = buffer.getvalue()
+    result, _, warnings = keep(open_image(data).file, image_format)
+    assert warnings == []
+    with Image.open(io.BytesIO(result)) as made:
+        read = made.getexif()
+        assert read[0x010F] == "Maker"
+        assert read.get_ifd(0x8825)[1] == "N"
+        assert not {0x0111, 0x0103, 0x0102} & read.keys(), "how the TIFF's pixels are stored"
+    assert b'xmp:Rating="4"' in result
