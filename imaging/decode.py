@@ -15,7 +15,7 @@ from imaging.containers.gif import GifHeader
 from imaging.containers.heif import HeifHeader
 from imaging.containers.tiff import TiffHeader
 from imaging.formats import OpenedImage, translate_errors
-from imaging.picture import Array, Picture, stripes
+from imaging.picture import Array, Picture, eight_bits, stripes
 from imaging.samples import Samples, decode_gif, decode_tiff, unmultiplied
 
 
@@ -53,6 +53,8 @@ def decoding_bytes(opened: OpenedImage) -> int:
     """What `decode_image` takes in memory at its peak, at most: measured for each format and mode, and rounded up."""
     if opened.format_name == "AVIF":
         per_pixel = 36 if opened.has_alpha else 20 if opened.is_gray else 25
+    elif opened.format_name == "HEIC":
+        per_pixel = 12 if opened.is_gray else 18
     else:
         per_pixel = (7 if opened.is_gray else 12) * (2 if opened.file.depth == 16 or opened.file.is_unended else 1)
     return opened.width * opened.height * per_pixel
@@ -140,7 +142,7 @@ def _with_libheif(opened: OpenedImage) -> Stripes:
         raise ValueError(f"{image.size} of libheif")
     samples = np.asarray(image).reshape(image.size[1], image.size[0], -1)
     for rows in stripes(*samples.shape[:2]):
-        part = samples[rows]
+        part = eight_bits(samples[rows])  # of gray alone, libheif's numbers are of 16 bits where the file has more than 8
         color, alpha = (part[..., :-1], part[..., -1]) if image.has_alpha else (part, None)
         yield rows, color if alpha is None or not image.premultiplied_alpha else unmultiplied(color, alpha), alpha
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from PIL.ImageFile import ImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
 from imaging.containers import tiff
@@ -50,6 +51,13 @@ def decode_gif(data: bytes, header: GifHeader) -> Iterator[tuple[slice, Samples,
             yield rows, picture[..., :3], picture[..., 3]
 
 
+class _SamplesFile(TiffImageFile):
+    """Strips or tiles as one gray image, whose width in bytes Pillow would take for pixels, and for too many."""
+
+    def load_prepare(self) -> None:
+        ImageFile.load_prepare(self)
+
+
 def decode_tiff(
     data: bytes, header: TiffHeader, inks_to_rgb: Callable[[Samples], Samples]
 ) -> Iterator[tuple[slice, Samples, Samples | None]]:
@@ -59,7 +67,7 @@ def decode_tiff(
     with ExitStack() as stack:
         images = []
         for plane in planes:
-            image = stack.enter_context(closing(TiffImageFile(io.BytesIO(tiff.samples_file(data, header, plane)))))
+            image = stack.enter_context(closing(_SamplesFile(io.BytesIO(tiff.samples_file(data, header, plane)))))
             image.load()
             images.append(image)
         for rows in stripes(header.size[1], header.size[0]):

@@ -93,7 +93,8 @@ def read_header(data: bytes, is_avif: bool) -> HeifHeader:
         if alpha.size != primary.size:
             raise ValueError("transparency of another size")
         reader.check(alpha)
-    icc, cicp = _colour(primary)
+    tiles = [items[each] for each in primary.references.get(b"dimg", [])[:1] if each in items]
+    icc, cicp = _colour([primary, *tiles])
     orientation = _orientation(primary)
     describing = [item for item in items.values() if primary_id in item.references.get(b"cdsc", ())]
     exif = next((reader.bytes_or_damage(item) for item in describing if item.kind == b"Exif"), b"")
@@ -306,15 +307,22 @@ def _turned(size: tuple[int, int], orientation: int) -> tuple[int, int]:
     return size if orientation < 5 else (size[1], size[0])
 
 
-def _colour(item: _Item) -> tuple[bytes | None, bytes | None]:
+def _colour(described: list[_Item]) -> tuple[bytes | None, bytes | None]:
+    """The profile, or without one cICP, of the first item that has any: a grid may leave them to its tiles.
+
+    Where there is a profile, what is said beside it is about the coding alone (ISO/IEC 23008-12, 6.5.5.1).
+    """
     profile, cicp = None, None
-    for name, body in item.properties:
-        if name == b"colr" and body[:4] in (b"prof", b"rICC"):
-            profile = body[4:]
-        elif name == b"colr" and body[:4] == b"nclx":
-            primaries, transfer = struct.unpack_from(">HH", body, 4)
-            cicp = bytes([primaries & 255, transfer & 255, 0, 1])
-    return profile, cicp
+    for item in described:
+        for name, body in item.properties:
+            if name == b"colr" and body[:4] in (b"prof", b"rICC"):
+                profile = body[4:]
+            elif name == b"colr" and body[:4] == b"nclx":
+                primaries, transfer = struct.unpack_from(">HH", body, 4)
+                cicp = bytes([primaries & 255, transfer & 255, 0, 1])
+        if profile is not None or cicp is not None:
+            break
+    return profile, cicp if profile is None else None
 
 
 def _frames(moov: bytes) -> int:

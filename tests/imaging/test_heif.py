@@ -71,6 +71,30 @@ def test_ten_bits_of_a_heic_become_eight() -> None:
     assert picture.pixels.dtype == np.uint8 and close(picture.pixels, LARGE, 4)
 
 
+def test_ten_bits_of_a_gray_heic_become_eight() -> None:
+    file = io.BytesIO()
+    sixteen = (GRAY.astype(np.uint16) * 257).tobytes()
+    pillow_heif.from_bytes("I;16", GRAY.shape[::-1], sixteen).save(file, quality=-1)
+    picture, _ = decode(file.getvalue())
+    assert picture.pixels.dtype == np.uint8 and close(picture.pixels, GRAY, 2)
+
+
+def test_a_profile_counts_before_what_is_said_of_the_coding() -> None:
+    data = avif(in_mode("RGB"), icc_profile=SRGB)
+    assert b"nclx" in data and b"prof" in data
+    at = data.index(b"nclx") + 4
+    file = open_image(data[:at] + struct.pack(">HH", 12, 13) + data[at + 4 :]).file
+    assert (file.icc_profile, file.cicp) == (SRGB, None)
+
+
+def test_a_grid_may_leave_its_profile_to_the_tiles() -> None:
+    data = heic(Image.fromarray(LARGE), tile_size=64, icc_profile=SRGB)
+    of_the_grid = b"\0\1\3\x01\x85\x03"  # item 1 has three properties, of which the third is the profile
+    assert data.count(of_the_grid) == 1
+    file = open_image(data.replace(of_the_grid, of_the_grid[:-1] + b"\x05")).file
+    assert file.icc_profile == SRGB
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("write", [heic, avif])
 def test_a_turn_is_applied_once(write: Any, orientation: int) -> None:

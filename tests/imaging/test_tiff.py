@@ -194,3 +194,8 @@ def test_a_decoder_sees_the_strips_and_no_other_tag() -> None:
     with Image.open(io.BytesIO(data)) as image:
         assert (image.mode, image.size) == ("L", (W * 8, H))
         assert set(dict(image.tag_v2)) == {256, 257, 258, 259, 262, 266, 273, 277, 278, 279}  # type: ignore[attr-defined]
+
+
+def test_a_large_tiff_of_sixteen_bits_has_no_more_pixels_than_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", DEEP.size // 3)  # Pillow's limit, of which the bytes are more than twice
+    np.testing.assert_array_equal(decode(tiff(DEEP[..., :3], 2))[0].pixels, DEEP[..., :3])
