@@ -80,7 +80,8 @@ _TURNS: dict[int, Callable[[Array], Array]] = {
 
 def _decode(opened: OpenedImage, to_srgb: ImageCms.ImageCmsTransform | None) -> tuple[Array, Array | None]:
     is_deep_png = opened.format_name == "PNG" and opened.file.depth == 16
-    if opened.format_name in ("WebP", "AVIF") or opened.is_in_runs or is_deep_png:
+    is_gray_with_alpha = opened.format_name == "AVIF" and opened.is_gray and opened.has_alpha  # which OpenCV does not take
+    if (opened.format_name in ("WebP", "AVIF") and not is_gray_with_alpha) or opened.is_in_runs or is_deep_png:
         return _joined(opened, _with_opencv(opened))
     if opened.format_name == "HEIC":
         return _joined(opened, _with_libheif(opened))
@@ -152,7 +153,7 @@ def _inks_to_rgb(inks: Samples, to_srgb: ImageCms.ImageCmsTransform | None) -> S
 
 
 def _decode_others(opened: OpenedImage, to_srgb: ImageCms.ImageCmsTransform | None) -> Stripes:
-    """PNG, JPEG and BMP."""
+    """PNG, JPEG, BMP, and AVIF of gray with alpha."""
     with ExitStack() as images:
         ends = _ENDS if opened.file.is_unended else [b""]
         image, *others = [images.enter_context(closing(opened.load(end))) for end in ends]

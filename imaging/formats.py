@@ -13,7 +13,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 
-from PIL import Image
+from PIL import AvifImagePlugin, Image
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
@@ -88,9 +88,15 @@ class OpenedImage:
             )
 
     def load(self, after: bytes = b"") -> ImageFile:
-        """Decode the pixels of a PNG, JPEG or BMP, of whose file `after` is the end. The caller closes the image."""
+        """Decode the pixels with Pillow; `after` is the end of the file. The caller closes the image.
+
+        Raises:
+            ValueError: they are of another size than the header says.
+        """
         image = _PLUGINS[self.format_name](io.BytesIO(self.file.data + after))
         image.load()
+        if image.size != self.size:
+            raise ValueError(f"{image.size} pixels")
         return image
 
     @property
@@ -247,7 +253,13 @@ def _open_heif(name: InputFormat, data: bytes) -> OpenedImage:
     return OpenedImage(name, file, mode, header.size, header.is_gray, header.has_alpha, header.orientation, header)
 
 
-_PLUGINS: dict[str, type[ImageFile]] = {"PNG": PngImageFile, "JPEG": JpegImageFile, "BMP": BmpImageFile}
+AvifImagePlugin.DEFAULT_MAX_THREADS = 1
+_PLUGINS: dict[str, type[ImageFile]] = {
+    "PNG": PngImageFile,
+    "JPEG": JpegImageFile,
+    "BMP": BmpImageFile,
+    "AVIF": AvifImagePlugin.AvifImageFile,
+}
 _OPENERS: dict[str, Callable[[bytes], OpenedImage]] = {
     "PNG": _open_png,
     "JPEG": _open_jpeg,

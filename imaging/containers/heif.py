@@ -99,7 +99,7 @@ def read_header(data: bytes, is_avif: bool) -> HeifHeader:
     describing = [item for item in items.values() if primary_id in item.references.get(b"cdsc", ())]
     exif = next((reader.bytes_or_damage(item) for item in describing if item.kind == b"Exif"), b"")
     return HeifHeader(
-        primary.size if is_avif else _turned(_cropped(primary), orientation),
+        primary.size if is_avif else _transformed_size(primary),
         has_alpha=alpha is not None,
         is_gray=is_gray,
         depth=reader.depth,
@@ -292,19 +292,21 @@ def _orientation(item: _Item) -> int:
     return orientation
 
 
-def _cropped(item: _Item) -> tuple[int, int]:
-    """The size after `clap`, which libheif applies and libavif does not."""
-    body = item.find(b"clap")
-    if body is None:
-        return item.size
-    width, width_by, height, height_by = struct.unpack_from(">4I", body)
-    if not width_by or not height_by:
-        raise ValueError("a crop by nothing")
-    return min(width // width_by, item.size[0]), min(height // height_by, item.size[1])
-
-
-def _turned(size: tuple[int, int], orientation: int) -> tuple[int, int]:
-    return size if orientation < 5 else (size[1], size[0])
+def _transformed_size(item: _Item) -> tuple[int, int]:
+    """After all turns and crops, in their order, as libheif makes them; libavif makes none."""
+    width, height = item.size
+    for name, body in item.properties:
+        if name == b"irot" and body[0] & 1:
+            width, height = height, width
+        elif name == b"clap":
+            across, across_by, down, down_by = struct.unpack_from(">4I", body)
+            if not across_by or not down_by:
+                raise ValueError("a crop by nothing")
+            width, height = (
+                min((2 * side + by) // (2 * by), whole)
+                for side, by, whole in ((across, across_by, width), (down, down_by, height))
+            )
+    return width, height
 
 
 def _colour(described: list[_Item]) -> tuple[bytes | None, bytes | None]:

@@ -47,6 +47,13 @@ def test_gray_stays_gray() -> None:
         assert opened.is_gray and close(picture.pixels, GRAY, 2)
 
 
+def test_gray_with_alpha_stays_so() -> None:
+    image = Image.fromarray(GRAY).convert("RGBA")
+    image.putalpha(Image.fromarray(ALPHA))
+    picture, _ = decode(avif(image, subsampling="4:0:0"))
+    assert picture.alpha is not None and close(picture.pixels, GRAY, 2) and close(picture.alpha, ALPHA, 2)
+
+
 @pytest.mark.parametrize("size", [(240, 170), (239, 167), (65, 64)])
 def test_a_grid_of_tiles_is_one_picture(size: tuple[int, int]) -> None:
     image = Image.fromarray(LARGE).resize(size)
