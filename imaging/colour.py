@@ -49,16 +49,9 @@ _IGNORED = "The image's colour tags ({}) are damaged, or describe no colours: th
 
 
 def _use_profile(opened: OpenedImage, warnings: list[str]) -> Colours:
-    file = opened.file
-    profile = file.profile
+    profile = opened.file.profile
     if profile is None:
-        if file.is_srgb or (file.gama is None and file.chrm is None):
-            return Colours()
-        try:
-            return Colours(profile_of_tags(file.gama, file.chrm, opened.is_gray))
-        except (ValueError, struct.error):
-            warnings.append(_IGNORED.format("gAMA, cHRM"))
-            return Colours()
+        return _use_tags(opened, warnings)
     profile = profile[: int.from_bytes(profile[:4], "big")]  # what follows it, of whatever kind, does not go out again
     is_cmyk = opened.mode == "CMYK"
     space = b"CMYK" if is_cmyk else b"GRAY" if opened.is_gray else b"RGB "
@@ -69,7 +62,19 @@ def _use_profile(opened: OpenedImage, warnings: list[str]) -> Colours:
         is_usable = to_srgb is not None
     if not is_usable:
         warnings.append("The colour profile is damaged or of another kind of image: it was ignored.")
-    return Colours(profile if is_usable and not is_cmyk else None, to_srgb=to_srgb)
+        return _use_tags(opened, warnings)
+    return Colours(None if is_cmyk else profile, to_srgb=to_srgb)
+
+
+def _use_tags(opened: OpenedImage, warnings: list[str]) -> Colours:
+    file = opened.file
+    if file.is_srgb or (file.gama is None and file.chrm is None):
+        return Colours()
+    try:
+        return Colours(profile_of_tags(file.gama, file.chrm, opened.is_gray))
+    except (ValueError, struct.error):
+        warnings.append(_IGNORED.format("gAMA, cHRM"))
+        return Colours()
 
 
 def _cmyk_to_srgb(profile: bytes) -> ImageCms.ImageCmsTransform | None:

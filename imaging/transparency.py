@@ -11,8 +11,9 @@ from imaging.picture import Array, Picture, stripes
 
 Floats = NDArray[np.float32]
 
-# Below this share of its neighbourhood's alpha, nobody sees a pixel's colour, which is often mere rounding.
-LEAST_SHARE = 1 / 32
+# Below this share of its surroundings' alpha, hardly anybody sees a pixel's colour, which is often mere rounding. The alpha of
+# surroundings counts from so far away that at each doubling of the distance this part of it is left.
+LEAST_SHARE, FALLOFF = 1 / 8, 3 / 4
 # The range of alpha, of full scale, among a pixel and its neighbours: a gradient up to the first, an edge from the second on.
 GRADIENT, EDGE = 1 / 8, 1 / 2
 _TINY = np.float32(1e-30)
@@ -73,18 +74,20 @@ def _doubled(colors: Floats) -> Floats:
 
 
 def _filled(premultiplied: Floats) -> Floats:
-    """Colours without holes, and alpha as it was."""
+    """Colours without holes, and alpha, or what is left of that around where it is more."""
     is_last = premultiplied.shape[:2] == (1, 1)
     around = np.zeros_like(premultiplied) if is_last else _doubled(_filled(_halved(premultiplied)))
     color, _ = _mixed(premultiplied, around)
-    return np.concatenate([color, premultiplied[..., -1:]], axis=2)
+    height, width = premultiplied.shape[:2]
+    alpha = np.maximum(premultiplied[..., -1:], around[:height, :width, -1:] * np.float32(FALLOFF))
+    return np.concatenate([color, alpha], axis=2)
 
 
 def _mixed(premultiplied: Floats, around: Floats) -> tuple[Floats, Floats]:
-    """Colours of their own where they are visible beside those around, which cover at least as much; and their share."""
+    """Colours of their own where they are visible beside those around; and their share."""
     alpha = premultiplied[..., -1:]
     around = around[: alpha.shape[0], : alpha.shape[1]]
-    share = np.minimum(alpha / np.maximum(around[..., -1:] * np.float32(LEAST_SHARE), _TINY), 1)
+    share = np.minimum(alpha / np.maximum(around[..., -1:] * np.float32(LEAST_SHARE), _TINY), 1) ** 2
     color = around[..., :-1]
     return color + share * (premultiplied[..., :-1] / np.maximum(alpha, _TINY) - color), share
 

@@ -141,6 +141,14 @@ def test_srgb_by_any_name_needs_no_profile(chunks: list[tuple[bytes, bytes]]) ->
     assert (picture.icc_profile, picture.cicp, warnings_) == (None, None, [])
 
 
+def test_where_a_profile_is_damaged_gama_counts() -> None:
+    damaged = (b"iCCP", b"p\0\0" + zlib.compress(SRGB[:100]))
+    expected = decode(rgb_png(gama(1.0)))[0].icc_profile
+    picture, warnings_ = decode(rgb_png(damaged, gama(1.0)))
+    assert expected is not None and picture.icc_profile == expected
+    assert len(warnings_) == 1 and "profile is damaged" in warnings_[0]
+
+
 def test_a_profile_counts_before_gama_and_cicp_before_a_profile() -> None:
     profile = (b"iCCP", b"name\0\0" + zlib.compress(SRGB))
     assert decode(rgb_png(profile, gama(1.0)))[0].icc_profile == SRGB

@@ -129,3 +129,20 @@ def test_flattening_sixteen_bits_rounds_to_the_nearest() -> None:
     values, alpha = np.random.default_rng(5).integers(0, 65536, (2, 300, 300)).astype(np.uint16)
     exact = np.round((values.astype(float) * alpha + 65535.0 * (65535.0 - alpha)) / 65535)
     np.testing.assert_array_equal(flatten_on_white(values, alpha), exact)
+
+
+@pytest.mark.parametrize("least", [1, 3])
+def test_a_colour_that_hardly_anybody_sees_gives_way_to_those_around(least: int) -> None:
+    pixels, alpha = np.full((40, 40, 3), (255, 0, 255), np.uint8), np.full((40, 40), least, np.uint8)
+    pixels[12:28, 12:28], alpha[12:28, 12:28] = (10, 200, 30), 255
+    filled = fill_hidden(Picture(pixels, alpha)).pixels.astype(int)
+    np.testing.assert_array_equal(filled[12:28, 12:28], pixels[12:28, 12:28])
+    assert np.abs(filled[11:29, 11:29] - (10, 200, 30)).max() <= (25 if least == 1 else 120)
+
+
+def test_a_glow_keeps_its_colour() -> None:
+    pixels, alpha = np.full((40, 40, 3), (255, 0, 0), np.uint8), np.full((40, 40), 33, np.uint8)
+    pixels[12:28, 12:28], alpha[12:28, 12:28] = 255, 255
+    alpha[0, 0] = 0
+    filled = fill_hidden(Picture(pixels, alpha)).pixels
+    np.testing.assert_array_equal(filled, pixels)
