@@ -52,11 +52,12 @@ def _use_profile(opened: OpenedImage, warnings: list[str]) -> Colours:
     profile = opened.file.profile
     if profile is None:
         return _use_tags(opened, warnings)
-    profile = profile[: int.from_bytes(profile[:4], "big")]  # what follows it, of whatever kind, does not go out again
+    size = int.from_bytes(profile[:4], "big")
+    profile = profile[:size]  # what follows it, of whatever kind, does not go out again
     is_cmyk = opened.mode == "CMYK"
     space = b"CMYK" if is_cmyk else b"GRAY" if opened.is_gray else b"RGB "
     to_srgb = None
-    is_usable = profile[36:40] == b"acsp" and profile[16:20] == space
+    is_usable = len(profile) == size and profile[36:40] == b"acsp" and profile[16:20] == space
     if is_usable and is_cmyk:
         to_srgb = _cmyk_to_srgb(profile)
         is_usable = to_srgb is not None
