@@ -51,13 +51,14 @@ def header_warnings(opened: OpenedImage) -> list[str]:
 
 def decoding_bytes(opened: OpenedImage) -> int:
     """What `decode_image` takes in memory at its peak, at most: measured for each format and mode, and rounded up."""
+    more = opened.header.unpacked_bytes if isinstance(opened.header, TiffHeader) else 0
     if opened.format_name == "AVIF":
         per_pixel = 36 if opened.has_alpha else 20 if opened.is_gray else 25
     elif opened.format_name == "HEIC":
         per_pixel = 12 if opened.is_gray else 18
     else:
         per_pixel = (7 if opened.is_gray else 12) * (2 if opened.file.depth == 16 or opened.file.is_unended else 1)
-    return opened.width * opened.height * per_pixel
+    return opened.width * opened.height * per_pixel + more
 
 
 def _orientation(opened: OpenedImage, warnings: list[str]) -> int:

@@ -17,6 +17,7 @@ MAX_PAGES = 1000
 MAX_PIECES = 100_000  # strips or tiles, each of which is a read of its own
 MAX_TILE_PX = 1024  # that a side of a tile may have, however small the image
 WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, INKS = 0, 1, 2, 3, 5
+MAX_SAMPLES = 5  # of a pixel: inks and alpha
 NONE, LZW, DEFLATE, OLD_DEFLATE, PACK_BITS = 1, 5, 8, 32946, 32773
 _COLORS = {WHITE_IS_ZERO: 1, BLACK_IS_ZERO: 1, RGB: 3, PALETTE: 1, INKS: 4}
 _DEPTHS = {WHITE_IS_ZERO: (1, 2, 4, 8, 16), BLACK_IS_ZERO: (1, 2, 4, 8, 16), RGB: (8, 16), PALETTE: (1, 2, 4, 8), INKS: (8,)}
@@ -68,6 +69,13 @@ class TiffHeader:
         """Of a row of a tile."""
         width = self.tile[0] if self.tile else self.size[0]
         return -(-width * self.depth * (1 if self.is_planar else self.sample_count) // 8)
+
+    @property
+    def unpacked_bytes(self) -> int:
+        """Of all planes that are wanted, and of one tile or strip, as libtiff unpacks them."""
+        planes = self.color_count + (self.alpha is not None) if self.is_planar else 1
+        piece_rows = self.tile[1] if self.tile else self.strip_rows
+        return planes * self.row_bytes * self.size[1] + self.tile_bytes * piece_rows
 
 
 class _Directory:
@@ -129,7 +137,7 @@ def read_header(data: bytes) -> TiffHeader:
     _check_kind(page, photometric, compression, depths)
     colors, extra = _COLORS[photometric], page.all(338, 16)
     alphas = [i for i, kind in enumerate(extra[: sample_count - colors], colors) if kind in (1, 2)]
-    if not width or not height or not colors <= sample_count <= 16 or len(depths) not in (1, sample_count):
+    if not width or not height or not colors <= sample_count <= MAX_SAMPLES or len(depths) not in (1, sample_count):
         raise ValueError(f"{sample_count} samples, {len(depths)} depths")
     is_planar = page.one(284, 1) == 2 and sample_count > 1
     tile = (page.one(322), page.one(323)) if 322 in page else None

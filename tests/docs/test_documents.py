@@ -120,6 +120,7 @@ LIMITS = {
     "pages looked for in a TIFF": f"{tiff.MAX_PAGES:,}",
     "entries of a TIFF's directory": f"{tiff.MAX_ENTRIES:,}",
     "strips or tiles of a TIFF": f"{tiff.MAX_PIECES:,}, together no larger than the file",
+    "samples of a TIFF's pixel": str(tiff.MAX_SAMPLES),
     "side of a TIFF's tile beyond the image's": f"{tiff.MAX_TILE_PX:,}",
     "items of an AVIF or HEIC": f"{heif.MAX_ITEMS:,}, of {heif.MAX_PARTS:,} parts",
     "boxes of an AVIF or HEIC": f"{heif.MAX_BOXES:,} in one",

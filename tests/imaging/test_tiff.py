@@ -13,6 +13,7 @@ from PIL import Image
 
 from core.errors import AnimatedImage, BadRequest, BrokenImage, TooManyPixels, UnsupportedFormat
 from imaging.containers import tiff as container
+from imaging.decode import decoding_bytes
 from imaging.formats import open_image
 from tests.helpers import decode
 from tests.imaging.pictures import ALPHA, GRAY, RGB, SRGB, H, W, close, cmyk_profile, flat, in_mode, saved, tiff
@@ -199,3 +200,14 @@ def test_a_decoder_sees_the_strips_and_no_other_tag() -> None:
 def test_a_large_tiff_of_sixteen_bits_has_no_more_pixels_than_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", DEEP.size // 3)  # Pillow's limit, of which the bytes are more than twice
     np.testing.assert_array_equal(decode(tiff(DEEP[..., :3], 2))[0].pixels, DEEP[..., :3])
+
+
+def test_what_libtiff_unpacks_counts_as_memory() -> None:
+    opened = open_image(tiff(DEEP, 2, extra=2, tile=1008))  # of which a small part is the picture
+    assert decoding_bytes(opened) > 1008 * 1008 * 4 * 2
+    assert decode(tiff(DEEP, 2, extra=2, tile=1008))[0].pixels.shape == (H, W, 3)
+
+
+def test_a_pixel_has_few_samples() -> None:
+    with pytest.raises(BrokenImage):
+        open_image(tiff(np.zeros((H, W, container.MAX_SAMPLES + 1), np.uint8), 2))
