@@ -221,7 +221,16 @@ def _open_jpeg(data: bytes) -> OpenedImage:
 def _open_bmp(data: bytes) -> OpenedImage:
     image = BmpImageFile(io.BytesIO(data))
     across, down = image.info.get("dpi", (0, 0))
-    return OpenedImage.of("BMP", image, SanitizedFile(data, density=(across, down) if across > 0 and down > 0 else None))
+    density = (across, down) if across > 0 and down > 0 else None
+    return OpenedImage.of("BMP", image, SanitizedFile(data, icc_profile=_bmp_profile(data), density=density))
+
+
+def _bmp_profile(data: bytes) -> bytes | None:
+    """That of a BITMAPV5HEADER whose colour space is PROFILE_EMBEDDED."""
+    if int.from_bytes(data[14:18], "little") != 124 or data[70:74] != b"DEBM":
+        return None
+    start, size = struct.unpack_from("<II", data, 126)
+    return data[14 + start : 14 + start + size]
 
 
 def _open_webp(data: bytes) -> OpenedImage:

@@ -116,6 +116,9 @@ class Directories:
         for directory in (self.first or {}, self.exif or {}):
             for tag in _DROPPED & directory.keys():
                 del directory[tag]
+            for tag in (_X_RESOLUTION, _Y_RESOLUTION):
+                if tag in directory and (directory[tag].kind, directory[tag].count) != (_RATIONAL, 1):
+                    del directory[tag]  # some readers would take the whole file for damaged
             if _ORIENTATION in directory:
                 directory[_ORIENTATION] = _Entry(_SHORT, 1, struct.pack(self.order + "H", 1))
             for tags, side in ((_WIDTHS, width), (_HEIGHTS, height)):

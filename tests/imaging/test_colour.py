@@ -123,3 +123,13 @@ def test_profile_of_many_megabytes_is_dropped_with_a_warning(image_format: str) 
     profile = struct.pack(">I", size) + SRGB[4:] + b"\0" * (size - len(SRGB))
     picture, warnings_ = decode(saved(in_mode("RGB"), image_format, icc_profile=profile))
     assert picture.icc_profile is None and len(warnings_) == 1
+
+
+def test_the_profile_of_a_bmp_is_kept() -> None:
+    head = struct.pack("<IiiHHIIiiII", 124, W, -H, 1, 24, 0, 0, 0, 0, 0, 0) + bytes(16)
+    rows = np.pad(RGB[..., ::-1].reshape(H, -1), ((0, 0), (0, -W * 3 % 4))).tobytes()
+    head += b"DEBM" + bytes(36 + 12 + 4) + struct.pack("<III", 124 + len(rows), len(SRGB), 0)
+    data = b"BM" + struct.pack("<IHHI", 14 + 124 + len(rows) + len(SRGB), 0, 0, 14 + 124) + head + rows + SRGB
+    picture, warnings_ = decode(data)
+    np.testing.assert_array_equal(picture.pixels, RGB)
+    assert (picture.icc_profile, warnings_) == (SRGB, [])

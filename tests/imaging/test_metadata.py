@@ -308,3 +308,13 @@ def test_newer_formats_and_tiff_keep_theirs(source: str, image_format: str) -> N
         assert read.get_ifd(0x8825)[1] == "N"
         assert not {0x0111, 0x0103, 0x0102} & read.keys(), "how the TIFF's pixels are stored"
     assert b'xmp:Rating="4"' in result
+
+
+@pytest.mark.parametrize("image_format", FORMATS)
+def test_a_resolution_of_another_kind_spoils_no_result(image_format: str) -> None:
+    entries = [(0x011A, 1, 1, 72), (0x011B, 1, 1, 72), (0x0128, 3, 1, 2), (0x010F, 2, 4, int.from_bytes(b"ABC\0", "little"))]
+    exif = b"II*\0\x08\0\0\0" + directory("<", *entries)
+    data, _, warnings = keep(SanitizedFile(b"", exif), image_format)
+    with Image.open(io.BytesIO(data)) as image:
+        assert image.getexif()[0x010F] == "ABC"
+    assert warnings == []
