@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from core.config import Settings
+from core.config import Settings, either
 from core.errors import ModelUnavailable
 from core.progress import Progress
 from weights.manifest import WeightFile, read_manifest, sha256_of, too_little_memory
@@ -107,7 +107,7 @@ class Models:
         if model not in self.super_resolvers:
             raise ModelUnavailable(
                 f"This server has no weights for the model {model!r}: {self.status[f'upscale_x4_{model}'].reason}. "
-                f"Ask for {' or '.join(self.super_resolvers)}.",
+                f"Ask for {either(self.super_resolvers)}.",
                 field="model",
                 allowed=list(self.super_resolvers),
             )

@@ -22,6 +22,7 @@ NONE, LZW, DEFLATE, OLD_DEFLATE, PACK_BITS = 1, 5, 8, 32946, 32773
 _COLORS = {WHITE_IS_ZERO: 1, BLACK_IS_ZERO: 1, RGB: 3, PALETTE: 1, INKS: 4}
 _DEPTHS = {WHITE_IS_ZERO: (1, 2, 4, 8, 16), BLACK_IS_ZERO: (1, 2, 4, 8, 16), RGB: (8, 16), PALETTE: (1, 2, 4, 8), INKS: (8,)}
 _TYPES = {1: "B", 3: "H", 4: "I", 7: "B"}
+_DNG_VERSION, _SUB_DIRECTORIES = 50706, 330
 _NOT_A_PAGE = 1 | 4  # of NewSubfileType: a smaller copy, a mask
 
 
@@ -172,7 +173,11 @@ def read_header(data: bytes) -> TiffHeader:
 
 
 def _pages(data: bytes, order: str) -> list[_Directory]:
-    """The directories that are pages of their own: at least the first."""
+    """The directories that are pages of their own: at least the first.
+
+    Raises:
+        UnsupportedFormat: a raw file of a camera, whose first image is a thumbnail.
+    """
     directories: list[_Directory] = []
     at, seen = struct.unpack_from(order + "I", data, 4)[0], set[int]()
     while at and at not in seen and len(seen) < MAX_PAGES:
@@ -184,7 +189,10 @@ def _pages(data: bytes, order: str) -> list[_Directory]:
                 raise
             break
         at = directories[-1].next
-    return [each for each in directories if not each.one(254, 0) & _NOT_A_PAGE] or directories[:1]
+    pages = [each for each in directories if not each.one(254, 0) & _NOT_A_PAGE]
+    if any(_DNG_VERSION in each for each in directories) or (not pages and _SUB_DIRECTORIES in directories[0]):
+        raise UnsupportedFormat("The file is a camera's raw file, which is not supported: develop it and send a TIFF or JPEG.")
+    return pages or directories[:1]
 
 
 def _check_kind(page: _Directory, photometric: int, compression: int, depths: tuple[int, ...]) -> None:

@@ -211,3 +211,20 @@ def test_what_libtiff_unpacks_counts_as_memory() -> None:
 def test_a_pixel_has_few_samples() -> None:
     with pytest.raises(BrokenImage):
         open_image(tiff(np.zeros((H, W, container.MAX_SAMPLES + 1), np.uint8), 2))
+
+
+@pytest.mark.parametrize("tags", [{700: (254, 4, 1, 1), 305: (330, 4, 1, 8)}, {305: (50706, 1, 4, 0x401)}], ids=["NEF", "DNG"])
+def test_the_thumbnail_of_a_raw_file_is_no_picture(tags: dict[int, tuple[int, int, int, int]]) -> None:
+    data = saved(in_mode("RGB"), "TIFF", tiffinfo={305: "software", 700: b"packet"})
+    at = struct.unpack_from("<I", data, 4)[0]
+    (count,) = struct.unpack_from("<H", data, at)
+    entries = [data[start : start + 12] for start in range(at + 2, at + 2 + 12 * count, 12)]
+    changed = sorted(
+        (
+            struct.pack("<HHII", *tags[tag]) if (tag := struct.unpack("<H", entry[:2])[0]) in tags else entry
+            for entry in entries
+        ),
+        key=lambda entry: struct.unpack("<H", entry[:2]),
+    )
+    with pytest.raises(UnsupportedFormat, match="raw"):
+        open_image(data[: at + 2] + b"".join(changed) + data[at + 2 + 12 * count :])
