@@ -57,7 +57,9 @@ def decoding_bytes(opened: OpenedImage) -> int:
     elif opened.format_name == "HEIC":
         per_pixel = 12 if opened.is_gray else 18
     else:
-        per_pixel = (7 if opened.is_gray else 12) * (2 if opened.file.depth == 16 or opened.file.is_unended else 1)
+        per_pixel = (7 + opened.has_alpha if opened.is_gray else 12) * (
+            2 if opened.file.depth == 16 or opened.file.is_unended else 1
+        )
     return opened.width * opened.height * per_pixel + more
 
 
