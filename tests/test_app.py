@@ -281,7 +281,7 @@ async def test_a_fast_model_or_its_denoise_that_is_not_there_is_refused_and_noth
         no_model, no_denoise = await send(model="anime_fast"), await send(model="photo_fast", denoise=0.5)
         served = [await send(model=model) for model in names] + [await send(model="photo_fast", denoise=1)]
     body = assert_error(no_model, 400, "model_unavailable")
-    assert "video.pth is missing. Ask for photo or anime or photo_fast." in body["error"]
+    assert "video.pth is missing. Ask for photo, anime or photo_fast." in body["error"]
     body = assert_error(no_denoise, 400, "model_unavailable")
     assert (body["field"], "wdn.pth is missing. Leave denoise out." in body["error"]) == ("denoise", True)
     assert [response.status_code for response in served] == [200] * 4
