@@ -39,6 +39,7 @@ Fit = Literal["passes", "exact"]
 MetadataChoice = Literal["none", "keep"]
 MAX_SCALE = 16
 TARGET_PX: dict[TargetResolution, int] = {"2k": 2048, "4k": 3840, "8k": 7680}
+MAX_PIXELS = TARGET_PX["8k"] ** 2  # 58,982,400: nothing larger can become smaller than the largest target
 EXTENSIONS: dict[OutputFormat, str] = {"jpeg": "jpg", "png": "png", "webp": "webp"}
 
 

@@ -33,7 +33,7 @@ def decode_image(opened: OpenedImage) -> tuple[Picture, list[str]]:
     orientation = _orientation(opened, warnings)
     colours = use_colours(opened, warnings)
     with translate_errors(opened.format_name):
-        pixels, alpha = _decode(opened, colours.to_srgb)
+        pixels, alpha = _joined(opened, _decoded(opened, colours.to_srgb))
     turn = _TURNS[orientation]
     if alpha is not None and alpha.min() == np.iinfo(alpha.dtype).max:
         alpha = None  # opaque throughout
@@ -81,21 +81,21 @@ _TURNS: dict[int, Callable[[Array], Array]] = {
 }
 
 
-def _decode(opened: OpenedImage, to_srgb: ImageCms.ImageCmsTransform | None) -> tuple[Array, Array | None]:
+Stripes = Iterable[tuple[slice, Samples, Samples | None]]  # rows, their colours (n, w, 1 or 3) and alpha (n, w)
+
+
+def _decoded(opened: OpenedImage, to_srgb: ImageCms.ImageCmsTransform | None) -> Stripes:
     is_deep_png = opened.format_name == "PNG" and opened.file.depth == 16
     is_gray_with_alpha = opened.format_name == "AVIF" and opened.is_gray and opened.has_alpha  # which OpenCV does not take
     if (opened.format_name in ("WebP", "AVIF") and not is_gray_with_alpha) or opened.is_in_runs or is_deep_png:
-        return _joined(opened, _with_opencv(opened))
+        return _with_opencv(opened)
     if opened.format_name == "HEIC":
-        return _joined(opened, _with_libheif(opened))
+        return _with_libheif(opened)
     if isinstance(opened.header, GifHeader):
-        return _joined(opened, decode_gif(opened.file.data, opened.header))
+        return decode_gif(opened.file.data, opened.header)
     if isinstance(opened.header, TiffHeader):
-        return _joined(opened, decode_tiff(opened.file.data, opened.header, partial(_inks_to_rgb, to_srgb=to_srgb)))
-    return _joined(opened, _decode_others(opened, to_srgb))
-
-
-Stripes = Iterable[tuple[slice, Samples, Samples | None]]  # rows, their colours (n, w, 1 or 3) and alpha (n, w)
+        return decode_tiff(opened.file.data, opened.header, partial(_inks_to_rgb, to_srgb=to_srgb))
+    return _decode_others(opened, to_srgb)
 
 
 def _joined(opened: OpenedImage, parts: Stripes) -> tuple[Array, Array | None]:

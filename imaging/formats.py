@@ -19,7 +19,7 @@ from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 
-from core.config import INPUT_FORMATS, MAX_IMAGE_BYTES, MIB, TARGET_PX, InputFormat, either
+from core.config import INPUT_FORMATS, MAX_IMAGE_BYTES, MAX_PIXELS, MIB, TARGET_PX, InputFormat, either
 from core.errors import AnimatedImage, BadRequest, BrokenImage, FileTooLarge, NotAnImage, TooManyPixels, UnsupportedFormat
 from imaging.containers import gif, heif, tiff, webp
 from imaging.containers.gif import GifHeader
@@ -27,8 +27,6 @@ from imaging.containers.heif import HeifHeader
 from imaging.containers.png import PNG_SIGNATURE
 from imaging.containers.tiff import TiffHeader
 from imaging.sanitize import SanitizedFile, sanitize_jpeg, sanitize_png
-
-MAX_PIXELS = TARGET_PX["8k"] ** 2  # 58,982,400: nothing larger can become smaller than the largest target
 
 MAX_EXIF_ENTRIES = 1000  # among which the orientation is looked for; cameras write some fifty
 

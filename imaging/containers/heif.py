@@ -9,7 +9,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from core.config import TARGET_PX
+from core.config import MAX_PIXELS
 from core.errors import UnsupportedFormat
 from imaging.containers.bitstream import read_av1, read_hevc
 
@@ -255,7 +255,7 @@ class _Reader:
         # more than the picture needs, by a row and a column at most
         if (rows - 1) * size[1] >= item.size[1] or (columns - 1) * size[0] >= item.size[0] or len(set(tile_ids)) != len(tiles):
             raise ValueError("more tiles than the picture has")
-        if size[0] * size[1] > TARGET_PX["8k"] ** 2:
+        if size[0] * size[1] > MAX_PIXELS:
             raise ValueError("tiles of too many pixels")
         grays = [self._check_coded(tile, size) for tile in tiles]
         return all(grays)

@@ -10,7 +10,7 @@ import math
 import struct
 from dataclasses import dataclass
 
-from core.config import TARGET_PX
+from core.config import MAX_PIXELS
 from core.errors import UnsupportedFormat
 
 MAX_ENTRIES = 1000  # of a directory, of which more are not looked at
@@ -145,7 +145,7 @@ def read_header(data: bytes) -> TiffHeader:
     tile = (page.one(322), page.one(323)) if 322 in page else None
     if tile and not (0 < tile[0] <= max(width + 16, MAX_TILE_PX) and 0 < tile[1] <= max(height + 16, MAX_TILE_PX)):
         raise ValueError(f"tiles of {tile}")
-    if tile and tile[0] * tile[1] > TARGET_PX["8k"] ** 2:
+    if tile and tile[0] * tile[1] > MAX_PIXELS:
         raise ValueError("tiles of too many pixels")
     strip_rows = min(page.one(278, height) or height, height)
     across, down = (math.ceil(width / tile[0]), math.ceil(height / tile[1])) if tile else (1, math.ceil(height / strip_rows))

@@ -16,7 +16,7 @@ from core.progress import NullProgress, Progress
 from models.device import Device, Image, noise
 from models.device_faults import is_out_of_memory
 from models.engines.tiles import computed_px, tiles, times
-from models.engines.torch_engine import NonFiniteError, Uncounted, paced_on_gpu, to_host
+from models.engines.torch_engine import WIDE, NonFiniteError, Uncounted, paced_on_gpu, to_batch, to_host
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +78,7 @@ class SrvggEngine:
         """What a pass over an image of that size takes at its peak, beside the model, to a factor of two."""
         side_px = self._tile_px(height, width) + 2 * self._convolutions
         tile_px = min(height, side_px) * min(width, side_px)
-        return kept_bytes(height, width, 1) + tile_px * LIVE_CHANNELS * self._device.dtype.itemsize
+        return kept_bytes(height, width) + tile_px * LIVE_CHANNELS * self._device.dtype.itemsize
 
     def run_once(self) -> None:
         """One pass over a small picture: libraries load, and kernels are chosen."""
@@ -123,10 +123,10 @@ class SrvggEngine:
     @torch.inference_mode()
     def _tiled(self, network: SRVGGNetCompact, image: Image, tile_px: int, progress: Progress) -> Image:
         height, width = image.shape[:2]
-        pixels = _to_batch(image, self._device.torch_device)
+        pixels = to_batch(image, self._device.torch_device)
         if paced := paced_on_gpu(pixels, progress, self.flops(height, width)):
             progress = paced
-        dtype = torch.uint8 if image.dtype == np.uint8 else torch.int16  # holds uint16, which torch has not everywhere
+        dtype = torch.uint8 if image.dtype == np.uint8 else WIDE
         result = torch.empty((height * SCALE, width * SCALE, 3), dtype=dtype, device=pixels.device)
         finite = torch.ones((), dtype=torch.bool, device=pixels.device)
         for tile, padded, inner in tiles(height, width, tile_px, self._convolutions):
@@ -142,22 +142,14 @@ class SrvggEngine:
 
     def _tile_px(self, height: int, width: int) -> int:
         """Side of a tile, without its halo: that of all machines with enough memory, so that they give the same bytes."""
-        free_bytes = max(self._device.memory_bytes - kept_bytes(height, width, 1), 0)
+        free_bytes = max(self._device.memory_bytes - kept_bytes(height, width), 0)
         side_px = int((free_bytes / (LIVE_CHANNELS * self._device.dtype.itemsize)) ** 0.5)
         return min(max(side_px - 2 * self._convolutions, MIN_TILE_PX), TILE_PX)
 
 
-def kept_bytes(height: int, width: int, itemsize: int) -> int:
-    """Image, in floats too, and result, whose numbers have so many bytes, of all pixels."""
-    return height * width * 3 * (SCALE**2 * itemsize + itemsize + 4)
-
-
-def _to_batch(image: Image, device: torch.device) -> Tensor:
-    """uint8 or uint16 `(h, w, 3)` RGB to fp32 `(1, 3, h, w)` in 0–1 on the device."""
-    levels = image if image.dtype == np.uint8 else image.astype(np.float32)  # torch computes little in uint16
-    pixels = torch.from_numpy(np.require(levels, requirements=["C", "W"])).to(device)
-    batch = pixels.permute(2, 0, 1)[None].float() / np.iinfo(image.dtype).max
-    return batch.contiguous(memory_format=torch.channels_last)
+def kept_bytes(height: int, width: int) -> int:
+    """Image, in floats too, and result, of all pixels."""
+    return height * width * 3 * (SCALE**2 + 1 + 4)
 
 
 def _residual(network: SRVGGNetCompact, pixels: Tensor, progress: Progress) -> Tensor:

@@ -29,7 +29,7 @@ UPSAMPLER_HALO_PX = 2  # its four 3×3 convolutions reach 1/2 + 1/4 + 1/4 + 1/4 
 UPSAMPLER_CHANNELS = 3 * 64 * 16
 BODY_CHANNELS = 850  # live per pixel in the body at its peak, as counted: residuals (fp32, so twice), growth, copies by `cat`
 FIRST_PX = 64  # side of the picture of a first pass
-_WIDE = torch.int16  # holds uint16, which torch has not everywhere: 65535 as -1
+WIDE = torch.int16  # holds uint16, which torch has not everywhere: 65535 as -1
 BODY_MOST_PX = 2**31 // 192  # of one tile: beyond it, a tensor has more elements than cuDNN's kernels count in 32 bits
 
 
@@ -127,7 +127,7 @@ class TorchEngine:
         is_wide = image.dtype == np.uint16
         # Our kernels write bytes.
         result, finite = self._upsampled(
-            rrdbnet, None if is_wide else fused, features, progress, _WIDE if is_wide else torch.uint8
+            rrdbnet, None if is_wide else fused, features, progress, WIDE if is_wide else torch.uint8
         )
         if paced:
             paced.drain()
@@ -209,11 +209,17 @@ def _kept_bytes(pixel_count: int, bytes_per_channel: int) -> int:
     return pixel_count * (2 * 64 * bytes_per_channel + 3 * 4 * 4)
 
 
-def _to_batch(image: Image, device: torch.device, scale: int) -> Tensor:
-    """`(h, w, 3)` RGB to fp32 `(1, 3, h, w)` in 0–1 on the device, padded to even for x2plus."""
+def to_batch(image: Image, device: torch.device) -> Tensor:
+    """`(h, w, 3)` RGB to fp32 `(1, 3, h, w)` in 0–1 on the device."""
     levels = image if image.dtype == np.uint8 else image.astype(np.float32)  # torch computes little in uint16
     pixels = torch.from_numpy(np.require(levels, requirements=["C", "W"])).to(device)
     batch = pixels.permute(2, 0, 1)[None].float() / np.iinfo(image.dtype).max
+    return batch.contiguous(memory_format=torch.channels_last)
+
+
+def _to_batch(image: Image, device: torch.device, scale: int) -> Tensor:
+    """The same, padded to even for x2plus."""
+    batch = to_batch(image, device)
     if scale == 2:
         height, width = image.shape[:2]
         mode = "reflect" if min(height, width) > 1 else "replicate"  # reflection needs a second pixel to mirror
@@ -267,7 +273,7 @@ def _upsample(rrdbnet: RRDBNet, features: Tensor, dtype: torch.dtype) -> tuple[T
     for convolution in (rrdbnet.conv_up1, rrdbnet.conv_up2):
         features = rrdbnet.lrelu(convolution(F.interpolate(features, scale_factor=2, mode="nearest")))
     features = rrdbnet.lrelu(rrdbnet.conv_hr(features))
-    if dtype is _WIDE:  # fp16 has 2048 levels below 1
+    if dtype is WIDE:  # fp16 has 2048 levels below 1
         last = rrdbnet.conv_last
         rendered = F.conv2d(features.float(), last.weight.float(), cast(Tensor, last.bias).float(), padding=1)
         levels = rendered[0].permute(1, 2, 0).clamp(0, 1).mul_(65535).round_().to(torch.int32)

@@ -11,7 +11,7 @@ import weakref
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -82,22 +82,16 @@ def _load(build: Build) -> ctypes.CDLL | str:
     except (OSError, AttributeError) as exc:
         return str(exc)
     pointer, integer, size = ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t
-    library.winograd_create.argtypes = [integer, integer, pointer, pointer, integer]
-    library.winograd_create.restype = pointer
-    library.winograd_destroy.argtypes = [pointer]
-    library.winograd_destroy.restype = None
-    library.winograd_bytes.argtypes = [integer, integer, integer]
-    library.winograd_bytes.restype = size
-    library.winograd_run.argtypes = [*[pointer] * 2, *[integer] * 2, *[pointer] * 2, size, *[integer] * 2, _Tell, pointer]
-    library.winograd_run.restype = integer
-    library.compact_create.argtypes = [integer, pointer, pointer, pointer, integer]
-    library.compact_create.restype = pointer
-    library.compact_destroy.argtypes = [pointer]
-    library.compact_destroy.restype = None
-    library.compact_bytes.argtypes = [integer, integer, integer]
-    library.compact_bytes.restype = size
-    library.compact_run.argtypes = [*[pointer] * 2, *[integer] * 2, *[pointer] * 2, size, *[integer] * 2, _Tell, pointer]
-    library.compact_run.restype = integer
+    signatures: dict[str, tuple[Any, list[Any]]] = {
+        "destroy": (None, [pointer]),
+        "bytes": (size, [integer] * 3),
+        "run": (integer, [*[pointer] * 2, *[integer] * 2, *[pointer] * 2, size, *[integer] * 2, _Tell, pointer]),
+    }
+    creations = {"winograd": [integer, integer, pointer, pointer, integer], "compact": [integer, *[pointer] * 3, integer]}
+    for network, creation in creations.items():
+        for action, (result, arguments) in (signatures | {"create": (pointer, creation)}).items():
+            function = getattr(library, f"{network}_{action}")
+            function.restype, function.argtypes = result, arguments
     return library
 
 

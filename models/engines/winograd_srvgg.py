@@ -59,7 +59,7 @@ class WinogradSrvgg(WinogradEngine):
         """What a pass over an image of that size takes at its peak, beside the model, to a factor of two."""
         side_px = self._body_tile_px(height, width)
         of_tile: int = self._library.compact_bytes(min(side_px, height), min(side_px, width), self._threads)
-        return of_tile + kept_bytes(height, width, 1)
+        return of_tile + kept_bytes(height, width)
 
     def _packed(self) -> ctypes.c_void_p:
         """The network as `compact_run` takes it."""
@@ -71,7 +71,7 @@ class WinogradSrvgg(WinogradEngine):
     def _body_tile_px(self, height: int, width: int) -> int:
         """Side of a tile with its halo, or the longer side where the whole image is one."""
         of_threads = self._library.compact_bytes(1, 1, self._threads)
-        free_bytes = max(self._memory_bytes - kept_bytes(height, width, 1) - of_threads, 0)
+        free_bytes = max(self._memory_bytes - kept_bytes(height, width) - of_threads, 0)
         side_px = min(TILE_PX, math.isqrt(free_bytes // BYTES_PX))
         return max(height, width) if height * width <= side_px**2 else max(side_px, BODY_MIN_TILE_PX)
 

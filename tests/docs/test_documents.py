@@ -15,7 +15,7 @@ from api.openapi import build_document
 from api.responses import RESULT_HEADERS
 from bench.server import ROOT
 from core import errors
-from core.config import GIB, MAX_BODY_BYTES, MAX_IMAGE_BYTES, MIB, Settings
+from core.config import GIB, MAX_BODY_BYTES, MAX_IMAGE_BYTES, MAX_PIXELS, MIB, Settings
 from core.errors import ImageTooLarge, JobCancelled, ServiceError, Unavailable
 from imaging import formats, sanitize
 from imaging.containers import bitstream, exif, gif, heif, tiff
@@ -107,7 +107,7 @@ LIMITS = {
     "JSON body beside the image": f"{json_body.MAX_OTHER_BYTES // MIB} MiB",
     "unknown fields listed in a response": str(request.MAX_NAMED_FIELDS),
     "image file": f"{MAX_IMAGE_BYTES // MIB} MiB",
-    "pixels of an image": f"{formats.MAX_PIXELS:,}",
+    "pixels of an image": f"{MAX_PIXELS:,}",
     "frames": "1",
     "colour profile, unpacked": f"{sanitize.MAX_PROFILE_BYTES // MIB} MiB",
     "chunks of a PNG": f"{sanitize.MAX_PNG_CHUNKS:,}",

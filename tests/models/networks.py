@@ -1,10 +1,13 @@
-"""Networks for tests: seeded, of any size, with weights that keep the signal's size."""
+"""Networks for tests: seeded, of any size, with weights that keep the signal's size; and the steps of their passes."""
 
 from __future__ import annotations
+
+import sys
 
 import torch
 
 import models  # noqa: F401 - it prepares the process
+from core.progress import NullProgress
 
 from basicsr.archs.rrdbnet_arch import RRDBNet  # isort: skip
 from realesrgan.archs.srvgg_arch import SRVGGNetCompact  # isort: skip
@@ -31,3 +34,16 @@ def random_compact(seed: int, convolutions: int = 34) -> dict[str, torch.Tensor]
             torch.nn.init.uniform_(layer.weight, -0.1, 0.6)
     network.body[-1].weight.data *= 0.1
     return dict(network.state_dict())
+
+
+class Steps(NullProgress):
+    """Notes the work of each step, and ends the task at the one after `most`."""
+
+    def __init__(self, most: int = sys.maxsize) -> None:
+        self.works: list[float] = []
+        self._most = most
+
+    def advance(self, work: float) -> None:
+        if len(self.works) == self._most:
+            raise InterruptedError
+        self.works.append(work)

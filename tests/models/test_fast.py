@@ -25,7 +25,7 @@ from models.fast import KEPT_STRENGTHS, MEASURED_PX, FastModel
 from models.super_resolution import Engine
 from serving.workers import DeviceTask
 from tests.helpers import WEIGHTS, FakeResolver, max_difference, psnr, sample_crop
-from tests.models.networks import random_compact
+from tests.models.networks import Steps, random_compact
 
 from realesrgan import RealESRGANer  # isort: skip - after models has prepared the process
 from realesrgan.archs.srvgg_arch import SRVGGNetCompact  # isort: skip
@@ -162,19 +162,6 @@ def test_weights_that_overflow_give_bytes() -> None:
         weights = random_compact(0, 18)
         weights["body.0.weight"] *= factor
         assert on_winograd(weights).upscale(FACE, NOBODY).shape == (256, 288, 3)
-
-
-class Steps(NullProgress):
-    """Notes the work of each step, and ends the task at the one after `most`."""
-
-    def __init__(self, most: int = 10**9) -> None:
-        self.works: list[float] = []
-        self._most = most
-
-    def advance(self, work: float) -> None:
-        if len(self.works) == self._most:
-            raise InterruptedError
-        self.works.append(work)
 
 
 @pytest.mark.parametrize("make", ENGINES)

@@ -24,7 +24,7 @@ from models.engines.torch_engine import TorchEngine
 from models.engines.winograd import best_build, unavailable_reason
 from models.super_resolution import SuperResolver
 from tests.helpers import WEIGHTS, max_difference, psnr, sample_crop
-from tests.models.networks import random_network
+from tests.models.networks import Steps, random_network
 
 from basicsr.archs.rrdbnet_arch import RRDBNet  # isort: skip - after models has prepared the process
 from realesrgan import RealESRGANer  # isort: skip
@@ -37,19 +37,6 @@ pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
 
 NOBODY = NullProgress()
-
-
-class Steps(NullProgress):
-    """Notes the work of each step, and ends the task at the one after `most`."""
-
-    def __init__(self, most: int = sys.maxsize) -> None:
-        self.works: list[float] = []
-        self._most = most
-
-    def advance(self, work: float) -> None:
-        if len(self.works) == self._most:
-            raise InterruptedError
-        self.works.append(work)
 
 
 def x4plus() -> RRDBNet:
