@@ -103,7 +103,7 @@ class Jobs:
             BadRequest, Unavailable: as the same request would get without a job.
         """
         request = await self._service.validate(incoming)
-        return await self._start(secrets.token_hex(16), request, request_id, deadline)
+        return await self._start(self._service.settings.name_prefix + secrets.token_hex(16), request, request_id, deadline)
 
     async def put(self, job_id: str, incoming: IncomingRequest, request_id: str, deadline: Deadline) -> JobResponse:
         """Start a job under the caller's id, or return the one that the same request has started.

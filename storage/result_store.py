@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from core.config import MIB
+from core.config import MIB, Settings
 from core.errors import FileNotFound
 from utility import write_atomically
 
@@ -34,6 +34,13 @@ class ResultStore:
     retention_seconds: float
     max_bytes: int
     max_records: int = MAX_RECORDS
+    name_prefix: str = ""  # of the results that are saved here
+
+    @classmethod
+    def of(cls, settings: Settings) -> ResultStore:
+        """That of a service with these settings."""
+        folder, seconds, max_bytes = settings.output_dir, settings.retention_seconds, settings.output_max_bytes
+        return cls(folder, seconds, max_bytes, name_prefix=settings.name_prefix)
 
     def save(self, data: bytes, extension: str) -> Path:
         """Write a result whole or not at all, and return its absolute path.
@@ -42,7 +49,7 @@ class ResultStore:
             OSError: the disk is full, the folder cannot be written, …; nothing is left behind.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder.resolve() / f"{secrets.token_hex(16)}.{extension}"
+        path = self.folder.resolve() / f"{self.name_prefix}{secrets.token_hex(16)}.{extension}"
         write_atomically(path, data, unfinished=path.with_suffix(".part"))
         return path
 
@@ -99,7 +106,9 @@ class ResultStore:
                         yield path, status
 
 
-_RESULT_NAME = re.compile(r"[0-9a-f]{32}\.(?:jpg|png|webp)", re.ASCII)
-_OWN_NAME = re.compile(r"[0-9a-f]{32}\.(?:jpg|png|webp|json|part)|[0-9a-f]{64}\.(?:json|part)", re.ASCII)
+_RESULT_NAME = re.compile(r"(?:[A-Za-z0-9]{1,16}-)?[0-9a-f]{32}\.(?:jpg|png|webp)", re.ASCII)
+_OWN_NAME = re.compile(
+    rf"{_RESULT_NAME.pattern}|(?:[A-Za-z0-9]{{1,16}}-)?[0-9a-f]{{32}}\.part|(?:[0-9a-f]{{32}}){{1,2}}\.json", re.ASCII
+)
 _JOB_RECORD = re.compile(r"[0-9a-f]{32}\.json", re.ASCII)
 _PARTIAL_SECONDS = 60 * 60
