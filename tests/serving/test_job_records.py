@@ -62,7 +62,7 @@ async def test_finished_jobs_beyond_the_memory_are_found_on_disk(settings: Setti
         for job_id in ids:
             await jobs.wait(job_id)
         assert [(await jobs.get(job_id)).status for job_id in ids] == ["succeeded"] * 3
-        assert len(jobs._finished) == 1
+        assert len(jobs._runner.finished) == 1
         await jobs.close()
 
 
