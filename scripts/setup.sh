@@ -5,6 +5,7 @@
 #   scripts/setup.sh          what the service needs
 #   scripts/setup.sh --dev    and what its tests need
 #   scripts/setup.sh --bench  and what its benchmarks need
+#   scripts/setup.sh --ray    and what DEVICE=ray needs
 #   scripts/setup.sh --image  for scripts/slim.sh: OpenCV without its windows
 #
 #   PYTHON   the interpreter; unset: the first of those below that is of a right version
@@ -82,7 +83,7 @@ if [ ! -e "$VENV/.service-$stamp" ]; then
         make_venv
         stamp=$(version_of "$VENV/bin/python")-$checksum
     fi
-    rm -f "$VENV"/.service-* "$VENV"/.dev-* "$VENV"/.bench-*
+    rm -f "$VENV"/.service-* "$VENV"/.dev-* "$VENV"/.bench-* "$VENV"/.ray-*
     echo "Installing what the service needs. The first time, torch and CUDA are about 3 GB to download."
     install service --no-dev sync
     PYTHONDONTWRITEBYTECODE='' "$VENV/bin/python" scripts/check.py
