@@ -69,6 +69,38 @@ class ModelStatus:
 
 
 @dataclass(frozen=True)
+class Capabilities:
+    """What a worker can do, and on what; of a worker elsewhere, what is known of it here."""
+
+    identity: str  # of all that the same picture's result depends on there
+    device: str  # for people, like the next
+    engine: str
+    precision: str
+    models: tuple[str, ...]  # that a request can name
+    mixable: tuple[str, ...] = ()  # those of them that have a weaker denoising
+    status: Mapping[str, ModelStatus] = field(default_factory=dict)  # by name in /health
+
+    def check(self, model: str, denoise: float = 1.0) -> None:
+        """Make sure that a request's `model`, and its `denoise` where that is below 1, can be served.
+
+        Raises:
+            ModelUnavailable: its weights are not there.
+        """
+        if model not in self.models:
+            raise ModelUnavailable(
+                f"This server has no weights for the model {model!r}: {self.status[f'upscale_x4_{model}'].reason}. "
+                f"Ask for {either(self.models)}.",
+                field="model",
+                allowed=list(self.models),
+            )
+        if denoise != 1 and model not in self.mixable:
+            reason = self.status[f"upscale_x4_{model}_wdn"].reason
+            raise ModelUnavailable(
+                f"This server has no weights for denoise below 1: {reason}. Leave denoise out.", field="denoise"
+            )
+
+
+@dataclass(frozen=True)
 class Models:
     """Everything that is loaded, and the status of everything that should be.
 
@@ -88,15 +120,23 @@ class Models:
     fast: Mapping[str, FastModel] = field(default_factory=dict)  # of the super resolvers, those with a rate of their own
 
     @property
-    def identity(self) -> str:
-        """Of all that the same picture's result depends on here: the files of weights by their hashes, engine, platform."""
-        weights = {name: status.sha256 for name, status in self.status.items()}
-        return f"{weights}, {self.engine}, {self.platform}"
-
-    @property
     def engine(self) -> str:
         """For people: what runs the networks, and in what precision."""
-        return self.super_resolvers["photo"].engine
+        return next(iter(self.super_resolvers.values())).engine
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """Its identity tells the files of weights by their hashes, engine and platform."""
+        weights = {name: status.sha256 for name, status in self.status.items()}
+        return Capabilities(
+            f"{weights}, {self.engine}, {self.platform}",
+            self.device,
+            self.engine,
+            self.precision,
+            tuple(self.super_resolvers),
+            tuple(model for model, network in self.fast.items() if network.can_mix),
+            self.status,
+        )
 
     def super_resolver(self, model: str, denoise: float = 1.0) -> SuperResolver:
         """The super resolver of a request's `model`, and of its `denoise` where that is below 1.
@@ -104,21 +144,8 @@ class Models:
         Raises:
             ModelUnavailable: its weights are not on this server.
         """
-        if model not in self.super_resolvers:
-            raise ModelUnavailable(
-                f"This server has no weights for the model {model!r}: {self.status[f'upscale_x4_{model}'].reason}. "
-                f"Ask for {either(self.super_resolvers)}.",
-                field="model",
-                allowed=list(self.super_resolvers),
-            )
-        if denoise == 1:
-            return self.super_resolvers[model]
-        if not self.fast[model].can_mix:
-            reason = self.status[f"upscale_x4_{model}_wdn"].reason
-            raise ModelUnavailable(
-                f"This server has no weights for denoise below 1: {reason}. Leave denoise out.", field="denoise"
-            )
-        return self.fast[model].at(denoise)
+        self.capabilities.check(model, denoise)
+        return self.super_resolvers[model] if denoise == 1 else self.fast[model].at(denoise)
 
     def run_all_once(self) -> None:
         """Do what would make the first pass of any network slow."""
@@ -145,6 +172,17 @@ class Models:
 def _noise(side_px: int) -> NDArray[np.uint8]:
     """Pixels that cost what a photograph's do: a device may be faster with zeros."""
     return np.random.default_rng(side_px).integers(0, 256, (side_px, side_px, 3), np.uint8)
+
+
+def visible_devices() -> list[str]:
+    """`cuda:0`, `cuda:1` and so on, of the graphics cards that torch finds; importing it takes seconds.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    from models.device import visible_cards
+
+    return visible_cards()
 
 
 def load_models(settings: Settings) -> Models:

@@ -80,7 +80,9 @@ class Settings(BaseModel):
     log_format: Literal["text", "json"] = _setting("text", "`text` (key=value) or `json`: how each line of the log is written")
 
     device: str = _setting(
-        "auto", "`auto` (the first GPU, else the CPU), `cpu`, `cuda` or `cuda:N`", pattern=r"^(auto|cpu|cuda(:[0-9]+)?)$"
+        "auto",
+        "`auto` (the first GPU, else the CPU), `cpu`, `cuda`, `cuda:N`, `all` GPUs, several (`cuda:0,cuda:1`), or `ray`",
+        pattern=r"^(auto|all|ray|cuda|cpu(,cpu)*|cuda:[0-9]+(,cuda:[0-9]+)*)$",
     )
     precision: Literal["auto", "fp32", "fp16"] = _setting("auto", "`auto` (fp16 on a GPU, fp32 on a CPU), `fp32` or `fp16`")
     torch_threads: int = _setting(0, "CPU threads of the models; 0: torch chooses", ge=0)
@@ -164,6 +166,14 @@ class Settings(BaseModel):
         _formats(text)
         return text
 
+    @field_validator("device")
+    @classmethod
+    def _check_device(cls, text: str) -> str:
+        cards = [name for name in text.split(",") if name != "cpu"]
+        if len(set(cards)) < len(cards):
+            raise ValueError("one card, twice")
+        return text
+
     @field_validator("webhook_secret")
     @classmethod
     def _check_secret(cls, secret: str) -> str:
@@ -242,7 +252,7 @@ def _limits(field: FieldInfo) -> dict[str, float]:
 _MAY_HOLD_A_PASSWORD = ("weights_mirror", "registry_url", "public_url")
 _RIGHT = {
     "host": "an address (0.0.0.0, ::) or the name of a host",
-    "device": "auto, cpu, cuda or cuda:N",
+    "device": "auto, cpu, cuda, cuda:N, all, ray, or different cards such as cuda:0,cuda:1",
     "input_formats": f"some of {', '.join(INPUT_FORMATS)}, with commas between them",
     "webhook_secret": "the base64 of 24 to 64 bytes, such as `openssl rand -base64 32` gives",
     **dict.fromkeys(_MAY_HOLD_A_PASSWORD, "a URL that begins with http:// or https://"),

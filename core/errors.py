@@ -35,6 +35,7 @@
     │   ├── ModelsLoading                models_loading
     │   ├── ShuttingDown                 shutting_down
     │   ├── DeviceLost                   device_lost
+    │   ├── WorkerLost                   worker_lost
     │   └── Interrupted                  interrupted
     ├── DeadlineExceeded            504  deadline_exceeded
     ├── ResultNotSaved              507  result_not_saved
@@ -253,6 +254,17 @@ class DeviceLost(Unavailable):
 
     def __init__(self, reason: str) -> None:
         message = "The server's device has failed, and the server starts again. Try again soon."
+        super().__init__(message, retry_after_seconds=RESTART_SECONDS)
+        self.reason = reason
+
+
+class WorkerLost(Unavailable):
+    """What ran a task ended, or was silent for too long; another may succeed. `reason` is for the log."""
+
+    code = "worker_lost"
+
+    def __init__(self, reason: str) -> None:
+        message = "What worked on this was lost, and so was a second one. Try again soon."
         super().__init__(message, retry_after_seconds=RESTART_SECONDS)
         self.reason = reason
 

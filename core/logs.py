@@ -21,7 +21,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 OURS = {"__main__", "api", "app", "core", "imaging", "model_utility", "models"}  # packages and modules, each with its loggers
-OURS |= {"outbound", "schemas", "serving", "storage", "upscale", "utility", "weights"}
+OURS |= {"outbound", "schemas", "serving", "storage", "upscale", "utility", "weights", "workers"}
 
 
 class Values(dict[str, object]):

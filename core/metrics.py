@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Histogram, ProcessCollector, generate_latest
-from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from core.config import VERSION
@@ -22,6 +22,18 @@ SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120,
 
 
 @dataclass(frozen=True)
+class WorkerGauges:
+    """What is true of one worker."""
+
+    device: str  # its name
+    is_up: bool
+    is_running: bool
+    tasks_done: int
+    retries: int
+    memory_bytes: int | None
+
+
+@dataclass(frozen=True)
 class MetricsSnapshot:
     """What is true at this moment. None: there is no such thing here, or not yet."""
 
@@ -29,10 +41,10 @@ class MetricsSnapshot:
     waiting: int
     capacity: int
     heartbeat_age_seconds: float | None = None
-    device_memory_bytes: int | None = None
     device: str = ""
     precision: str = ""
     decode_waiting: int = 0
+    workers: tuple[WorkerGauges, ...] = ()
 
 
 class Metrics:
@@ -101,10 +113,33 @@ class _SnapshotCollector(Collector):
             "upscale_queue_capacity": ("Upscales that may wait", now.capacity),
             "upscale_decode_waiting": ("Pictures that wait to be decoded", now.decode_waiting),
             "upscale_heartbeat_age_seconds": ("Time since the registry took a heartbeat", now.heartbeat_age_seconds),
-            "upscale_device_memory_bytes": ("Memory of the GPU that the models hold", now.device_memory_bytes),
         }
         for name, (meaning, value) in gauges.items():
             if value is not None:
                 yield GaugeMetricFamily(name, meaning, value)
+        yield from _of_workers(now.workers)
         build = {"version": VERSION, "device": now.device, "precision": now.precision}
         yield InfoMetricFamily("upscale_build", "What is running here, and on what", build)
+
+
+def _of_workers(workers: tuple[WorkerGauges, ...]) -> Iterator[Metric]:
+    label = ["device"]
+    families: tuple[tuple[GaugeMetricFamily | CounterMetricFamily, Callable[[WorkerGauges], int | None]], ...] = (
+        (GaugeMetricFamily("upscale_worker_up", "Whether a worker can take tasks", labels=label), lambda it: it.is_up),
+        (GaugeMetricFamily("upscale_worker_running", "Whether it has one", labels=label), lambda it: it.is_running),
+        (CounterMetricFamily("upscale_worker_tasks", "Tasks that it has done", labels=label), lambda it: it.tasks_done),
+        (
+            CounterMetricFamily("upscale_retries", "Tasks that began again, since it was lost", labels=label),
+            lambda it: it.retries,
+        ),
+        (
+            GaugeMetricFamily("upscale_device_memory_bytes", "Memory of the GPU that its models hold", labels=label),
+            lambda it: it.memory_bytes,
+        ),
+    )
+    for family, value in families:
+        for worker in workers:
+            if (known := value(worker)) is not None:
+                family.add_metric([worker.device], known)
+        if family.samples:
+            yield family

@@ -21,6 +21,7 @@ Image = NDArray[np.uint8 | np.uint16]
 
 FIRST_TIME_SECONDS = 1.0  # what loading libraries and choosing kernels may take, the first time that a network runs
 
+THREADS = torch.get_num_threads()  # before anything sets another number
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
 
 
@@ -84,20 +85,37 @@ def seconds_of(run: Callable[[], object]) -> float:
     return seconds
 
 
+def visible_cards() -> list[str]:
+    """`cuda:0`, `cuda:1` and so on, of the cards that torch finds.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    count = torch.cuda.device_count()
+    if not count:
+        raise ConfigError(f"DEVICE=all, but torch finds no CUDA devices here. {_unusable_gpu_reason()}".rstrip())
+    return [f"cuda:{index}" for index in range(count)]
+
+
 def select_device(name: str = "auto", precision: str = "auto", threads: int = 0) -> Device:
     """Resolve `DEVICE`, `PRECISION` and `TORCH_THREADS` on this machine.
+
+    Of several CPU workers, `cpu,cpu`, one: with its share of the threads and of the memory.
 
     Raises:
         ConfigError: the device named is not there or of no use, or the precision is not one that it computes in.
     """
-    if threads:
-        torch.set_num_threads(threads)
+    name, *others = name.split(",")
+    workers = 1 + len(others)
+    if threads or workers > 1:
+        torch.set_num_threads(max((threads or THREADS) // workers, 1))
     unusable = _unusable_gpu_reason() if name != "cpu" else ""
     torch_device = torch.device(("cpu" if unusable or not torch.cuda.is_available() else "cuda") if name == "auto" else name)
     if torch_device.type == "cpu":
         if precision == "fp16":
             raise ConfigError("PRECISION=fp16 is for graphics cards; a CPU computes in fp32. Leave PRECISION unset.")
-        return Device(torch_device, torch.float32, _memory_bytes(torch_device) // 2, unusable if name == "auto" else "")
+        memory_bytes = _memory_bytes(torch_device) // 2 // workers
+        return Device(torch_device, torch.float32, memory_bytes, unusable if name == "auto" else "")
     if (torch_device.index or 0) >= torch.cuda.device_count():
         found = f"torch finds {torch.cuda.device_count()} CUDA devices here"
         raise ConfigError(f"DEVICE={name}, but {found}. {unusable}".rstrip())

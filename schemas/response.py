@@ -295,6 +295,21 @@ class MissingModel(_Response):
     reason: str
 
 
+class WorkerState(StrEnum):
+    IDLE = "idle"
+    RUNNING = "running"
+    ABSENT = "absent"  # elsewhere, and not there at the moment
+    LOST = "lost"  # gets no more tasks
+
+
+class WorkerStatus(_Response):
+    """One of what runs networks, one picture at a time."""
+
+    name: str = Field(examples=["cuda:0"])
+    state: WorkerState = Field(description="absent: not there at the moment; lost: until the service starts again")
+    reason: str | None = Field(description="why it is lost")
+
+
 class HealthResponse(ServiceStatus):
     """The body of GET /health."""
 
@@ -304,5 +319,6 @@ class HealthResponse(ServiceStatus):
     supported_resolutions: tuple[TargetResolution, ...]
     limits: dict[TargetResolution, TargetLimits]
     models: dict[str, LoadedModel | MissingModel]
+    workers: tuple[WorkerStatus, ...] = Field(description="empty while the models load")
     heartbeat_active: bool
     uptime_seconds: _Seconds

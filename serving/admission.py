@@ -7,70 +7,45 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import heapq
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
 from functools import partial
+from statistics import fmean
 from typing import Any
 
 from core.errors import DeadlineExceeded, QueueFull
 from schemas.response import QueueStatus
-from serving.workers import SHORT_SHARE, DeviceTask
+from serving.workers import SHORT_SHARE
+from workers.speed import Speed
+from workers.task import DeviceTask
 
 NEXT_REQUEST_SECONDS = 1.0  # of the device's time: the size of the request that `wait_seconds` is about
 MAX_RETRY_SECONDS = 600  # beyond that, no prediction is worth waiting for
-LARGEST_ERROR = 4.0  # of a prediction that a task may show: what stalls once says nothing of the next
-LEARNING = 0.5  # the share of an error, as a power, by which a prediction is corrected: one task doubles it at most
-LEAST_FIXED_SECONDS = 0.001  # from which the fixed part can grow again
-
-
-@dataclass
-class Speed:
-    """What a task takes: seconds for being one, and seconds by its work. All zero: not known.
-
-    Small tasks are slow for their work, in ways of their own (they do not fill the device, and narrow ones are worse), so
-    those below `least_work` teach the fixed part alone. A larger one corrects each part by its share of the prediction.
-    """
-
-    fixed_seconds: float = 0.0
-    seconds_per_flop: float = 0.0
-    least_work: float = 0.0
-
-    @classmethod
-    def of(cls, small: DeviceTask, large: DeviceTask) -> Speed:
-        """That of two tasks that have run. A rate over four times that of the large one alone would be an accident."""
-        by_work = max(large.seconds - small.seconds, large.seconds / LARGEST_ERROR) / (large.done - small.done)
-        return cls(max(small.seconds - by_work * small.done, 0.0), by_work, large.done)
-
-    def seconds(self, work: float) -> float:
-        """Of a task of that work; 0 while nothing is known."""
-        return self.fixed_seconds + work * self.seconds_per_flop
-
-    def learn(self, work: float, seconds: float) -> None:
-        """Correct what is known by a task that took so long."""
-        expected = self.seconds(work)
-        if not expected:
-            return
-        error = min(max(seconds / expected, 1 / LARGEST_ERROR), LARGEST_ERROR)
-        of_work = work * self.seconds_per_flop / expected if work >= self.least_work else 0.0
-        self.seconds_per_flop *= error ** (LEARNING * of_work)
-        self.fixed_seconds = max(self.fixed_seconds, LEAST_FIXED_SECONDS) * error ** (LEARNING * (1 - of_work))
 
 
 class Admission:
-    """The places in front of the device: `limit` that wait, and one that runs.
+    """The places in front of the workers: `limit` that wait, and one for each worker that is there.
 
     A place is taken before a task's image may wait in memory, and given back when its result is encoded. All methods but
     `measure` are called on the event loop.
     """
 
-    def __init__(self, limit: int, doubt_speed: Callable[[], None] = lambda: None) -> None:
-        """`doubt_speed` is called when a request is refused for its own predicted time alone."""
+    def __init__(
+        self, limit: int, doubt_speed: Callable[[], None] = lambda: None, workers: Callable[[], int] = lambda: 1
+    ) -> None:
+        """`doubt_speed` is called when a request is refused for its own predicted time alone; `workers` counts those there."""
         self.limit = limit
+        self.speeds: dict[str, Speed] = {}  # by the worker's name; none: nothing can be predicted
         self._doubt_speed = doubt_speed
-        self.speed = Speed()
+        self._count_workers = workers
         self._tasks: list[DeviceTask] = []
+
+    @property
+    def workers(self) -> int:
+        """That run tasks, or would, were one there."""
+        return max(self._count_workers(), 1)
 
     @property
     def running(self) -> int:
@@ -114,7 +89,7 @@ class Admission:
                 f"{round(timeout_seconds, 1):g} s in all. Try again later.",
                 wait + own - allowed,
             )
-        if len(self._tasks) > self.limit:
+        if len(self._tasks) >= self.limit + self.workers:
             raise self._full(
                 f"The queue is full: {self.limit} requests are waiting already. Try again later.",
                 min(self.predicted_seconds(each) or 0.0 for each in self._tasks),
@@ -141,30 +116,40 @@ class Admission:
 
     def predicted_seconds(self, task: DeviceTask) -> float | None:
         """Seconds until `task` will be done, those before it included; None while the device's speed is not known."""
-        if not self.speed.seconds(1):
+        if not self._usual.seconds(1):
             return None
         own = self._seconds_left(task)
         return self._wait_seconds(task.left, own, before=self.position(task)) + own
 
     def forecast(self, task: DeviceTask) -> tuple[float, float]:
         """Of a task that has no place yet: its own seconds, and those that it would wait; 0 while no speed is known."""
-        own = self.speed.seconds(task.work)
+        own = self._usual.seconds(task.work)
         return own, self._wait_seconds(task.work, own)
 
     def status(self) -> QueueStatus:
         """What a load balancer should know: requests, and predicted seconds."""
-        own, per_flop = NEXT_REQUEST_SECONDS, self.speed.seconds_per_flop
-        next_work = max(own - self.speed.fixed_seconds, 0.0) / per_flop if per_flop else 0.0
+        own, usual = NEXT_REQUEST_SECONDS, self._usual
+        next_work = max(own - usual.fixed_seconds, 0.0) / usual.seconds_per_flop if usual.seconds_per_flop else 0.0
         return QueueStatus(
             running=self.running,
             waiting=self.waiting,
             capacity=self.limit,
             wait_seconds=round(self._wait_seconds(next_work, own), 1),
-            backlog_seconds=round(sum(map(self._seconds_left, self._tasks)), 1),
+            backlog_seconds=round(max(self._free_at(self._tasks)), 1),
         )
 
+    @property
+    def _usual(self) -> Speed:
+        """What the workers do on average."""
+        known = self.speeds.values()
+        if not known:
+            return Speed()
+        return Speed(fmean(speed.fixed_seconds for speed in known), fmean(speed.seconds_per_flop for speed in known))
+
     def _seconds_left(self, task: DeviceTask) -> float:
-        return self.speed.seconds(task.left) if task.started_at is None else task.left * self.speed.seconds_per_flop
+        if task.started_at is None:
+            return self._usual.seconds(task.left)
+        return task.left * self.speeds.get(task.worker, self._usual).seconds_per_flop
 
     def _wait_seconds(self, work: float, own_seconds: float, before: int | None = None) -> float:
         """Seconds that the first `before` tasks, or all, keep a task of that work waiting.
@@ -172,11 +157,19 @@ class Admission:
         Those that are long beside it let it in, at half of the device's time.
         """
         tasks = self._tasks[:before]
-        total = sum(map(self._seconds_left, tasks))
-        in_turn = sum(self._seconds_left(task) for task in tasks if work > SHORT_SHARE * task.left)
+        total = min(self._free_at(tasks))
+        in_turn = min(self._free_at([task for task in tasks if work > SHORT_SHARE * task.left]))
         return min(2 * in_turn + own_seconds, total) if in_turn < total else in_turn
+
+    def _free_at(self, tasks: Sequence[DeviceTask]) -> list[float]:
+        """When each worker will have done what it has of these: the next task goes to the one that is free first."""
+        free_at = [0.0] * self.workers
+        for task in sorted(tasks, key=lambda task: task.started_at is None):
+            heapq.heapreplace(free_at, free_at[0] + self._seconds_left(task))
+        return free_at
 
     def measure(self, task: DeviceTask) -> None:
         """Learn from a task that has ended. One that was cancelled tells only that all of it would have taken too long."""
-        if task.done and not (task.cancelled and task.seconds < self.speed.seconds(task.work)):
-            self.speed.learn(task.done, task.seconds)
+        speed = self.speeds.get(task.worker)
+        if speed and task.done and not (task.cancelled and task.seconds < speed.seconds(task.work)):
+            speed.learn(task.done, task.seconds)

@@ -1,6 +1,6 @@
 """One way for every request: header → decode → caches → admission → device → encode → file.
 
-The event loop only waits here: decoding, encoding and files run in io threads, models on the device's thread.
+The event loop only waits here: decoding, encoding and files run in io threads, models on the workers' threads.
 """
 
 from __future__ import annotations
@@ -32,11 +32,13 @@ from serving.admission import Admission
 from serving.deadline import Deadline
 from serving.decoding import Decoder, is_large
 from serving.pending import InFlight, PendingResult
-from serving.workers import DeviceTask, DeviceWorker
+from serving.workers import Workers
 from storage.recent_pictures import RecentPictures
 from storage.result_cache import ResultCache, cache_keys
-from upscale import PipelineOutput, Upscaler
+from upscale import PipelineOutput
 from utility import IO_THREADS, IOExecutor
+from workers.task import DeviceTask
+from workers.worker import Worker
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +57,7 @@ class Dispatcher:
     def __init__(
         self,
         admission: Admission,
-        worker: DeviceWorker,
+        workers: Workers,
         cache: ResultCache,
         io: IOExecutor,
         decoder: Decoder,
@@ -63,7 +65,7 @@ class Dispatcher:
     ) -> None:
         self.cache = cache
         self._admission = admission
-        self._worker = worker
+        self._workers = workers
         self._io = io
         self._metrics = metrics
         self._decoder = decoder
@@ -73,7 +75,7 @@ class Dispatcher:
         self._pictures: RecentPictures[PipelineOutput] = RecentPictures(kept_bytes, KEPT_SECONDS, _now)
         self._encoders = asyncio.Semaphore(ENCODERS)
 
-    async def submit(self, request: UpscaleRequest, upscaler: Upscaler, deadline: Deadline) -> PendingResult:
+    async def submit(self, request: UpscaleRequest, deadline: Deadline) -> PendingResult:
         """Take a request in, and return without waiting for its result.
 
         Raises:
@@ -82,7 +84,7 @@ class Dispatcher:
             QueueFull: there is no place, or too much stands before it.
             DeadlineExceeded: it alone takes far longer than it may.
         """
-        timer, least = StageTimer(), _task_of(request, upscaler, has_alpha=False)
+        timer, least = StageTimer(), self._task_of(request, has_alpha=False)
         if is_large(request.image):  # by its header, even if its result might be there: only seconds of decoding would tell
             self._admission.check(least, deadline.seconds_left)
         with timer.stage("decode"):
@@ -90,7 +92,7 @@ class Dispatcher:
         self._metrics.count_stages(timer.seconds)
         has_alpha = picture.alpha is not None
         output_format = request.output_format(has_alpha)
-        identity = upscaler.models.identity
+        identity = self._workers.any().capabilities.identity
         metadata, left_out, of_picture, key = await self._io.run(_keys_of, request, picture, output_format, identity)
         in_flight = _shared(self._in_flight, key)
         if in_flight is None and (result := await self._io.run(self.cache.find, key)):
@@ -103,15 +105,15 @@ class Dispatcher:
                 run = InFlight.of_cached(output)
             cached = run is not None
             if run is None:
-                task = _task_of(request, upscaler, has_alpha)
-                run = self._start_run(of_picture, request, picture, upscaler, task, deadline)
+                task = self._task_of(request, has_alpha)
+                run = self._start_run(of_picture, request, picture, task, deadline)
             in_flight = self._start(key, request, output_format, beside_pixels(picture), metadata, run)
         if cached:
             self._metrics.count_cache_hit()
         warnings = (*request.warnings, *decode_warnings, *left_out)
         return PendingResult(in_flight, self._admission, deadline, warnings, cached=cached, has_alpha=has_alpha)
 
-    async def plan(self, request: UpscaleRequest, upscaler: Upscaler, deadline: Deadline) -> PlanResponse:
+    async def plan(self, request: UpscaleRequest, deadline: Deadline) -> PlanResponse:
         """What would become of a request, and what it would take, without running it. The cache is not looked at.
 
         A large picture is not decoded: its header tells all but whether the rest of the file is whole, and whether alpha that
@@ -121,7 +123,7 @@ class Dispatcher:
             BadRequest, ModelUnavailable, QueueFull, DeadlineExceeded: as `submit`.
         """
         plan, has_alpha = request.plan, request.image.has_alpha
-        self._admission.check(_task_of(request, upscaler, has_alpha=False), deadline.seconds_left)
+        self._admission.check(self._task_of(request, has_alpha=False), deadline.seconds_left)
         if is_large(request.image):
             warnings = await self._io.run(header_warnings, request.image)
             if has_alpha:
@@ -130,7 +132,7 @@ class Dispatcher:
             picture, warnings = await self._decoder.decode(request.image)
             has_alpha = picture.alpha is not None
         _, left_out = await self._io.run(_metadata_of, request, request.output_format(has_alpha))
-        task = _task_of(request, upscaler, has_alpha)
+        task = self._task_of(request, has_alpha)
         self._admission.check(task, deadline.seconds_left)
         own_seconds, queue_seconds = self._admission.forecast(task)
         return PlanResponse(
@@ -138,10 +140,13 @@ class Dispatcher:
             total_scale=float(plan.total_scale),
             predicted_seconds=round(own_seconds, 3),
             queue_seconds=round(queue_seconds, 3),
-            memory_bytes=upscaler.memory_bytes(plan),
+            memory_bytes=self._workers.any().memory_bytes(plan),
             format=request.output_format(has_alpha),
             warnings=(*request.warnings, *warnings, *left_out, *plan.warnings),
         )
+
+    def _task_of(self, request: UpscaleRequest, has_alpha: bool) -> DeviceTask:
+        return DeviceTask(self._workers.any().work(request.plan, has_alpha, request.params.enhance_faces))
 
     def cancel_all(self) -> None:
         """End everything at its next step."""
@@ -159,13 +164,12 @@ class Dispatcher:
         key: str,
         request: UpscaleRequest,
         picture: Picture,
-        upscaler: Upscaler,
         task: DeviceTask,
         deadline: Deadline,
     ) -> InFlight[PipelineOutput]:
         self._admission.admit(task, deadline.seconds_left)
         choices = request.plan, request.params  # without the file, which nobody needs any more
-        run = self._runs[key] = InFlight(task, asyncio.create_task(self._run(key, *choices, picture, upscaler, task)))
+        run = self._runs[key] = InFlight(task, asyncio.create_task(self._run(key, *choices, picture, task)))
         run.left = partial(self._end_run, key, run)
         return run
 
@@ -174,12 +178,13 @@ class Dispatcher:
             del self._runs[key]
         self._admission.release(run.task)
 
-    async def _run(
-        self, key: str, plan: Plan, params: UpscaleParams, picture: Picture, upscaler: Upscaler, task: DeviceTask
-    ) -> PipelineOutput:
+    async def _run(self, key: str, plan: Plan, params: UpscaleParams, picture: Picture, task: DeviceTask) -> PipelineOutput:
+        def run(worker: Worker) -> PipelineOutput:
+            return worker.run(picture, plan, params, task)
+
         timer = StageTimer()
         with timer.stage("queue"):
-            output = await self._worker.run(task, partial(upscaler.run, picture, plan, params, task))
+            output = await self._workers.run(task, run)
         timer.seconds["queue"] -= task.seconds
         if output.is_deterministic:
             bare = Picture(output.picture.pixels, output.picture.alpha)
@@ -283,10 +288,6 @@ def _shared(table: Mapping[str, InFlight[T]], key: str) -> InFlight[T] | None:
     """The same, in flight, unless it is being given up."""
     in_flight = table.get(key)
     return in_flight if in_flight and in_flight.waiters else None
-
-
-def _task_of(request: UpscaleRequest, upscaler: Upscaler, has_alpha: bool) -> DeviceTask:
-    return DeviceTask(upscaler.work(request.plan, has_alpha, request.params.enhance_faces))
 
 
 def _metadata_of(request: UpscaleRequest, output_format: OutputFormat) -> tuple[Metadata, list[str]]:

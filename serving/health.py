@@ -6,32 +6,48 @@ import time
 from collections.abc import Mapping
 
 from core.config import TARGET_PX, Settings
-from core.metrics import MetricsSnapshot
-from model_utility import Models, ModelStatus
+from core.metrics import MetricsSnapshot, WorkerGauges
+from model_utility import ModelStatus
 from schemas.plan import max_input_px
-from schemas.response import HealthResponse, LoadedModel, MissingModel, ServiceState, ServiceStatus, TargetLimits
+from schemas.response import (
+    HealthResponse,
+    LoadedModel,
+    MissingModel,
+    ServiceState,
+    ServiceStatus,
+    TargetLimits,
+    WorkerState,
+    WorkerStatus,
+)
 from serving.admission import Admission
+from serving.workers import Place, Workers
 
 
-def service_state(models: Models | None, *, stopping: bool) -> ServiceState:
-    """`models` is None while they load."""
+def service_state(workers: Workers | None, *, stopping: bool) -> ServiceState:
+    """`workers` is None while they load."""
     if stopping:
         return ServiceState.DRAINING
-    if models is None:
+    if workers is None:
         return ServiceState.STARTING
-    complete = all(status.loaded for status in models.status.values())
-    return ServiceState.HEALTHY if complete else ServiceState.DEGRADED
+    complete = all(status.loaded for status in workers.any().capabilities.status.values())
+    in_use = workers.open_count and not any(place.out_of_use for place in workers.places)
+    return ServiceState.HEALTHY if complete and in_use else ServiceState.DEGRADED
 
 
-def service_status(state: ServiceState, models: Models | None, admission: Admission) -> ServiceStatus:
+def devices_text(workers: Workers) -> str:
+    """For people: what the workers are, the same ones once."""
+    return ", ".join(dict.fromkeys(place.worker.capabilities.device for place in workers.places))
+
+
+def service_status(state: ServiceState, workers: Workers | None, admission: Admission) -> ServiceStatus:
     """What the registry hears."""
-    device = f"{models.device}, {models.engine}" if models else None
+    device = f"{devices_text(workers)}, {workers.any().capabilities.engine}" if workers else None
     return ServiceStatus(status=state, queue=admission.status(), device=device)
 
 
 def health_response(
     status: ServiceStatus,
-    models: Models | None,
+    workers: Workers | None,
     *,
     reason: str | None,
     settings: Settings,
@@ -45,7 +61,8 @@ def health_response(
         max_image_size_mb=settings.max_image_mb,
         supported_resolutions=tuple(TARGET_PX),
         limits={target: TargetLimits(target_px=px, max_input_px=max_input_px(target)) for target, px in TARGET_PX.items()},
-        models=_models(models.status if models else {}),
+        models=_models(workers.any().capabilities.status if workers else {}),
+        workers=tuple(map(_worker_status, workers.places)) if workers else (),
         heartbeat_active=bool(settings.registry_url),
         uptime_seconds=round(uptime_seconds, 3),
     )
@@ -58,12 +75,25 @@ def _models(statuses: Mapping[str, ModelStatus]) -> dict[str, LoadedModel | Miss
     }
 
 
+def _worker_status(place: Place) -> WorkerStatus:
+    if place.out_of_use:
+        return WorkerStatus(name=place.worker.name, state=WorkerState.LOST, reason=place.out_of_use)
+    state = WorkerState.RUNNING if place.running else WorkerState.IDLE if place.is_open else WorkerState.ABSENT
+    return WorkerStatus(name=place.worker.name, state=state, reason=None)
+
+
 def metrics_snapshot(
-    models: Models | None, admission: Admission, decode_waiting: int, heartbeat_age_seconds: float | None
+    workers: Workers | None, admission: Admission, decode_waiting: int, heartbeat_age_seconds: float | None
 ) -> MetricsSnapshot:
     """The gauges, as they are now."""
     queue = admission.running, admission.waiting, admission.limit
-    if models is None:
+    if workers is None:
         return MetricsSnapshot(*queue, heartbeat_age_seconds, decode_waiting=decode_waiting)
-    device = models.allocated_bytes(), models.device, models.precision
-    return MetricsSnapshot(*queue, heartbeat_age_seconds, *device, decode_waiting)
+    gauges = tuple(map(_worker_gauges, workers.places))
+    build = devices_text(workers), workers.any().capabilities.precision
+    return MetricsSnapshot(*queue, heartbeat_age_seconds, *build, decode_waiting, gauges)
+
+
+def _worker_gauges(place: Place) -> WorkerGauges:
+    worker, is_running = place.worker, bool(place.running)
+    return WorkerGauges(worker.name, place.is_open, is_running, place.tasks_done, place.retries, worker.allocated_bytes())

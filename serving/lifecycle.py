@@ -14,35 +14,34 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from core.config import Settings
-from core.errors import DeviceLost, JobCancelled, ModelsLoading, ShuttingDown, Unavailable
+from core.errors import DeviceLost, JobCancelled, ModelsLoading, ShuttingDown, Unavailable, WorkerLost
 from core.host import unusable_folder
 from core.metrics import Metrics, MetricsSnapshot
-from core.progress import NullProgress
 from model_utility import Models, load_models
 from schemas.request import IncomingRequest, UpscaleRequest
 from schemas.response import HealthResponse, PlanResponse, ServiceState, ServiceStatus, UpscaleResult
 from serving import health
-from serving.admission import Admission, Speed
+from serving.admission import Admission
 from serving.deadline import Deadline
 from serving.decoding import Decoder
 from serving.dispatcher import Dispatcher
 from serving.pending import PendingResult
 from serving.validation import parse_request
-from serving.workers import DeviceTask, DeviceWorker
+from serving.workers import Place, Workers
 from storage.result_cache import ResultCache
 from storage.result_store import ResultStore
 from storage.sweeper import sweep_until
-from upscale import Upscaler
 from utility import IOExecutor, wait_at_most
+from workers.local import LocalWorker, local_devices
+from workers.speed import Speed
+from workers.task import DeviceTask
+from workers.worker import Clock, Worker
 
 if TYPE_CHECKING:
     from outbound.heartbeat import Heartbeat
 
 logger = logging.getLogger(__name__)
 
-WARM_UP_PX = (64, 128, 256, 512)
-WARM_UP_SECONDS = 0.2
-SMALL_PX = 16  # side of a picture that hardly costs more than none
 MEASURE_AGAIN_SECONDS = 10.0  # between two measurements of a speed for which requests were refused
 RETURN_MEMORY_SECONDS = 5.0  # between two looks at whether there is any to give back
 CANCEL_SECONDS = 10.0  # a cancelled task ends at its next step: a convolution, a tile of the upsampler, a batch of faces
@@ -60,17 +59,16 @@ class Service:
         self.failure: Exception | None = None
         self.io = IOExecutor()
         self.metrics = Metrics(self._snapshot)
-        self._admission = Admission(settings.queue_limit, self._doubt_speed)
-        self._worker = DeviceWorker(self._admission.measure, lost=self._end_without_device)
+        self._admission = Admission(settings.queue_limit, self._doubt_speed, lambda: self._workers.open_count)
+        self._workers = Workers(self._admission.measure, lost=self._end_without_device)
         self._decoder = Decoder(self.io)
         cache = ResultCache(self.store)
-        self._dispatcher = Dispatcher(self._admission, self._worker, cache, self.io, self._decoder, self.metrics)
+        self._dispatcher = Dispatcher(self._admission, self._workers, cache, self.io, self._decoder, self.metrics)
         self._load = load
-        self._upscaler: Upscaler | None = None
+        self._is_loaded = False
         self._heartbeat = _build_heartbeat(settings, self._describe) if settings.registry_url else None
         self._tasks: list[asyncio.Task[None]] = []
         self._doubt: asyncio.Task[None] | None = None
-        self._large_px = WARM_UP_PX[0]
         self._loading: asyncio.Task[None] | None = None
         self._stop = asyncio.Event()
         self._open_requests = 0
@@ -84,7 +82,7 @@ class Service:
 
     async def start(self) -> None:
         """Return at once; the models load in the background."""
-        background: list[Coroutine[Any, Any, None]] = [self._load_upscaler(), self._return_memory()]
+        background: list[Coroutine[Any, Any, None]] = [self._open_workers(), self._return_memory()]
         background.append(sweep_until(self._stop, self.store, self.io))
         if self._heartbeat:
             background.append(self._heartbeat.run(self._stop))
@@ -120,58 +118,74 @@ class Service:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self.io.close()
-        self._worker.close()
+        self._workers.close()
 
-    async def _load_upscaler(self) -> None:
+    async def _open_workers(self) -> None:
         await self._check_output_dir()
+        gc.disable()  # while models load it would stop every thread, for longer with each of a million objects
         try:
-            models = await self._worker.run(DeviceTask(0), partial(_load_without_pauses, self._load, self.settings))
-            upscaler = Upscaler(models)
-            await self._measure_device(upscaler)
+            for make in await self.io.run(self._makers):
+                await self._open(make)
         except Exception as exc:  # whatever it is, nothing can be served: the process ends and says why
             self.failure = exc
             self.stop()
             return
-        self._upscaler = upscaler
-        for name, status in models.status.items():
+        finally:
+            gc.freeze()  # these objects stay for good, and later collections need not go through them: 0.2 s of /health
+            gc.enable()
+        self._is_loaded = True
+        capabilities = self._workers.any().capabilities
+        for name, status in capabilities.status.items():
             if status.loaded:
                 logger.info("%s: loaded %s", name, status.file)
             else:
                 logger.warning("%s: %s. %s", name, status.reason, status.fix)
-        logger.info("ready after %.1f s, on %s in %s", self.uptime_seconds, models.device, models.engine)
+        devices = health.devices_text(self._workers)
+        logger.info("ready after %.1f s, on %s in %s", self.uptime_seconds, devices, capabilities.engine)
         logger.info("open %s", self.settings.local_url)
 
-    async def _measure_device(self, upscaler: Upscaler) -> None:
-        """Passes of growing size until one takes long enough for its rate to be that of a request; then what else runs."""
-        await self._worker.run(DeviceTask(0), upscaler.run_all_once)
-        await self._worker.run(DeviceTask(0), partial(upscaler.warm_up, WARM_UP_PX[0], NullProgress()))  # weights are packed
-        small = await self._fastest_pass(upscaler, SMALL_PX)
-        for self._large_px in WARM_UP_PX:
-            large = await self._fastest_pass(upscaler, self._large_px)
-            if large.seconds > WARM_UP_SECONDS:
-                break
-        speed = self._admission.speed = Speed.of(small, large)
-        await self._worker.run(DeviceTask(0), partial(upscaler.measure_others, 1 / speed.seconds_per_flop))
+    def _makers(self) -> list[Callable[[], Worker]]:
+        """What makes each worker that `DEVICE` names."""
+        devices = local_devices(self.settings)
+        return [partial(LocalWorker.load, self._load, settings, name) for name, settings in devices]
 
-    async def _fastest_pass(self, upscaler: Upscaler, side_px: int) -> DeviceTask:
-        """Of two: whatever disturbs one makes it slower."""
-        tasks = [DeviceTask(0), DeviceTask(0)]
-        for task in tasks:
-            await self._worker.run(task, partial(upscaler.warm_up, side_px, task))
-        return min(tasks, key=lambda task: task.seconds)
+    async def _open(self, make: Callable[[], Worker]) -> None:
+        """Add a worker, unless it gives other bytes than the first; of several, one whose device is lost already is none."""
+        place = await self._workers.add(make)
+        worker, first = place.worker, self._workers.any()
+        if worker.capabilities.identity != first.capabilities.identity:
+            place.out_of_use = f"it would give other bytes than {first.name}"
+            logger.error(
+                "%s is not used, since %s: it is %s, not %s",
+                worker.name,
+                place.out_of_use,
+                worker.capabilities.identity,
+                first.capabilities.identity,
+            )
+            return
+        try:
+            self._admission.speeds[worker.name] = await self._measured(place, worker.prepare)
+        except WorkerLost:
+            if self._workers.open_count == 0:
+                raise
+
+    async def _measured(self, place: Place, measure: Callable[[Clock], Speed]) -> Speed:
+        return await self._workers.run(DeviceTask(0), lambda _: measure(self._workers.clock), place)
 
     def _doubt_speed(self) -> None:
         """Measure the speed again, once in a while: what is refused for it is never measured."""
-        if self._upscaler and (self._doubt is None or self._doubt.done()):
+        if self._is_loaded and (self._doubt is None or self._doubt.done()):
             context = contextvars.Context()  # its log lines are not the request's
-            self._doubt = asyncio.create_task(self._measure_again(self._upscaler), context=context)
+            self._doubt = asyncio.create_task(self._measure_again(), context=context)
 
-    async def _measure_again(self, upscaler: Upscaler) -> None:
+    async def _measure_again(self) -> None:
         try:
-            small, large = [await self._fastest_pass(upscaler, side_px) for side_px in (SMALL_PX, self._large_px)]
-            measured = Speed.of(small, large)
-            if measured.seconds(large.done) < self._admission.speed.seconds(large.done):  # a slower one is a busy machine's
-                self._admission.speed = measured
+            for place in self._workers.places:
+                if place.is_open:
+                    measured = await self._measured(place, place.worker.measure)
+                    known = self._admission.speeds[place.worker.name]
+                    if measured.seconds(measured.least_work) < known.seconds(measured.least_work):  # else, it was busy
+                        self._admission.speeds[place.worker.name] = measured
         except Exception as exc:  # whatever it is, the next may succeed
             logger.error("the device's speed could not be measured again: %r", exc)
         await asyncio.sleep(MEASURE_AGAIN_SECONDS)
@@ -181,9 +195,9 @@ class Service:
         while not self._stop.is_set():
             await wait_at_most(RETURN_MEMORY_SECONDS, self._stop)
             self._was_used |= self._dispatcher.drop_old_pictures()
-            if self._was_used and self._models and not self._admission.running:
+            if self._was_used and self._is_loaded and not self._admission.running:
                 self._was_used = self._decoder.budget.held_bytes > 0  # by a client that has left, and will be given back
-                await self.io.run(self._models.return_freed_memory)
+                await self.io.run(self._workers.any().return_freed_memory)
 
     def _end_without_device(self, loss: DeviceLost) -> None:
         """Another process may find the device well; this one cannot go on."""
@@ -208,7 +222,7 @@ class Service:
     @property
     def state(self) -> ServiceState:
         """What a load balancer should know."""
-        return health.service_state(self._models, stopping=self._stop.is_set())
+        return health.service_state(self._ready_workers, stopping=self._stop.is_set())
 
     @property
     def device_loss(self) -> DeviceLost | None:
@@ -218,32 +232,32 @@ class Service:
     @property
     def has_busy_threads(self) -> bool:
         """Whether a thread does what cannot be stopped: load models, decode, a last step on the device."""
-        is_loading = self._upscaler is None and self.failure is None
+        is_loading = not self._is_loaded and self.failure is None
         return is_loading or self.io.is_busy or self._admission.running > 0
 
     def health(self) -> HealthResponse:
         """The body of GET /health."""
         return health.health_response(
             self._status(),
-            self._models,
+            self._ready_workers,
             reason=self.device_loss.reason if self.device_loss else None,
             settings=self.settings,
             uptime_seconds=self.uptime_seconds,
         )
 
     @property
-    def _models(self) -> Models | None:
-        return self._upscaler.models if self._upscaler else None
+    def _ready_workers(self) -> Workers | None:
+        return self._workers if self._is_loaded else None
 
     def _status(self) -> ServiceStatus:
-        return health.service_status(self.state, self._models, self._admission)
+        return health.service_status(self.state, self._ready_workers, self._admission)
 
     def _describe(self) -> dict[str, object]:
         return self._status().model_dump(mode="json")
 
     def _snapshot(self) -> MetricsSnapshot:
         age_seconds = self._heartbeat.seconds_since_success if self._heartbeat else None
-        return health.metrics_snapshot(self._models, self._admission, self._decoder.waiting, age_seconds)
+        return health.metrics_snapshot(self._ready_workers, self._admission, self._decoder.waiting, age_seconds)
 
     # one request
 
@@ -289,7 +303,7 @@ class Service:
         Raises:
             BadRequest, Unavailable: see `core.errors`.
         """
-        self._ready()
+        self._check_ready()
         return await self.io.run(parse_request, incoming)
 
     async def plan(self, incoming: IncomingRequest, deadline: Deadline) -> PlanResponse:
@@ -298,7 +312,7 @@ class Service:
         Raises:
             BadRequest, Unavailable, DeadlineExceeded: as the request itself would.
         """
-        return await self._dispatcher.plan(await self.validate(incoming), self._ready(), deadline)
+        return await self._dispatcher.plan(await self.validate(incoming), deadline)
 
     async def submit(self, request: UpscaleRequest, deadline: Deadline) -> PendingResult:
         """Take a request in, and return without waiting for its result.
@@ -306,17 +320,17 @@ class Service:
         Raises:
             BadRequest, Unavailable, DeadlineExceeded: it cannot be taken; see `core.errors`.
         """
-        pending = await self._dispatcher.submit(request, self._ready(), deadline)
+        self._check_ready()
+        pending = await self._dispatcher.submit(request, deadline)
         if self._drained:  # while the image was decoded
             pending.cancel()
         return pending
 
-    def _ready(self) -> Upscaler:
+    def _check_ready(self) -> None:
         if self._stop.is_set():
             raise self._ending()
-        if self._upscaler is None:
+        if not self._is_loaded:
             raise ModelsLoading("The models are still loading. Try again soon.", retry_after_seconds=LOADING_RETRY_SECONDS)
-        return self._upscaler
 
     def _ending(self) -> Unavailable:
         return DeviceLost(self.device_loss.reason) if self.device_loss else shutting_down()
@@ -326,19 +340,6 @@ def _build_heartbeat(settings: Settings, describe: Callable[[], dict[str, object
     from outbound.heartbeat import Heartbeat  # httpx takes a tenth of the time to the first /health, and few have a registry
 
     return Heartbeat(settings, describe)
-
-
-def _load_without_pauses(load: Callable[[Settings], Models], settings: Settings) -> Models:
-    """Load, and collect no garbage until it is done: it would stop every thread, for longer with each of a million objects.
-
-    These objects stay for good; freezing them also spares every later collection the way through them, 0.2 s of /health.
-    """
-    gc.disable()
-    try:
-        return load(settings)
-    finally:
-        gc.freeze()
-        gc.enable()
 
 
 _NO_WEBHOOK = "webhook was not called: it is for jobs, which the header `Prefer: respond-async` starts."

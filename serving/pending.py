@@ -16,7 +16,7 @@ from core.errors import JobCancelled, OutOfMemory
 from schemas.response import UpscaleResult
 from serving.admission import Admission
 from serving.deadline import Deadline
-from serving.workers import DeviceTask
+from workers.task import DeviceTask
 
 logger = logging.getLogger(__name__)
 

@@ -1,6 +1,6 @@
-"""The worker: the one thread that alone touches the device, and the tasks that it runs.
+"""The queue in front of the workers: each has a thread of its own, which alone lets it work.
 
-It knows neither HTTP nor models: a task's work is a number and a function.
+It knows neither HTTP nor pictures: a task's work is a number and a function of the worker that runs it.
 """
 
 from __future__ import annotations
@@ -14,216 +14,282 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
-from core.errors import DeviceLost, JobCancelled
+from core.errors import DeviceLost, JobCancelled, WorkerLost
+from workers.task import DeviceTask
+from workers.worker import Clock, Worker
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
 SHORT_SHARE = 0.25  # of what is left of the running task: a task of at most that may run in between
-WATCH_SECONDS = 1.0  # between two looks at whether the thread still lives
+WATCH_SECONDS = 1.0  # between two looks at whether the threads still live, and which workers do
 
 
-class WorkerDied(RuntimeError):
-    """The thread was ended in the middle of a task.
+@dataclass(frozen=True)
+class _Call:
+    """What a task does: a function of its worker, in its log lines' context; and the place that alone may do it, if any."""
 
-    A plain error: what ends a thread must not end the event loop that hears of it.
-    """
+    function: Callable[[Worker], Any]
+    context: contextvars.Context
+    place: Place | None
 
 
-class DeviceTask:
-    """One result's work on the device: its `Progress` and its cancellation in one object, which any thread may call."""
+class _Thread:
+    """A thread that calls what it is given, in turn."""
 
-    def __init__(self, work: float) -> None:
-        """`work` is in the unit that `advance` counts: FLOPs."""
-        self.work = work
-        self.done = 0.0
-        self._least_progress = 0.0
-        self.started_at: float | None = None  # seconds since the epoch, for others to see
-        self.begun_at = 0.0  # on the worker's clock
-        self.given_seconds = 0.0  # to shorter tasks
-        self.seconds = 0.0  # on the device, without those
-        self.future: Future[Any] | None = None
-        self.cancelled = False
-        self.give_way: Callable[[DeviceTask], None] = lambda _task: None  # set by the worker when the task starts
+    def __init__(self) -> None:
+        self._thread: threading.Thread | None = None
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="device", initializer=self._note_thread)
+        self.submit = self._executor.submit
 
-    def advance(self, work: float) -> None:
-        """Note that `work` has been done. The pipeline calls it between any two steps, on the device's thread.
-
-        Shorter tasks may run meanwhile, in this very call.
-
-        Raises:
-            JobCancelled: nobody waits for the result any more.
-        """
-        self.done += work
-        self._check()
-        self.give_way(self)
-        self._check()
-
-    def clock(self) -> float:
-        """Seconds that stand still while shorter tasks run."""
-        return time.perf_counter() - self.given_seconds
-
-    def add_work(self, work: float) -> None:
-        """Note that there is more to do than was known; `progress` does not go back for that."""
-        self._least_progress = self.progress
-        self.work += work
-
-    def _check(self) -> None:
-        if self.cancelled:
-            raise JobCancelled("The task was cancelled.")
+    def _note_thread(self) -> None:
+        self._thread = threading.current_thread()
 
     @property
-    def left(self) -> float:
-        """The work that is not done."""
-        return max(self.work - self.done, 0.0)
+    def has_died(self) -> bool:
+        """Its executor would take it for busy for ever."""
+        return self._thread is not None and not self._thread.is_alive()
+
+    def close(self) -> None:
+        """Let it go, once it has finished what it is doing."""
+        self._executor.shutdown(wait=False, cancel_futures=True)
+
+
+class Place:
+    """A worker, its thread, and what it does."""
+
+    def __init__(self, worker: Worker, thread: _Thread) -> None:
+        self.worker = worker
+        self.thread = thread
+        self.out_of_use = ""  # why it gets no more tasks
+        self.tasks_done = 0  # of those that any worker could have done
+        self.retries = 0  # tasks that began again, since this worker was lost
+        self.running: dict[DeviceTask, _Call] = {}  # the last one runs; it was let in by the one before it
+        self.looks_for_tasks = False
 
     @property
-    def progress(self) -> float:
-        """The share of the work that is done, 0–1."""
-        return max(min(self.done / self.work, 1.0), self._least_progress) if self.work else 0.0
-
-    def cancel(self) -> None:
-        """Let the task end at its next step, or never start."""
-        self.cancelled = True
-        if self.future is not None:
-            self.future.cancel()
+    def is_open(self) -> bool:
+        """Whether it can take a task."""
+        return not self.out_of_use and self.worker.is_alive
 
 
-class DeviceWorker:
-    """Runs tasks in the order of their coming, on one thread.
+class Workers:
+    """Runs tasks in the order of their coming, each on the first worker that is free.
 
-    Between two steps of a long task, those run that are short beside what is left of it, as long as it has given away no more
-    time than it had: so it takes at most twice as long, and they wait for a step.
+    Between two steps of a long task, its worker runs those that are short beside what is left of it, as long as it has given
+    away no more time than it had: so it takes at most twice as long, and they wait for a step.
 
-    A task that finds the device lost is the last: those that wait, and those that come, fail with `DeviceLost` too.
+    A task whose worker is lost begins again on another, before all that wait; once, and then it fails with WorkerLost. A
+    worker whose device is lost gets no more tasks. With the last one, all that wait fail with DeviceLost, and those that come.
     """
 
     def __init__(
         self,
         measured: Callable[[DeviceTask], None],
-        clock: Callable[[], float] = time.perf_counter,
+        clock: Clock = time.perf_counter,
         lost: Callable[[DeviceLost], None] = lambda _: None,
     ) -> None:
         """`clock` is in seconds.
 
-        `measured` hears of each task that has ended well or was cancelled, on the worker's thread; `lost` of the device's end,
-        once, on the event loop, and before any task's caller does.
+        `measured` hears of each task that has ended well or was cancelled, on the worker's thread; `lost` of the last device's
+        end, once, on the event loop, and before any task's caller does.
         """
+        self.clock = clock
+        self.places: list[Place] = []
         self._measured = measured
-        self._clock = clock
         self._hear_of_loss = lost
         self._loss: DeviceLost | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._waiting: dict[DeviceTask, Callable[[], Any]] = {}  # in order
-        self._lock = threading.Lock()  # of these
-        self._running: list[DeviceTask] = []  # the last one runs; it was let in by the one before it
-        self._thread: threading.Thread | None = None
-        self._executor = self._start_thread()
+        self._waiting: dict[DeviceTask, _Call] = {}  # in order
+        self._lock = threading.Lock()  # of these, and of what the places do
 
-    async def run(self, task: DeviceTask, function: Callable[[], T]) -> T:
-        """Run `function` on the device's thread, when its turn has come; it reports to `task`.
+    @property
+    def open_count(self) -> int:
+        """How many can take tasks."""
+        return sum(place.is_open for place in self.places)
+
+    def any(self) -> Worker:
+        """One that can be asked what all would say alike: one that is open, if there is any."""
+        return min(self.places, key=lambda place: not place.is_open).worker
+
+    async def add(self, make: Callable[[], Worker]) -> Place:
+        """Another place, whose worker is made on its thread; what `make` raises leaves none behind."""
+        self._loop, thread = asyncio.get_running_loop(), _Thread()
+        try:
+            place = Place(await asyncio.wrap_future(thread.submit(make)), thread)
+        except BaseException:
+            thread.close()
+            raise
+        self.places.append(place)
+        return place
+
+    async def run(self, task: DeviceTask, function: Callable[[Worker], T], place: Place | None = None) -> T:
+        """Run `function` of a worker, or of that one, when its turn has come; it reports to `task`.
 
         Raises:
-            DeviceLost: `function` or another's found the device lost.
+            DeviceLost: there is no worker left whose device is well.
+            WorkerLost: the second worker that ran it was lost too.
         """
         task.future = Future()
-        self._loop = asyncio.get_running_loop()
         with self._lock:
             if self._loss:
                 raise DeviceLost(self._loss.reason)
-            self._waiting[task] = partial(contextvars.copy_context().run, function)  # for its log lines
-        self._executor.submit(self._run_next)
+            self._waiting[task] = _Call(function, contextvars.copy_context(), place)
+            self._wake()
         result: asyncio.Future[T] = asyncio.wrap_future(task.future)
         try:
             while not (await asyncio.wait({result}, timeout=WATCH_SECONDS))[0]:
-                self._watch_thread(task)
+                self._watch()
             return await result
         finally:
             result.cancel()
             with self._lock:
-                self._waiting.pop(task, None)  # of a task that was cancelled before its turn, nothing is kept
+                self._forget(task)
 
-    def _start_thread(self) -> ThreadPoolExecutor:
-        def note_thread() -> None:
-            self._thread = threading.current_thread()
+    def _forget(self, task: DeviceTask) -> None:
+        """Keep nothing of a task that was cancelled before its turn, be it the second."""
+        if self._waiting.pop(task, None) and task.future and not task.future.cancel():
+            task.future.set_exception(JobCancelled("The task was cancelled."))
 
-        return ThreadPoolExecutor(1, thread_name_prefix="device", initializer=note_thread)
+    def _wake(self) -> None:
+        """Let those look for tasks that find one."""
+        for place in self.places:
+            if not place.looks_for_tasks and self._next_for(place):
+                place.looks_for_tasks = True
+                place.thread.submit(self._work, place)
 
-    def _watch_thread(self, watched: DeviceTask) -> None:
-        """Replace a thread that has died, and fail the tasks that it had: the executor would take it for busy for ever."""
-        if self._thread is None or self._thread.is_alive():
-            return
-        logger.error("the device's thread died; another takes its place")
-        for task in {watched, *self._running} - self._waiting.keys():
-            if task.future and not task.future.done():
-                task.future.set_exception(WorkerDied("It ended with this task in its hands."))
-        self._running.clear()
-        self._thread = None
-        self._executor.shutdown(wait=False)
-        self._executor = self._start_thread()
-        for _ in range(len(self._waiting)):
-            self._executor.submit(self._run_next)
-
-    def _run_next(self, most_work: float = math.inf) -> bool:
-        """Run the first that waits and has at most that work; False if there is none."""
+    def _watch(self) -> None:
         with self._lock:
-            task = next((task for task in self._waiting if task.work <= most_work), None)
+            for place in self.places:
+                if place.thread.has_died:
+                    logger.error("the thread of %s died; another takes its place", place.worker.name)
+                    place.thread.close()
+                    place.thread = _Thread()
+                    self._let_go(place)
+            self._wake()  # workers elsewhere come and go
+
+    def _work(self, place: Place) -> None:
+        try:
+            while self._run_next(place):
+                pass
+        finally:
+            with self._lock:
+                self._let_go(place)
+
+    def _let_go(self, place: Place) -> None:
+        """Of a thread that was ended between two tasks, or with one in its hands, however that came about."""
+        place.looks_for_tasks = False
+        for task, call in place.running.items():
+            if task not in self._waiting and task.future and not task.future.done():
+                self._retry_or_fail(place, task, call, WorkerLost("its thread died"))
+        place.running.clear()
+
+    def _run_next(self, place: Place, most_work: float = math.inf) -> bool:
+        """Run the first that waits for such a worker and has at most that work; False if there is none."""
+        with self._lock:
+            task = self._next_for(place, most_work)
             if task is None:
+                place.looks_for_tasks = bool(place.running)
                 return False
-            function = self._waiting.pop(task)
-            self._running.append(task)
-        self._run(task, function)
+            place.running[task] = call = self._waiting[task]
+            del self._waiting[task]
+        self._run(place, task, call)
         return True
 
-    def _run(self, task: DeviceTask, function: Callable[[], Any]) -> None:
+    def _next_for(self, place: Place, most_work: float = math.inf) -> DeviceTask | None:
+        is_open = place.is_open
+        for task, call in self._waiting.items():
+            if task.work <= most_work and (call.place is place or (is_open and call.place is None)):
+                return task
+        return None
+
+    def _run(self, place: Place, task: DeviceTask, call: _Call) -> None:
         future = task.future
-        if future is None or not future.set_running_or_notify_cancel():
-            self._running.remove(task)
+        if future is None or not (future.running() or future.set_running_or_notify_cancel()):
+            with self._lock:
+                del place.running[task]
             return
-        task.started_at, task.begun_at, task.give_way = time.time(), self._clock(), self._give_way
+        task.worker = place.worker.name
+        task.started_at, task.begun_at, task.give_way = time.time(), self.clock(), partial(self._give_way, place)
         try:
-            result = function()
+            task.check()
+            result = call.context.run(call.function, place.worker)
         except BaseException as exc:  # whatever it is: the thread goes on, and its caller hears of it
             if isinstance(exc, JobCancelled):
                 self._measure(task)
-            self._running.remove(task)
-            if isinstance(exc, DeviceLost):
-                self._give_up(exc)
-            future.set_exception(exc if isinstance(exc, Exception) else WorkerDied(f"killed by {exc!r}"))
+            with self._lock:
+                self._fail(place, task, call, exc)
+                del place.running[task]
         else:
             self._measure(task)
-            self._running.remove(task)
-            future.set_result(result)
+            with self._lock:
+                place.tasks_done += call.place is None
+                future.set_result(result)
+                del place.running[task]
+
+    def _fail(self, place: Place, task: DeviceTask, call: _Call, exc: BaseException) -> None:
+        if not isinstance(exc, Exception):  # must not end the event loop
+            exc = WorkerLost(f"killed by {exc!r}")
+        if isinstance(exc, DeviceLost):
+            exc = self._put_out_of_use(place, exc)
+        if isinstance(exc, WorkerLost):
+            self._retry_or_fail(place, task, call, exc)
+        elif task.future:
+            task.future.set_exception(exc)
+
+    def _put_out_of_use(self, place: Place, loss: DeviceLost) -> DeviceLost | WorkerLost:
+        """Of a worker whose device is lost: what its task fails with."""
+        is_first, place.out_of_use = not place.out_of_use, loss.reason
+        if all(other.out_of_use for other in self.places):
+            self._give_up(loss)
+            return loss
+        if is_first:
+            logger.critical("%s is lost, and gets no more work: %s", place.worker.name, loss.reason, exc_info=loss.__cause__)
+        return WorkerLost(loss.reason)
+
+    def _retry_or_fail(self, place: Place, task: DeviceTask, call: _Call, lost: WorkerLost) -> None:
+        if task.retries or task.cancelled:
+            if task.future:
+                task.future.set_exception(lost)
+            return
+        logger.error("%s was lost, and its task begins again: %s", place.worker.name, lost.reason)
+        task.begin_again()
+        self._waiting = {task: call, **self._waiting}
+        place.retries += 1
+        self._wake()
 
     def _measure(self, task: DeviceTask) -> None:
-        task.seconds = self._clock() - task.begun_at - task.given_seconds
+        task.seconds = self.clock() - task.begun_at - task.given_seconds
         self._measured(task)
 
     def _give_up(self, loss: DeviceLost) -> None:
         """Fail all that wait, and whatever will come."""
-        with self._lock:
-            is_first, self._loss = self._loss is None, loss
-            waiting = [task.future for task in self._waiting]
-            self._waiting.clear()
+        is_first, self._loss = self._loss is None, loss
+        waiting = [task.future for task in self._waiting]
+        self._waiting.clear()
         if is_first and self._loop:
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is left to hear of it
                 self._loop.call_soon_threadsafe(self._hear_of_loss, loss)
         for future in waiting:
-            if future and future.set_running_or_notify_cancel():
+            if future and (future.running() or future.set_running_or_notify_cancel()):
                 future.set_exception(DeviceLost(loss.reason))
 
-    def _give_way(self, task: DeviceTask) -> None:
+    def _give_way(self, place: Place, task: DeviceTask) -> None:
         """Run shorter tasks, one after the other, unless `task` has given away more time than it had."""
-        start = self._clock()
-        while task.given_seconds <= start - task.begun_at - task.given_seconds and self._run_next(SHORT_SHARE * task.left):
-            end = self._clock()
+        start = self.clock()
+        while task.given_seconds <= start - task.begun_at - task.given_seconds:
+            if not self._run_next(place, SHORT_SHARE * task.left):
+                return
+            end = self.clock()
             task.given_seconds += end - start
             start = end
 
     def close(self) -> None:
-        """Let the thread go, once it has finished what it is doing."""
-        self._executor.shutdown(wait=False, cancel_futures=True)
+        """Let the threads go, once they have finished what they are doing."""
+        for place in self.places:
+            place.thread.close()

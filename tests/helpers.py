@@ -34,6 +34,8 @@ from model_utility import Models
 from schemas.response import ServiceState
 from serving.lifecycle import Service
 from tests.documented import DocumentedClient
+from upscale import Upscaler
+from workers.local import LocalWorker
 
 WEIGHTS = ROOT / "weights"
 # Of a server that only runs small pictures: threads of one pass wait for each other at every layer, and beside busy
@@ -84,6 +86,11 @@ def fake_models(resolver: FakeResolver | None = None) -> Models:
     fast = type("NoFastModel", (), {"can_mix": True, "at": staticmethod(lambda _denoise: resolver), "measure": measure})()
     names = ("photo", "anime", "photo_fast", "anime_fast")
     return Models(dict.fromkeys(names, resolver), detector, restorer, fast={"photo_fast": fast})  # type: ignore[arg-type]
+
+
+def fake_worker(name: str = "cpu", resolver: FakeResolver | None = None) -> LocalWorker:
+    """One with such models."""
+    return LocalWorker(name, Upscaler(fake_models(resolver)))
 
 
 @asynccontextmanager

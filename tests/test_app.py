@@ -208,6 +208,7 @@ async def test_health_has_every_field_of_the_contract(client: httpx.AsyncClient)
         },
         "models": {},
         "device": "cpu, repeated pixels",
+        "workers": [{"name": "cpu", "state": "idle", "reason": None}],
         "queue": {"running": 0, "waiting": 0, "capacity": 8, "wait_seconds": 0.0, "backlog_seconds": 0.0},
     }
 

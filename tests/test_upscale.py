@@ -19,9 +19,9 @@ from imaging.picture import Array, Picture
 from model_utility import Models, ModelStatus
 from schemas.params import UpscaleParams
 from schemas.plan import Plan, Size, max_input_px, plan_scale, plan_upscale
-from serving.workers import DeviceTask
 from tests.helpers import FakeResolver, decode, fake_models, sample_crop
 from upscale import PipelineOutput, Upscaler
+from workers.task import DeviceTask
 
 WITHOUT_FACES = UpscaleParams(enhance_faces=False)
 

@@ -10,9 +10,9 @@ from PIL import Image
 
 from core.config import Settings
 from serving import decoding, dispatcher
-from serving.admission import Speed
 from tests.helpers import FakeResolver, assert_error, b64, encode, fake_models, ready, sample_crop, serving
 from tests.serving.gated_service import ASYNC, gated_service
+from workers.speed import Speed
 
 PIXELS = sample_crop(40, 30)
 IMAGE = Image.fromarray(PIXELS)
@@ -58,7 +58,7 @@ async def test_work_format_and_bytes_are_those_without_alpha(settings: Settings,
         await ready(client)
         for data in OPAQUE[name]:
             body = {"image_b64": b64(data), "target_resolution": "2k"}
-            service._admission.speed = Speed(0, 1e-6)
+            service._admission.speeds["cpu"] = Speed(0, 1e-6)
             plan = (await client.post("/plan", json=body)).json()
             resolver.planes = 0
             upscaled = (await client.post("/upscale", json={**body, "quality": 94 + len(answers)})).json()

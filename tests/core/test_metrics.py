@@ -15,11 +15,12 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from bench.server import ROOT
 from core.config import Settings
-from core.metrics import Metrics, MetricsSnapshot
+from core.metrics import Metrics, MetricsSnapshot, WorkerGauges
 from tests.helpers import FakeResolver, b64, encode, fake_models, ready, sample_crop, serving, until, with_settings
 
 BODY = {"image_b64": b64(encode(sample_crop(60, 40))), "target_resolution": "2k", "output_format": "png"}
 DASHBOARD = json.loads((ROOT / "docs" / "grafana-dashboard.json").read_text())
+CARD = WorkerGauges("cuda:0", is_up=True, is_running=False, tasks_done=3, retries=0, memory_bytes=7)
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
@@ -95,9 +96,9 @@ def test_what_is_not_there_is_left_out_and_what_is_there_is_given() -> None:
     absent = Metrics(lambda: MetricsSnapshot(0, 0, 8)).page().decode()
     assert "upscale_heartbeat_age_seconds" not in absent
     assert "upscale_device_memory_bytes" not in absent
-    present = Metrics(lambda: MetricsSnapshot(0, 0, 8, heartbeat_age_seconds=2.5, device_memory_bytes=7)).page().decode()
+    present = Metrics(lambda: MetricsSnapshot(0, 0, 8, heartbeat_age_seconds=2.5, workers=(CARD,))).page().decode()
     assert "\nupscale_heartbeat_age_seconds 2.5\n" in present
-    assert "\nupscale_device_memory_bytes 7.0\n" in present
+    assert '\nupscale_device_memory_bytes{device="cuda:0"} 7.0\n' in present
 
 
 async def test_the_page_needs_a_key_where_one_is_configured(settings: Settings) -> None:
@@ -131,7 +132,7 @@ def _kept(asked: Any, loaded: Any) -> Any:
 async def test_every_metric_of_the_dashboard_and_of_the_documents_is_on_the_page(client: httpx.AsyncClient) -> None:
     await client.put("/jobs/a-job-of-ours", json=BODY)
     names = {name for name, _ in await scrape(client)}
-    gauges = Metrics(lambda: MetricsSnapshot(0, 0, 8, 1.0, 1)).page().decode()
+    gauges = Metrics(lambda: MetricsSnapshot(0, 0, 8, 1.0, workers=(CARD,))).page().decode()
     names |= {family.name for family in text_string_to_metric_families(gauges)}
     for query in queries(DASHBOARD["panels"]):
         asked = set(re.findall(r"\b(?:upscale|process)_\w+", query))

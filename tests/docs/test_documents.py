@@ -32,7 +32,7 @@ from weights.manifest import WeightFile, read_manifest
 DEFAULTS = Settings()
 MAX_README_LINES = 150
 MAX_PAGE_LINES = 200
-LAYERED_FOLDERS = ("api", "serving", "storage", "outbound", "schemas", "imaging", "models", "core", "weights")
+LAYERED_FOLDERS = ("api", "serving", "storage", "outbound", "schemas", "imaging", "models", "core", "weights", "workers")
 
 
 def weights_row(file: WeightFile) -> str:

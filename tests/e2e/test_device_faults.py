@@ -145,20 +145,21 @@ async def test_an_idle_device_thread_that_is_killed_is_replaced(settings: Settin
 
 
 @pytest.mark.no_cover
-async def test_a_busy_device_thread_that_is_killed_costs_its_job_and_no_other(settings: Settings) -> None:
+async def test_a_busy_device_thread_that_is_killed_costs_no_request(settings: Settings) -> None:
     resolver = FakeResolver()
     async with serving(settings, lambda _: fake_models(resolver)) as (client, service):
         await ready(client)
         resolver.gate.clear()
         resolver.entered.clear()
-        first = asyncio.create_task(ask(client, new_picture()))
+        first_image, image = new_picture(), new_picture()
+        first = asyncio.create_task(ask(client, first_image))
         await asyncio.to_thread(resolver.entered.wait)
-        image = new_picture()
         waiting = asyncio.create_task(ask(client, image))
         kill_device_thread()
         resolver.gate.set()
-        assert_error(await first, 500, "internal_error")
+        assert_repeats_pixels(await first, first_image)
         assert_repeats_pixels(await waiting, image)
+        assert 'upscale_retries_total{device="cpu"} 1.0' in (await client.get("/metrics")).text
         assert service.health().queue.running == 0
 
 

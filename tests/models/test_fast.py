@@ -23,9 +23,9 @@ from models.engines.winograd import CAPABILITIES, Build, _cpu_has
 from models.engines.winograd_srvgg import WinogradSrvgg
 from models.fast import KEPT_STRENGTHS, MEASURED_PX, FastModel
 from models.super_resolution import Engine
-from serving.workers import DeviceTask
 from tests.helpers import WEIGHTS, FakeResolver, max_difference, psnr, sample_crop
 from tests.models.networks import Steps, random_compact
+from workers.task import DeviceTask
 
 from realesrgan import RealESRGANer  # isort: skip - after models has prepared the process
 from realesrgan.archs.srvgg_arch import SRVGGNetCompact  # isort: skip

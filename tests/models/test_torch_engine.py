@@ -20,9 +20,9 @@ from models.engines.torch_engine import TorchEngine
 from models.face_detection import MEASURED_PX, FaceDetector
 from models.face_restoration import FaceRestorer
 from models.super_resolution import SuperResolver
-from serving.workers import DeviceTask
 from tests.helpers import FakeResolver, max_difference
 from tests.models.networks import random_network
+from workers.task import DeviceTask
 
 from basicsr.archs.rrdbnet_arch import RRDBNet  # isort: skip - after models has prepared the process
 

@@ -296,7 +296,7 @@ import numpy as np
 import models
 from basicsr.archs.rrdbnet_arch import RRDBNet
 from models.engines.winograd import WinogradEngine
-from serving.workers import DeviceTask
+from workers.task import DeviceTask
 
 def limit(more):
     used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()

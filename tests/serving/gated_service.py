@@ -18,7 +18,6 @@ from PIL import Image
 
 from core.config import Settings
 from core.progress import Progress
-from serving.admission import Speed
 from serving.lifecycle import Service
 from tests.helpers import HANG_SECONDS, FakeResolver, b64, encode, fake_models, post, ready, send_raw, serving
 
@@ -117,7 +116,7 @@ async def gated_service(settings: Settings) -> AsyncIterator[GatedService]:
     async with serving(settings, lambda _: fake_models(resolver)) as (client, service):
         await ready(client)
         resolver.seen.clear()  # of the warm-up
-        service._admission.speed = Speed()  # on a busy machine it would be one at which requests are late
+        service._admission.speeds.clear()  # on a busy machine it would be one at which requests are late
         resolver.gate.clear()
         try:
             yield GatedService(client, service, resolver, settings.port)

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from core.config import MIB, Settings
 from core.progress import Progress
-from serving.admission import Admission, Speed
-from serving.workers import DeviceTask, DeviceWorker
+from serving.admission import Admission
+from serving.workers import Workers
 from storage.result_cache import ResultCache
 from storage.result_store import ResultStore
 from tests.helpers import (
@@ -40,6 +40,8 @@ from tests.helpers import (
     with_settings,
 )
 from tests.serving.gated_service import gated_service, gray_of, png_request
+from workers.speed import Speed
+from workers.task import DeviceTask
 
 
 async def test_a_full_queue_answers_503_with_retry_after(settings: Settings) -> None:
@@ -172,6 +174,7 @@ class SlowDevice(FakeResolver):
     def run(self, admission: Admission, work: float, stall_seconds: float = 0.0, *, cancelled_after: float = math.inf) -> None:
         """Of a task, what admission gets to know."""
         task = DeviceTask(work)
+        task.worker = "cpu"
         task.seconds = min(self.seconds(work) + stall_seconds, cancelled_after)
         task.cancelled = task.seconds == cancelled_after
         task.done = max(task.seconds - self.fixed_seconds, 0.0) * self.flops_per_second if task.cancelled else work
@@ -192,7 +195,7 @@ def slow_device(request: pytest.FixtureRequest) -> SlowDevice:
 async def slow_service(
     settings: Settings, device: SlowDevice, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[tuple[httpx.AsyncClient, Admission]]:
-    monkeypatch.setattr("serving.lifecycle.DeviceWorker", partial(DeviceWorker, clock=device.clock))
+    monkeypatch.setattr("serving.lifecycle.Workers", partial(Workers, clock=device.clock))
     async with serving(settings, lambda _: fake_models(device)) as (client, service):
         await ready(client)
         yield client, service._admission
@@ -238,8 +241,8 @@ async def test_a_speed_that_is_wrong_is_right_after_a_few_tasks(
     settings: Settings, slow_device: SlowDevice, monkeypatch: pytest.MonkeyPatch, factor: float
 ) -> None:
     async with slow_service(settings, slow_device, monkeypatch) as (_, admission):
-        right = admission.speed
-        admission.speed = replace(
+        right = admission.speeds["cpu"]
+        admission.speeds["cpu"] = replace(
             right, fixed_seconds=right.fixed_seconds * factor, seconds_per_flop=right.seconds_per_flop * factor
         )
         for _ in range(6):
@@ -252,11 +255,11 @@ async def test_what_is_given_up_tells_that_the_speed_was_too_high_and_nothing_el
     settings: Settings, slow_device: SlowDevice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with slow_service(settings, slow_device, monkeypatch) as (_, admission):
-        before = copy(admission.speed)
+        before = copy(admission.speeds["cpu"])
         for _ in range(100):
             slow_device.run(admission, LARGE, cancelled_after=slow_device.fixed_seconds * 1.1)
-        assert admission.speed == before
-        admission.speed.seconds_per_flop /= 10
+        assert admission.speeds["cpu"] == before
+        admission.speeds["cpu"].seconds_per_flop /= 10
         for _ in range(5):
             slow_device.run(admission, LARGE, cancelled_after=slow_device.seconds(LARGE) * 0.9)
         slow_device.assert_known(admission)
@@ -266,18 +269,18 @@ async def test_a_speed_for_which_requests_are_refused_is_measured_again(
     settings: Settings, slow_device: SlowDevice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with slow_service(settings, slow_device, monkeypatch) as (client, admission):
-        admission.speed.seconds_per_flop *= 10
+        admission.speeds["cpu"].seconds_per_flop *= 10
         timeout = {"X-Request-Timeout": str(slow_device.seconds(1920 * 1080 * PX_FLOPS))}
         refused = await client.post("/upscale", json=fields_of(0, 1920, 1080), headers=timeout)
         assert_error(refused, 504, "deadline_exceeded")
-        await until(lambda: admission.speed.seconds_per_flop * slow_device.flops_per_second < 2)
+        await until(lambda: admission.speeds["cpu"].seconds_per_flop * slow_device.flops_per_second < 2)
         slow_device.assert_known(admission)
         assert (await client.post("/plan", json=fields_of(0, 1920, 1080), headers=timeout)).status_code == 200
 
 
 async def test_a_task_that_has_begun_has_its_fixed_part_behind_it() -> None:
     admission, task = Admission(limit=4), DeviceTask(100)
-    admission.speed = Speed(fixed_seconds=3, seconds_per_flop=0.01)
+    admission.speeds["cpu"] = Speed(fixed_seconds=3, seconds_per_flop=0.01)
     admission.admit(task, 60)
     assert (admission.predicted_seconds(task), admission.status().backlog_seconds) == (4, 4)
     task.started_at = 1.0

@@ -13,12 +13,12 @@ import pytest
 
 from core.config import Settings
 from schemas.request import IncomingRequest
-from serving.admission import Speed
 from serving.deadline import Deadline
 from serving.jobs import Jobs
 from tests.helpers import HANG_SECONDS, advance_clock, assert_error, b64, files_in, send_raw, until, with_settings
 from tests.serving.gated_service import ASYNC, gated_service, request_fields
 from utility import max_jobs
+from workers.speed import Speed
 
 # the life of a job
 
@@ -77,7 +77,7 @@ async def test_waiting_jobs_know_their_place_and_count_in_admission(settings: Se
         jobs = [await h.submit(gray) for gray in (10, 20, 30)]
         await h.job_is(jobs[0]["id"], "processing")
         assert [(await h.job(job["id"]))["position"] for job in jobs] == [0, 1, 2]
-        h.service._admission.speed = Speed(seconds_per_flop=0.001)
+        h.service._admission.speeds["cpu"] = Speed(seconds_per_flop=0.001)
         first, second, third = [(await h.job(job["id"]))["eta_seconds"] for job in jobs]
         assert first < second < third
         refused = await h.client.post("/upscale", json=request_fields(40), headers=ASYNC)

@@ -19,7 +19,6 @@ from core.config import MIB, Settings
 from core.progress import NullProgress, Progress
 from model_utility import Models
 from serving.lifecycle import Service
-from serving.workers import DeviceTask
 from tests.helpers import (
     HANG_SECONDS,
     FakeResolver,
@@ -32,6 +31,7 @@ from tests.helpers import (
     with_settings,
 )
 from tests.serving.gated_service import gated_service, gray_of
+from workers.task import DeviceTask
 
 
 async def test_stop_lets_running_and_waiting_requests_finish_and_refuses_new_ones(settings: Settings) -> None:

@@ -5,22 +5,36 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Callable
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 import pytest
+import pytest_asyncio
 
 from core.config import Settings
 from core.errors import DeviceLost, JobCancelled
-from serving.admission import Speed
-from serving.workers import DeviceTask, DeviceWorker
-from tests.helpers import HANG_SECONDS, FakeResolver, assert_error, post, ready, send_raw, serving, until, with_settings
+from serving.workers import Workers
+from tests.helpers import (
+    HANG_SECONDS,
+    FakeResolver,
+    assert_error,
+    fake_worker,
+    post,
+    ready,
+    send_raw,
+    serving,
+    until,
+    with_settings,
+)
 from tests.lost_device import REASON, accelerator_error, losable_models
 from tests.serving.gated_service import ASYNC, Witness, png_request, request_fields
+from workers.task import DeviceTask
 
 # the worker
+
+T = TypeVar("T")
 
 
 class Losable:
@@ -28,17 +42,21 @@ class Losable:
 
     def __init__(self) -> None:
         self.losses: list[tuple[DeviceLost, threading.Thread]] = []
-        self.worker = DeviceWorker(lambda _: None, lost=self._hear)
+        self.workers = Workers(lambda _: None, lost=self._hear)
+
+    async def run(self, task: DeviceTask, function: Callable[[], T]) -> T:
+        return await self.workers.run(task, lambda _: function())
 
     def _hear(self, loss: DeviceLost) -> None:
         self.losses.append((loss, threading.current_thread()))
 
 
-@pytest.fixture
-def device() -> Iterator[Losable]:
+@pytest_asyncio.fixture
+async def device() -> AsyncIterator[Losable]:
     device = Losable()
+    await device.workers.add(fake_worker)
     yield device
-    device.worker.close()
+    device.workers.close()
 
 
 def lose() -> None:
@@ -53,8 +71,8 @@ async def test_who_finds_the_device_lost_who_waits_and_who_comes_later_all_fail(
         lose()
 
     ran: list[int] = []
-    finder = asyncio.create_task(device.worker.run(DeviceTask(1), wait_and_lose))
-    waiting = [asyncio.create_task(device.worker.run(DeviceTask(1), partial(ran.append, n))) for n in range(3)]
+    finder = asyncio.create_task(device.run(DeviceTask(1), wait_and_lose))
+    waiting = [asyncio.create_task(device.run(DeviceTask(1), partial(ran.append, n))) for n in range(3)]
     await asyncio.sleep(0)
     gate.set()
     for task in (finder, *waiting):
@@ -62,7 +80,7 @@ async def test_who_finds_the_device_lost_who_waits_and_who_comes_later_all_fail(
             await task
         assert caught.value.reason == REASON
     with pytest.raises(DeviceLost):
-        await device.worker.run(DeviceTask(1), partial(ran.append, 3))
+        await device.run(DeviceTask(1), partial(ran.append, 3))
     assert ran == []
     ((loss, thread),) = device.losses
     assert (loss.reason, thread) == (REASON, threading.current_thread())
@@ -78,10 +96,10 @@ async def test_a_short_task_that_finds_it_lost_fails_alone_and_the_long_one_by_i
             task.advance(0)
         lose()  # as everything on the device does now
 
-    running = asyncio.create_task(device.worker.run(task, long))
+    running = asyncio.create_task(device.run(task, long))
     await asyncio.to_thread(started.wait)
     with pytest.raises(DeviceLost):
-        await device.worker.run(DeviceTask(1), lose)
+        await device.run(DeviceTask(1), lose)
     with pytest.raises(DeviceLost):
         await running
     assert len(device.losses) == 1
@@ -95,7 +113,7 @@ async def test_it_is_heard_of_where_nobody_waits_for_the_task_any_more(device: L
         assert gate.wait(HANG_SECONDS)
         lose()
 
-    running = asyncio.create_task(device.worker.run(DeviceTask(1), held))
+    running = asyncio.create_task(device.run(DeviceTask(1), held))
     await asyncio.to_thread(started.wait)
     running.cancel()
     gate.set()
@@ -107,8 +125,8 @@ async def test_another_error_is_its_tasks_own(device: Losable) -> None:
         raise JobCancelled("gone")
 
     with pytest.raises(JobCancelled):
-        await device.worker.run(DeviceTask(1), cancel)
-    assert await device.worker.run(DeviceTask(1), lambda: 7) == 7
+        await device.run(DeviceTask(1), cancel)
+    assert await device.run(DeviceTask(1), lambda: 7) == 7
     assert device.losses == []
 
 
@@ -137,7 +155,7 @@ async def test_a_lost_device_is_a_503_for_all_ends_jobs_and_drains_the_service(
     async with serving(settings, lambda _: losable_models(resolver)) as (client, service):
         await ready(client)
         assert (await ask(10)).status_code == 200
-        service._admission.speed = Speed()
+        service._admission.speeds.clear()
         resolver.gate.clear()
         resolver.entered.clear()
         # One whose body is on its way holds the drain up, so that there is somebody to ask.

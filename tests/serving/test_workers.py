@@ -10,15 +10,18 @@ import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from typing import TypeVar
 
 import numpy as np
 import pytest
 import pytest_asyncio
 
 from core.errors import DeadlineExceeded, JobCancelled, QueueFull
-from serving.admission import Admission, Speed
-from serving.workers import DeviceTask, DeviceWorker
-from tests.helpers import HANG_SECONDS, until
+from serving.admission import Admission
+from serving.workers import Workers
+from tests.helpers import HANG_SECONDS, fake_worker, until
+from workers.speed import Speed
+from workers.task import DeviceTask
 
 
 def test_a_task_counts_its_work_until_it_is_cancelled() -> None:
@@ -31,12 +34,18 @@ def test_a_task_counts_its_work_until_it_is_cancelled() -> None:
         task.advance(10)
 
 
+T = TypeVar("T")
+
+
 class Device:
     """Admission and a worker, as the service puts them together."""
 
     def __init__(self, limit: int, clock: Callable[[], float] = time.perf_counter) -> None:
         self.admission = Admission(limit)
-        self.worker = DeviceWorker(self.admission.measure, clock)
+        self.workers = Workers(self.admission.measure, clock)
+
+    async def run(self, task: DeviceTask, function: Callable[[], T]) -> T:
+        return await self.workers.run(task, lambda _: function())
 
 
 @contextmanager
@@ -49,11 +58,12 @@ def place(device: Device, task: DeviceTask, timeout_seconds: float = 1e9) -> Ite
         device.admission.release(task)
 
 
-@pytest.fixture
-def device() -> Iterator[Device]:
+@pytest_asyncio.fixture
+async def device() -> AsyncIterator[Device]:
     device = Device(limit=2)
+    await device.workers.add(fake_worker)
     yield device
-    device.worker.close()
+    device.workers.close()
 
 
 def test_progress_does_not_go_back_when_there_is_more_to_do_than_was_known() -> None:
@@ -75,7 +85,7 @@ async def test_work_runs_one_at_a_time_in_order_on_one_thread(device: Device) ->
     async def serve(number: int) -> int:
         task = DeviceTask(1)
         with place(device, task):
-            return await device.worker.run(task, partial(work, number))
+            return await device.run(task, partial(work, number))
 
     assert await asyncio.gather(*map(serve, range(3))) == [0, 1, 2]
     assert seen == [(number, "device_0") for number in range(3)]
@@ -121,7 +131,7 @@ async def test_a_callers_own_cancellation_stays_one_and_keeps_the_place_until_th
 
     async def serve() -> None:
         with place(device, task):
-            await device.worker.run(task, work)
+            await device.run(task, work)
 
     serving = asyncio.create_task(serve())
     await until(lambda: device.admission.running == 1)
@@ -156,9 +166,10 @@ def clock() -> Clock:
 async def measured(clock: Clock) -> AsyncIterator[Device]:
     """A device that does 100 units a second."""
     device = Device(limit=4, clock=clock)
-    device.admission.speed = Speed(seconds_per_flop=0.01)
+    await device.workers.add(fake_worker)
+    device.admission.speeds["cpu"] = Speed(seconds_per_flop=0.01)
     yield device
-    device.worker.close()
+    device.workers.close()
 
 
 async def test_a_full_queue_says_when_the_next_place_is_free(measured: Device) -> None:
@@ -226,10 +237,10 @@ async def run_beside_a_long_one(device: Device, clock: Clock, short_work: float,
 
     shorts = [DeviceTask(short_work) for _ in range(count)]
     async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(device.worker.run(long, work_long))
+        tasks.create_task(device.run(long, work_long))
         await asyncio.to_thread(begun.wait, HANG_SECONDS)
         for number, task in enumerate(shorts):
-            tasks.create_task(device.worker.run(task, partial(work_short, task, f"short {number}")))
+            tasks.create_task(device.run(task, partial(work_short, task, f"short {number}")))
         await asyncio.sleep(0)
         go.set()
     return long, order
@@ -267,9 +278,9 @@ async def test_an_error_in_a_short_task_is_its_own(measured: Device) -> None:
     def work_short() -> None:
         raise RuntimeError("of the short one")
 
-    running = asyncio.create_task(measured.worker.run(long, work_long))
+    running = asyncio.create_task(measured.run(long, work_long))
     await asyncio.to_thread(begun.wait, HANG_SECONDS)
-    failing = asyncio.create_task(measured.worker.run(short, work_short))
+    failing = asyncio.create_task(measured.run(short, work_short))
     await asyncio.sleep(0)
     go.set()
     assert await running == "done"
@@ -284,7 +295,7 @@ async def test_a_result_goes_with_its_task_and_waits_for_no_garbage_collection(d
     async def serve() -> weakref.ref[Result]:
         task = DeviceTask(1)
         with place(device, task):
-            return weakref.ref(await device.worker.run(task, Result))
+            return weakref.ref(await device.run(task, Result))
 
     gc.disable()
     try:
@@ -302,11 +313,11 @@ async def test_of_a_task_that_is_cancelled_before_its_turn_nothing_is_kept(devic
         begun.set()
         assert go.wait(60)
 
-    running = asyncio.create_task(device.worker.run(DeviceTask(1), hold))
+    running = asyncio.create_task(device.run(DeviceTask(1), hold))
     await asyncio.to_thread(begun.wait, 60)
     task, picture = DeviceTask(1), np.zeros(1)
     picture_ref = weakref.ref(picture)
-    waiting = asyncio.create_task(device.worker.run(task, partial(np.sum, picture)))
+    waiting = asyncio.create_task(device.run(task, partial(np.sum, picture)))
     del picture
     await asyncio.sleep(0)
     task.cancel()
