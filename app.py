@@ -64,6 +64,7 @@ def create_app(settings: Settings, *, load: Callable[[Settings], Models] = load_
     jobs = Jobs(service)
     app.before_serving(_watch_connections)
     app.before_serving(service.start)
+    app.before_serving(jobs.start)
     app.after_serving(jobs.close)
     app.after_serving(service.close)
     access = app.extensions["access"] = Access(settings, (f"X-Upscale-{name}" for name in RESULT_HEADERS))

@@ -292,7 +292,7 @@ def _make(task: _Task, decoded: Future[_Decoded], params: UpscaleParams, upscale
         output = upscaler.run(picture, task.plan, params, bar)
     data, encode_warnings = encode_image(output.picture, task.output_format, params.quality, metadata)
     try:
-        write_atomically(task.result, data, task.result.with_name(f".{secrets.token_hex(8)}.part"))
+        write_atomically(task.result, data, unfinished=task.result.with_name(f".{secrets.token_hex(8)}.part"))
     except OSError as exc:
         raise OSError(exc.errno, f"{task.result} cannot be written: {exc.strerror}") from exc
     _say(f"{task.source}: {task.plan.original} → {task.plan.output}, {task.result}, {time.monotonic() - start:.1f} s")

@@ -84,18 +84,18 @@ def _fault_of_base64(data: bytes) -> str:
     return "= may only be the last character, or the last two"
 
 
-def open_regular(path: Path, max_bytes: float = math.inf) -> BinaryIO:
-    """Open a file for reading without waiting, whatever others have put in its place.
+def open_regular(path: Path, max_bytes: float = math.inf, *, is_writable: bool = False) -> BinaryIO:
+    """Open a file for reading, and writing, without waiting, whatever others have put in its place.
 
     Raises:
         OSError: it cannot be opened, is no regular file but a link, a pipe, a folder, …, or is larger than `max_bytes`.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+    descriptor = os.open(path, (os.O_RDWR if is_writable else os.O_RDONLY) | os.O_NONBLOCK | os.O_NOFOLLOW)
     status = os.fstat(descriptor)
     if not stat.S_ISREG(status.st_mode) or status.st_size > max_bytes:
         os.close(descriptor)
         raise OSError(errno.EINVAL, "it is no regular file, or too large", str(path))
-    return os.fdopen(descriptor, "rb")
+    return os.fdopen(descriptor, "r+b" if is_writable else "rb")
 
 
 def read_regular(path: Path, max_bytes: int) -> bytes:
@@ -108,17 +108,25 @@ def read_regular(path: Path, max_bytes: int) -> bytes:
         return file.read(os.fstat(file.fileno()).st_size)
 
 
-def write_atomically(path: Path, data: bytes, unfinished: Path) -> None:
+def write_atomically(path: Path, *pieces: bytes, unfinished: Path, mode: int = 0o666, is_lasting: bool = True) -> None:
     """Write a file whole or not at all, under the name `unfinished` until it is on the disk.
+
+    Args:
+        path: the file.
+        pieces: what shall be in it.
+        unfinished: in the same folder.
+        mode: its permissions, before the umask.
+        is_lasting: whether it must survive the machine's sudden end.
 
     Raises:
         OSError: the disk is full, the folder cannot be written, …; nothing is left behind.
     """
     try:
-        with unfinished.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        with os.fdopen(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+            file.writelines(pieces)
+            if is_lasting:
+                file.flush()
+                os.fsync(file.fileno())
         unfinished.replace(path)
     except BaseException:
         unfinished.unlink(missing_ok=True)

@@ -97,6 +97,13 @@ class Settings(BaseModel):
     )
     output_max_bytes: int = _setting(10 * GIB, "size of the folder above which the oldest results are removed", ge=0)
 
+    instance: str = _setting(
+        "",
+        "this instance's name, up to 16 letters and digits, where several have folders of their own: ids of jobs and names of "
+        "files begin with it, for a load balancer to see",
+        pattern=r"^[A-Za-z0-9]{0,16}$",
+    )
+
     input_formats: str = _setting(
         ",".join(INPUT_FORMATS), "comma-separated formats of images that are taken; leave out those that you do not want"
     )
@@ -197,6 +204,11 @@ class Settings(BaseModel):
         return max(MAX_BODY_BYTES, -(-self.max_image_mb * MAX_BODY_BYTES // MAX_IMAGE_BYTES) * MIB)
 
     @property
+    def name_prefix(self) -> str:
+        """What ids of jobs and names of files begin with."""
+        return f"{self.instance}-" if self.instance else ""
+
+    @property
     def local_url(self) -> str:
         """Where the page is found from this machine."""
         host = "localhost" if self.host in ("0.0.0.0", "::", "127.0.0.1", "::1") else self.host  # noqa: S104
@@ -253,6 +265,7 @@ _MAY_HOLD_A_PASSWORD = ("weights_mirror", "registry_url", "public_url")
 _RIGHT = {
     "host": "an address (0.0.0.0, ::) or the name of a host",
     "device": "auto, cpu, cuda, cuda:N, all, ray, or different cards such as cuda:0,cuda:1",
+    "instance": "at most 16 letters and digits",
     "input_formats": f"some of {', '.join(INPUT_FORMATS)}, with commas between them",
     "webhook_secret": "the base64 of 24 to 64 bytes, such as `openssl rand -base64 32` gives",
     **dict.fromkeys(_MAY_HOLD_A_PASSWORD, "a URL that begins with http:// or https://"),

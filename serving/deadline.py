@@ -23,7 +23,12 @@ class Deadline:
     @classmethod
     def after(cls, seconds: float) -> Deadline:
         """From now on."""
-        return cls(seconds, asyncio.get_running_loop().time() + seconds)
+        return cls.of(seconds, seconds)
+
+    @classmethod
+    def of(cls, seconds: float, seconds_left: float) -> Deadline:
+        """One of which a part is over; no more is left than all."""
+        return cls(seconds, asyncio.get_running_loop().time() + min(seconds_left, seconds))
 
     @property
     def seconds_left(self) -> float:

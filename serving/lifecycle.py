@@ -55,7 +55,7 @@ class Service:
 
     def __init__(self, settings: Settings, load: Callable[[Settings], Models] = load_models) -> None:
         self.settings = settings
-        self.store = ResultStore(settings.output_dir, settings.retention_seconds, settings.output_max_bytes)
+        self.store = ResultStore.of(settings)
         self.failure: Exception | None = None
         self.io = IOExecutor()
         self.metrics = Metrics(self._snapshot)

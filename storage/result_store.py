@@ -12,12 +12,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from core.config import MIB
+from core.config import MIB, Settings
 from core.errors import FileNotFound
 from utility import write_atomically
 
 logger = logging.getLogger(__name__)
 
+UNFINISHED = "unfinished"  # the folder, in that of results, of what belongs to jobs that are not done
 MAX_RECORDS = 10_000  # of jobs, which anybody can start and cancel; some 40 MB
 MAX_RECORD_BYTES = MIB  # of a job or a result: some hundred times the usual
 MAX_RESULT_BYTES = 256 * MIB  # a little more than all pixels of the largest result
@@ -34,6 +35,13 @@ class ResultStore:
     retention_seconds: float
     max_bytes: int
     max_records: int = MAX_RECORDS
+    name_prefix: str = ""  # of the results that are saved here
+
+    @classmethod
+    def of(cls, settings: Settings) -> ResultStore:
+        """That of a service with these settings."""
+        folder, seconds, max_bytes = settings.output_dir, settings.retention_seconds, settings.output_max_bytes
+        return cls(folder, seconds, max_bytes, name_prefix=settings.name_prefix)
 
     def save(self, data: bytes, extension: str) -> Path:
         """Write a result whole or not at all, and return its absolute path.
@@ -42,7 +50,7 @@ class ResultStore:
             OSError: the disk is full, the folder cannot be written, …; nothing is left behind.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder.resolve() / f"{secrets.token_hex(16)}.{extension}"
+        path = self.folder.resolve() / f"{self.name_prefix}{secrets.token_hex(16)}.{extension}"
         write_atomically(path, data, unfinished=path.with_suffix(".part"))
         return path
 
@@ -66,7 +74,7 @@ class ResultStore:
         return path
 
     def sweep(self, now: float) -> int:
-        """Remove results, and records of jobs, older than the retention, then the oldest beyond size and number.
+        """Remove results, records and requests of jobs, older than the retention, then the oldest beyond size and number.
 
         Args:
             now: in epoch seconds.
@@ -76,7 +84,7 @@ class ResultStore:
         """
         removed, total_bytes, records = 0, 0, 0
         for path, status in sorted(self._files(), key=lambda entry: entry[1].st_mtime, reverse=True):
-            is_partial = path.suffix == ".part"
+            is_partial = path.suffix in _PARTIAL
             total_bytes += 0 if is_partial else status.st_size
             is_record = bool(_JOB_RECORD.fullmatch(path.name))
             records += is_record
@@ -91,15 +99,19 @@ class ResultStore:
         return removed
 
     def _files(self) -> Iterator[tuple[Path, os.stat_result]]:
-        for path in self.folder.glob("*") if self.folder.exists() else ():
-            if _OWN_NAME.fullmatch(path.name):
+        for path in (*self.folder.glob("*"), *self.folder.glob(f"{UNFINISHED}/*")):
+            if (_OWN_NAME if path.parent == self.folder else _UNFINISHED_NAME).fullmatch(path.name):
                 with contextlib.suppress(FileNotFoundError):  # another process may sweep the same folder
                     status = path.lstat()
                     if stat.S_ISREG(status.st_mode):
                         yield path, status
 
 
-_RESULT_NAME = re.compile(r"[0-9a-f]{32}\.(?:jpg|png|webp)", re.ASCII)
-_OWN_NAME = re.compile(r"[0-9a-f]{32}\.(?:jpg|png|webp|json|part)|[0-9a-f]{64}\.(?:json|part)", re.ASCII)
+_RESULT_NAME = re.compile(r"(?:[A-Za-z0-9]{1,16}-)?[0-9a-f]{32}\.(?:jpg|png|webp)", re.ASCII)
+_OWN_NAME = re.compile(
+    rf"{_RESULT_NAME.pattern}|(?:[A-Za-z0-9]{{1,16}}-)?[0-9a-f]{{32}}\.part|(?:[0-9a-f]{{32}}){{1,2}}\.json", re.ASCII
+)
 _JOB_RECORD = re.compile(r"[0-9a-f]{32}\.json", re.ASCII)
+_UNFINISHED_NAME = re.compile(r"[0-9a-f]{32}\.(?:request|cancel|states|part)", re.ASCII)
+_PARTIAL = (".part", ".cancel", ".states")  # what is of no use any more an hour after it was written
 _PARTIAL_SECONDS = 60 * 60

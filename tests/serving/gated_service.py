@@ -45,6 +45,11 @@ def png_request(gray: int) -> bytes:
     return orjson.dumps(request_fields(gray, output_format="png"))
 
 
+def unfinished(settings: Settings) -> list[str]:
+    """The kinds of what is kept of jobs that are not done."""
+    return sorted(path.suffix for path in settings.output_dir.glob("unfinished/*"))
+
+
 def gray_of(response: httpx.Response) -> int:
     assert response.status_code == 200, response.text
     low, high = Image.open(io.BytesIO(base64.b64decode(response.json()["base64"]))).convert("L").getextrema()

@@ -11,7 +11,7 @@ from core.config import Settings
 from serving.decoding import LANES
 from serving.lifecycle import Service
 from tests.helpers import assert_error, until, with_settings
-from tests.serving.gated_service import ASYNC, gated_service, request_fields
+from tests.serving.gated_service import ASYNC, gated_service, request_fields, unfinished
 
 
 async def test_the_drain_finishes_jobs_refuses_new_ones_and_answers_about_them(settings: Settings) -> None:
@@ -67,11 +67,28 @@ async def test_past_the_drain_time_nothing_is_begun(settings: Settings) -> None:
         assert not h.resolver.entered.is_set()
 
 
-async def test_past_the_drain_time_a_job_fails_and_says_why(settings: Settings) -> None:
+async def test_past_the_drain_time_jobs_are_left_and_the_next_process_does_them(settings: Settings) -> None:
     async with gated_service(with_settings(settings, drain_seconds=0.2)) as h:
         running, waiting = await h.submit(10), await h.submit(20)
         await h.job_is(running["id"], "processing")
         events = [event async for event in _after(h.service.stop, h.follow(waiting["id"]))]
+        assert {event["status"] for event in events} == {"starting"}, "another instance has to be asked"
+    async with gated_service(settings) as h:
+        for job in (running, waiting):
+            assert (await h.job(job["id"]))["status"] in ("starting", "processing")
+        h.resolver.gate.set()
+        for job in (running, waiting):
+            done = await h.job_is(job["id"], "succeeded")
+            assert done["created_at"] == job["created_at"]
+    assert unfinished(settings) == []
+
+
+async def test_past_the_drain_time_a_job_whose_request_is_not_saved_fails_and_says_why(settings: Settings) -> None:
+    async with gated_service(with_settings(settings, drain_seconds=0.2)) as h:
+        settings.output_dir.joinpath("unfinished").write_bytes(b"a file where the folder should be")
+        job = await h.submit(10)
+        await h.job_is(job["id"], "processing")
+        events = [event async for event in _after(h.service.stop, h.follow(job["id"]))]
         assert (events[-1]["status"], events[-1]["error"]["code"]) == ("failed", "interrupted")
 
 

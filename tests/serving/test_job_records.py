@@ -1,23 +1,20 @@
-"""Jobs after a restart, of another instance, and whose records or files are lost."""
+"""Jobs after a restart, and whose records or files are lost."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import orjson
 import pytest
 
-from bench.server import free_port
 from core.config import Settings
 from schemas.request import IncomingRequest
 from serving.deadline import Deadline
 from serving.jobs import Jobs
 from storage.job_store import JobStore
-from tests.helpers import HANG_SECONDS, assert_error, until, with_settings
+from tests.helpers import assert_error
 from tests.serving.gated_service import ASYNC, gated_service, request_fields
 from tests.storage.other_things import OTHER_THINGS, Put
 from utility import IO_THREADS
@@ -62,41 +59,8 @@ async def test_finished_jobs_beyond_the_memory_are_found_on_disk(settings: Setti
         for job_id in ids:
             await jobs.wait(job_id)
         assert [(await jobs.get(job_id)).status for job_id in ids] == ["succeeded"] * 3
-        assert len(jobs._finished) == 1
+        assert len(jobs._runner.finished) == 1
         await jobs.close()
-
-
-async def test_a_job_of_another_instance_in_the_same_folder_is_followed_but_cannot_be_cancelled(settings: Settings) -> None:
-    async with gated_service(settings) as h, gated_service(with_settings(settings, port=free_port())) as other:
-        job = await h.submit()
-        assert (await other.job(job["id"]))["status"] == "starting"
-        assert_error(await other.client.post(job["urls"]["cancel"]), 409, "job_conflict")
-        events = other.follow(job["id"])
-        assert (await anext(events))["status"] == "starting"
-        waiting = asyncio.create_task(other.client.put(f"/jobs/{job['id']}", json=request_fields()))
-        h.resolver.gate.set()
-        assert [event async for event in events][-1] == (await waiting).json() == await h.job_is(job["id"], "succeeded")
-
-
-async def test_of_two_instances_one_takes_an_id_and_the_other_says_so(settings: Settings) -> None:
-    async with gated_service(settings) as h, gated_service(with_settings(settings, port=free_port())) as other:
-        for number in range(40):
-            url, fields = f"/jobs/raced-for-{number}", [request_fields(10), request_fields(20 if number % 4 else 10)]
-            first, second = await asyncio.gather(
-                h.client.put(url, json=fields[0], headers=ASYNC), other.client.put(url, json=fields[1], headers=ASYNC)
-            )
-            if number % 4 == 0:
-                assert [first.status_code, second.status_code] == [202, 202], "the same request is the same job"
-                assert first.json()["created_at"] == second.json()["created_at"]
-            else:
-                assert sorted([first.status_code, second.status_code]) == [202, 409]
-                loser = first if first.status_code == 409 else second
-                assert_error(loser, 409, "job_conflict")
-            winner, canceled = await asyncio.gather(*(one.client.post(f"{url}/cancel") for one in (h, other)))
-            assert "canceled" in [winner.json().get("status"), canceled.json().get("status")]
-        for one in (h, other):
-            one.resolver.gate.set()
-            await one.queue_is(running=0, waiting=0)
 
 
 @pytest.mark.parametrize("put", OTHER_THINGS)
@@ -110,23 +74,6 @@ async def test_what_stands_in_the_place_of_a_record_ties_nothing_up(settings: Se
             url = f"/jobs/planted-{number}"
             assert (await h.client.put(url, json=request_fields(), headers=ASYNC)).status_code == 202
             await h.job_is(f"planted-{number}", "succeeded")
-
-
-async def test_those_who_wait_for_another_instances_job_do_not_hold_up_the_end(settings: Settings) -> None:
-    async with gated_service(settings) as h:
-        job = await h.submit()
-        async with gated_service(with_settings(settings, port=free_port())) as other:
-            following = asyncio.create_task(_all_of(other.follow(job["id"])))
-            waiting = asyncio.create_task(other.client.put(f"/jobs/{job['id']}", json=request_fields()))
-            await until(lambda: other.service._open_requests == 2)
-            other.service.stop()
-            assert [event["status"] for event in await asyncio.wait_for(following, HANG_SECONDS)] == ["starting"]
-            assert_error(await asyncio.wait_for(waiting, HANG_SECONDS), 503, "shutting_down")
-        h.resolver.gate.set()
-
-
-async def _all_of(events: AsyncIterator[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [event async for event in events]
 
 
 async def test_jobs_are_forgotten_after_their_time_in_memory_too(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,7 +93,7 @@ async def test_jobs_are_forgotten_after_their_time_in_memory_too(settings: Setti
 
 
 def _remove_all(folder: Path) -> None:
-    for path in folder.iterdir():
+    for path in folder.glob("*.*"):
         path.unlink()
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -48,6 +50,18 @@ async def test_a_job_is_accepted_at_once_and_gives_what_the_synchronous_call_giv
     assert (done["progress"], done["position"], done["error"]) == (1.0, 0, None)
     assert b64(file.content) == synchronous["base64"]
     assert set(done["result"]) == set(synchronous) - {"base64"} | {"url"}
+
+
+async def test_an_instance_with_a_name_begins_ids_and_files_with_it(settings: Settings) -> None:
+    async with gated_service(with_settings(settings, instance="b2")) as h:
+        h.resolver.gate.set()
+        done = await h.job_is((await h.submit())["id"], "succeeded")
+        assert re.fullmatch(r"b2-[0-9a-f]{32}", done["id"])
+        assert re.fullmatch(r"/files/b2-[0-9a-f]{32}\.jpg", done["result"]["url"])
+        file = await h.client.get(done["result"]["url"])
+        assert (file.status_code, file.headers["etag"]) == (200, f'"{Path(done["result"]["file_path"]).stem}"')
+        assert h.service.store.sweep(now=2 * time.time()) == 3, "the file, the record of the result and that of the job"
+        assert_error(await h.client.get(done["result"]["url"]), 404, "not_found")
 
 
 @pytest.mark.parametrize(
