@@ -6,7 +6,7 @@ import json
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -48,14 +48,22 @@ class Balanced:
 
 
 @contextmanager
-def three_instances(folder: Path) -> Iterator[Balanced]:
-    """They share the folder of results."""
+def instances(folder: Path, *names: str) -> Iterator[Balanced]:
+    """One for each name, with a folder of results of its own; those without a name share one."""
     with ExitStack() as stack:
-        started = [running_server(folder / "outputs", program=PROGRAM, SLEEP_SECONDS=SLEEP_SECONDS) for _ in range(3)]
-        instances = [stack.enter_context(instance) for instance in started]
-        ports = [httpx.URL(instance.url).port or 0 for instance in instances]
-        url = stack.enter_context(balanced(folder, ports))
-        yield Balanced(url, instances, folder / "access.log")
+        started = [
+            running_server(folder / f"outputs{name}", program=PROGRAM, SLEEP_SECONDS=SLEEP_SECONDS, INSTANCE=name)
+            for name in names
+        ]
+        servers = [stack.enter_context(each) for each in started]
+        ports = [httpx.URL(server.url).port or 0 for server in servers]
+        url = stack.enter_context(balanced(folder, ports, own_folders=any(names)))
+        yield Balanced(url, servers, folder / "access.log")
+
+
+def three_instances(folder: Path) -> AbstractContextManager[Balanced]:
+    """They share the folder of results."""
+    return instances(folder, "", "", "")
 
 
 def signal_at_work(instance: Server, number: signal.Signals) -> None:
@@ -115,3 +123,26 @@ def test_the_end_of_one_of_three_loses_nothing(tmp_path: Path) -> None:
         assert report.faults == []
         assert ended.bad_gateways() == 0
         assert process.wait(HANG_SECONDS) == 0
+
+
+def test_jobs_and_files_are_found_where_each_instance_has_a_folder_of_its_own(tmp_path: Path) -> None:
+    with instances(tmp_path, "a", "b") as own, httpx.Client(base_url=own.url, timeout=HANG_SECONDS) as client:
+
+        def location(method: str, path: str) -> str:
+            """Of the job that this starts."""
+            headers = {"Content-Type": "image/png", "Prefer": "respond-async"}
+            response = client.request(method, path, params={"scale": 4}, content=encode(new_pixels()), headers=headers)
+            assert response.status_code == 202, response.text
+            return response.headers["Location"]
+
+        chosen = {location("PUT", f"/jobs/order-00{number}") for number in range(6)}
+        others = {location("POST", "/upscale") for _ in range(6)}
+        assert {path[: len("/jobs/a-")] for path in others} == {"/jobs/a-", "/jobs/b-"}
+        for path in chosen | others:
+            wait_until(partial(_has_succeeded, client, path))
+            assert client.get(client.get(path).json()["result"]["url"]).status_code == 200
+            assert client.post(f"{path}/cancel").json()["status"] == "succeeded"
+
+
+def _has_succeeded(client: httpx.Client, path: str) -> bool:
+    return bool(client.get(path).json()["status"] == "succeeded")
