@@ -1,29 +1,28 @@
 # docker build -t upscale .          docs/docker.md has the other commands
 ARG BASE_IMAGE=python:3.11-slim
 
-FROM ${BASE_IMAGE} AS base
-# OpenCV's system libraries. Debian drops the versions that an update replaces, so that no pin would last.
+FROM ${BASE_IMAGE} AS packages
+# OpenCV's system libraries, until slim.sh replaces it. Debian drops the versions that an update replaces: no pin would last.
 # hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install -y --no-install-recommends libgl1 libglib2.0-0 \
     && rm -rf /var/lib/apt/lists/*
-
-
-FROM base AS packages
 ENV VENV=/opt/venv \
     PIP_NO_CACHE_DIR=1 \
     UV_NO_CACHE=1 \
     UV_COMPILE_BYTECODE=1
+# EXTRA=ray: the packages of a worker or gateway of Ray, too
+ARG EXTRA=
 COPY pyproject.toml uv.lock /build/
-COPY scripts/setup.sh scripts/check.py /build/scripts/
+COPY scripts/setup.sh scripts/check.py scripts/slim.sh /build/scripts/
 COPY scripts/setup_hook /build/scripts/setup_hook
 # A company's index and certificates: docker build --secret id=pip.conf,src=$HOME/.config/pip/pip.conf
 RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf \
-    /build/scripts/setup.sh && /opt/venv/bin/python -m pip uninstall --yes --quiet uv
+    /build/scripts/setup.sh ${EXTRA:+--$EXTRA} && /build/scripts/slim.sh
 
 
 # The engine for CPUs: two libraries for x86-64, elsewhere none.
-FROM base AS engine
+FROM ${BASE_IMAGE} AS engine
 # hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install -y --no-install-recommends g++ \
@@ -34,7 +33,7 @@ COPY models/engines models/engines
 RUN mkdir models/engines/lib && scripts/build_engine.sh && test ! -e models/engines/lib/.failed
 
 
-FROM base
+FROM ${BASE_IMAGE}
 ENV PATH=/opt/venv/bin:$PATH \
     HOME=/tmp \
     PYTHONUNBUFFERED=1 \
@@ -52,6 +51,8 @@ WORKDIR /app
 COPY . .
 COPY --from=engine /build/models/engines/lib models/engines/lib
 USER 10001:10001
+# Here the base has to have every library.
+RUN python -m scripts.check
 
 # BAKE_WEIGHTS=1 puts the weights into the image; else the first start fetches them into the volume.
 ARG BAKE_WEIGHTS=0

@@ -46,10 +46,6 @@ logger = logging.getLogger(__name__)
 DEVICE_LOST_STATUS = 75  # EX_TEMPFAIL of sysexits.h: started again, it may succeed
 LOST_END_SECONDS = 90.0  # after the device is lost: the drain, whose own limits add up to less, is taken to hang
 RESPONSE_TIMEOUT_SECONDS = 600  # a response of 60 MB at 1 Mbit/s takes 8 minutes
-TRY_IT = (
-    "curl -sS --fail '{url}upscale?target_resolution=2k' -H 'Content-Type: image/jpeg' -H 'Accept: image/*' "
-    "--data-binary @samples/astronaut.jpg -o larger.jpg"
-)
 
 
 def create_app(settings: Settings, *, load: Callable[[Settings], Models] = load_models) -> Quart:
@@ -119,7 +115,7 @@ async def _serve(settings: Settings) -> int:
         return 1
     access: Access = app.extensions["access"]
     logger.info("API_KEY is not set: anybody who reaches the port is served" if access.is_open else "an API key is required")
-    logger.info("loading the models; once they are ready, try: %s", TRY_IT.format(url=settings.local_url))
+    logger.info("loading the models")
     await serve(app, server_config, shutdown_trigger=partial(_drain, service))
     if service.device_loss:
         _end_at_once(DEVICE_LOST_STATUS)

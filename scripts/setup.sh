@@ -6,6 +6,7 @@
 #   scripts/setup.sh --dev    and what its tests need
 #   scripts/setup.sh --bench  and what its benchmarks need
 #   scripts/setup.sh --ray    and what DEVICE=ray needs
+#   scripts/setup.sh --image  for scripts/slim.sh: OpenCV without its windows
 #
 #   PYTHON   the interpreter; unset: the first of those below that is of a right version
 #   VENV     the folder, .venv by default

@@ -1,7 +1,8 @@
-"""What others see of the service: the body of GET /health, what the registry hears, the gauges of GET /metrics."""
+"""What others see of the service: GET /health, what the registry hears, the gauges of GET /metrics, the log's first steps."""
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping
 
@@ -21,6 +22,22 @@ from schemas.response import (
 )
 from serving.admission import Admission
 from serving.workers import Place, Workers
+
+_TRY_IT = (
+    "curl -sS --fail '{url}upscale?target_resolution=2k'{key} -H 'Content-Type: application/octet-stream' "
+    "-H 'Accept: image/*' --data-binary @photo.jpg -o larger.jpg"
+)
+
+
+def first_steps(settings: Settings) -> str:
+    """For people, once the service is ready: where its page is, and a request that works wherever they have a picture."""
+    url, where = settings.local_url, ""
+    if settings.public_url:
+        url = f"{settings.public_url.rstrip('/')}/"
+    elif os.getpid() == 1:
+        where = f" (port {settings.port} of the container: take the one that it is published at)"
+    key = " -H 'X-API-Key: KEY'" if settings.api_key or settings.api_key_file else ""
+    return f"open {url}{where}, or send a picture of yours: {_TRY_IT.format(url=url, key=key)}"
 
 
 def service_state(workers: Workers | None, *, stopping: bool) -> ServiceState:

@@ -142,7 +142,7 @@ class Service:
                 logger.warning("%s: %s. %s", name, status.reason, status.fix)
         devices = health.devices_text(self._workers)
         logger.info("ready after %.1f s, on %s in %s", self.uptime_seconds, devices, capabilities.engine)
-        logger.info("open %s", self.settings.local_url)
+        logger.info("%s", health.first_steps(self.settings))
 
     def _makers(self) -> list[Callable[[], Worker]]:
         """What makes each worker that `DEVICE` names."""

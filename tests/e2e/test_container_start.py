@@ -17,8 +17,9 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
-from bench.server import ROOT, free_port
+from bench.server import ROOT, SAMPLE, free_port
 from tests.helpers import HANG_SECONDS, SMALL_SERVER, wait_until
 
 START: list[str] = json.loads(re.findall(r"^CMD (\[.*\])$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)[0])
@@ -159,6 +160,19 @@ def _unfinished_request(first: First) -> socket.socket:
     client.sendall(b"POST /upscale HTTP/1.1\r\nHost: test\r\nContent-Length: 100\r\nExpect: 100-continue\r\n\r\n")
     assert client.recv(100).startswith(b"HTTP/1.1 100 ")  # it has been taken in
     return client
+
+
+@pytest.mark.parametrize("key", ["", "secret"])
+def test_the_log_ends_with_the_address_and_a_command_that_works(start: Callable[..., First], tmp_path: Path, key: str) -> None:
+    first = start("python", "-m", "tests.scale.sleeping_server", SLEEP_SECONDS="0", API_KEY=key)
+    wait_until(lambda: "photo.jpg" in first.said())
+    steps = first.said().splitlines()[-1]
+    assert f"open http://localhost:{first.port}/ (port {first.port} of the container: take the one" in steps
+    (command,) = re.findall(r"curl .*larger\.jpg", steps)
+    shutil.copy(SAMPLE, tmp_path / "photo.jpg")
+    subprocess.run(["sh", "-c", command.replace("KEY", key)], cwd=tmp_path, check=True)  # noqa: S603, S607
+    with Image.open(tmp_path / "larger.jpg") as larger:
+        assert (larger.format, larger.size) == ("JPEG", (1920, 1200))
 
 
 def test_it_ends_as_the_service_does(start: Callable[..., First], tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from tests.helpers import HANG_SECONDS, fake_models, serving, until, with_settin
 
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 NOT_IN_IT = re.compile(
-    r"(tests|bench|docs|samples|\.github|\.ci)/.*|.*\.(md|toml|yaml|lock)|Makefile|Dockerfile|requirements\.txt"
+    r"(tests|bench|deploy|docs|samples|\.github|\.ci)/.*|.*\.(md|toml|yaml|lock)|Makefile|Dockerfile|requirements\.txt"
     r"|LICENSE|\.(gitignore|dockerignore|gitattributes|editorconfig)|weights/.*"
 )
 
@@ -33,6 +33,11 @@ def test_every_file_that_the_service_needs_is_in_it() -> None:
     needed = [file for file in tracked if not NOT_IN_IT.fullmatch(file)]
     assert "models/engines/conv3x3.cu" in needed
     assert [file for file in needed if not any(pattern.fullmatch(file) for pattern in patterns)] == []
+
+
+def test_its_opencv_is_that_of_every_other_place() -> None:
+    text = (ROOT / "pyproject.toml").read_text()
+    assert re.findall(r'"opencv-python==(.*?)"', text) == re.findall(r'"opencv-python-headless==(.*?)"', text) != []
 
 
 def test_it_makes_no_volume_of_its_own() -> None:

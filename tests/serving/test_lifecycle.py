@@ -18,6 +18,7 @@ from bench.server import ROOT
 from core.config import MIB, Settings
 from core.progress import NullProgress, Progress
 from model_utility import Models
+from serving.health import first_steps
 from serving.lifecycle import Service
 from tests.helpers import (
     HANG_SECONDS,
@@ -90,6 +91,12 @@ async def test_the_drain_waits_for_what_began_before_it_and_for_nothing_else(set
     with service.held_for_drain():  # of a client that goes on sending
         await asyncio.wait_for(drained, HANG_SECONDS)
     await service.close()
+
+
+def test_the_first_steps_name_the_public_address_where_it_is_known() -> None:
+    steps = first_steps(Settings(public_url="https://example.com/larger"))
+    assert steps.startswith("open https://example.com/larger/, or send")
+    assert "curl -sS --fail 'https://example.com/larger/upscale?" in steps
 
 
 async def test_an_idle_connection_does_not_hold_up_the_end(settings: Settings) -> None:
