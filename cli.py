@@ -77,6 +77,8 @@ def main(arguments: list[str] | None = None, load: Callable[[Settings], Models] 
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     try:
         settings = Settings.from_env({**os.environ, **({"DEVICE": options.device} if options.device else {})})
+        if settings.device in ("all", "ray") or "," in settings.device:
+            raise ConfigError(f"This runs on one device: set --device to auto, cpu, cuda or cuda:N, not {settings.device!r}")
         params = _params(options, parser)
         tasks, failed = _tasks(options, params, parser)
         return 1 if _run(tasks, params, settings, load) + failed else 0

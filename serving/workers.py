@@ -67,7 +67,7 @@ class Place:
         self.worker = worker
         self.thread = thread
         self.out_of_use = ""  # why it gets no more tasks
-        self.tasks_done = 0
+        self.tasks_done = 0  # of those that any worker could have done
         self.retries = 0  # tasks that began again, since this worker was lost
         self.running: dict[DeviceTask, _Call] = {}  # the last one runs; it was let in by the one before it
         self.looks_for_tasks = False
@@ -228,7 +228,7 @@ class Workers:
         else:
             self._measure(task)
             with self._lock:
-                place.tasks_done += 1
+                place.tasks_done += call.place is None
                 future.set_result(result)
                 del place.running[task]
 

@@ -96,6 +96,13 @@ def test_options_reach_the_pipeline(room: Path) -> None:
     assert anime.entered.is_set()
 
 
+@pytest.mark.parametrize("device", ["all", "ray", "cuda:0,cuda:1", "cpu,cpu"])
+def test_several_devices_are_for_the_service(room: Path, capsys: pytest.CaptureFixture[str], device: str) -> None:
+    run = Run("a.png", "-o", "out", "--device", device)
+    assert (run.status, run.loaded) == (2, [])
+    assert f"--device to auto, cpu, cuda or cuda:N, not '{device}'" in capsys.readouterr().err
+
+
 def test_denoise_reaches_the_fast_model_and_no_other(room: Path, capsys: pytest.CaptureFixture[str]) -> None:
     strengths: list[float] = []
 

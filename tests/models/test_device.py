@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from core.config import ConfigError
-from models.device import _lacking_kernels_reason, seconds_of, select_device
+from models.device import THREADS, _lacking_kernels_reason, seconds_of, select_device, visible_cards
 
 WHEEL = ["sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120"]
 
@@ -96,3 +96,23 @@ def test_a_first_time_that_is_short_is_not_measured() -> None:
     runs = []
     assert seconds_of(lambda: runs.append(1)) < 1
     assert len(runs) == 2
+
+
+def test_all_cards_are_those_that_torch_finds(monkeypatch: pytest.MonkeyPatch) -> None:
+    FakeCuda(monkeypatch, (8, 6))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert visible_cards() == ["cuda:0", "cuda:1"]
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    with pytest.raises(ConfigError, match="DEVICE=all, but torch finds no CUDA devices here"):
+        visible_cards()
+
+
+@pytest.mark.parametrize("threads", [0, 6])
+def test_workers_on_one_cpu_share_its_threads_and_its_memory(threads: int) -> None:
+    before, whole = torch.get_num_threads(), select_device("cpu")
+    try:
+        for _ in range(2):
+            assert select_device("cpu,cpu", threads=threads).memory_bytes == whole.memory_bytes // 2
+            assert torch.get_num_threads() == max((threads or THREADS) // 2, 1)
+    finally:
+        torch.set_num_threads(before)

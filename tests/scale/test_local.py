@@ -1,0 +1,33 @@
+"""Several workers of one process."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import httpx
+import pytest
+
+from bench.server import running_server
+from tests.scale.crowd import crowd
+
+SLEEPING = ("-m", "tests.scale.sleeping_server")
+
+
+def rate_of(workers: int) -> float:
+    """Pictures a second."""
+    device = ",".join(["cpu"] * workers)
+    with tempfile.TemporaryDirectory() as outputs, running_server(Path(outputs), program=SLEEPING, DEVICE=device) as server:
+        report = crowd(server.url, pictures=24 * workers, clients=2 * workers + 6)
+        page = httpx.get(f"{server.url}/metrics").text
+    assert report.faults == []
+    assert page.count("upscale_worker_tasks_total{") == workers
+    print(f"{workers} workers: {report.rate:.2f} pictures a second")  # noqa: T201
+    return report.rate
+
+
+@pytest.mark.scale
+def test_two_and_four_workers_do_two_and_four_times_as_much() -> None:
+    one, two, four = map(rate_of, (1, 2, 4))
+    assert two / one >= 1.9
+    assert four / one >= 3.6
