@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from core.config import ConfigError, Settings
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 TARGET_LOAD = 0.7  # of the replicas that are up: busier, and there will be more
 UPSCALE_DELAY_SECONDS = 2.0  # of such a load
 DOWNSCALE_DELAY_SECONDS = 60.0  # of less; a replica takes seconds to load its models
+ROUTE_SECONDS = 0.02  # between two questions to all replicas whether one is free
 LONGEST_TASK_SECONDS = 1800.0  # that a replica may finish before it goes
 
 
@@ -43,9 +44,19 @@ def build(least: int = 1, most: int = 1, cpus: float = 0, load: Callable[[Settin
         health_check_timeout_s=5.0,
         graceful_shutdown_timeout_s=LONGEST_TASK_SECONDS,
         graceful_shutdown_wait_loop_s=0.5,
-        request_router_config={"initial_backoff_s": 0.02, "backoff_multiplier": 1, "max_backoff_s": 0.02},
+        request_router_config={
+            "request_router_class": "workers.ray_router:FreeReplicaRouter",
+            "initial_backoff_s": ROUTE_SECONDS,
+            "backoff_multiplier": 1,
+            "max_backoff_s": ROUTE_SECONDS,
+        },
     )(Replica)
     return deployment.bind(load, most)
+
+
+def from_config(arguments: Mapping[str, float]) -> Application:
+    """The same for a configuration of Ray Serve: `import_path: workers.ray_worker:from_config`, `args: {least: 1, most: 8}`."""
+    return build(int(arguments["least"]), int(arguments["most"]), arguments.get("cpus", 0))
 
 
 def main(load: Callable[[Settings], Models] = load_models) -> int:

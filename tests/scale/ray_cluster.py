@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import os
+import re
 import secrets
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import httpx
 import pytest
 
-from bench.server import ROOT, Server, free_port, running_server
-from tests.helpers import wait_until
+from bench.server import ROOT, START_SECONDS, Server, free_port, running_server
 
 needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed: scripts/setup.sh --ray")
 
@@ -29,23 +33,23 @@ STORE_BYTES = 200_000_000  # of each node
 class Node:
     """`ray start --block`, and all that it started."""
 
-    address: str
     process: subprocess.Popen[bytes]
     log: Path
 
-    def wait_until_up(self) -> None:
+    @property
+    def is_up(self) -> bool:
         """It has joined the cluster, or is its head."""
-        wait_until(lambda: b"This command will now block" in self.log.read_bytes() or self.process.poll() is not None)
-        assert self.process.poll() is None, self.log.read_text()
+        return b"This command will now block" in self.log.read_bytes()
 
     def process_ids(self) -> list[int]:
         """Of all its processes."""
-        return [self.process.pid, *_descendants(self.process.pid)]
+        processes = [int(path.name) for path in Path("/proc").glob("[0-9]*")]
+        return [process_id for process_id in processes if f"NODE={self.log}".encode() in _read(process_id, "environ")]
 
     def send(self, number: signal.Signals) -> None:
         """Send all of them a signal."""
         for process_id in self.process_ids():
-            _send(process_id, number)
+            send(process_id, number)
 
     def kill(self) -> None:
         """As if its machine had been switched off."""
@@ -55,7 +59,7 @@ class Node:
 
     def replicas(self) -> list[int]:
         """The processes of the workers on it."""
-        return [process_id for process_id in self.process_ids() if _command(process_id).startswith("ray::ServeReplica")]
+        return [process for process in self.process_ids() if _read(process, "cmdline").startswith(b"ray::ServeReplica")]
 
 
 @dataclass
@@ -67,6 +71,7 @@ class Cluster:
     port: int = field(default_factory=free_port)
     head: Node | None = None
     nodes: list[Node] = field(default_factory=list)
+    started: list[Node] = field(default_factory=list)  # in all, and tried
 
     @property
     def address(self) -> str:
@@ -75,21 +80,22 @@ class Cluster:
     def start_head(self) -> None:
         """The machine that holds the cluster together; it runs no tasks."""
         self.head = self._start(HEAD, "--head", f"--port={self.port}", "--num-cpus=0", "--include-dashboard=false")
-        self.head.wait_until_up()
 
     def add_nodes(self, *workers: int) -> None:
         """Machines, each for so many workers. The first is the gateway's."""
-        nodes = []
-        for number, count in enumerate(workers, start=FIRST_NODE + len(self.nodes)):
-            nodes.append(self._start(f"127.0.0.{number}", f"--address={self.address}", f"--num-cpus={count}"))
-        self.nodes += nodes
-        for node in nodes:
-            node.wait_until_up()
 
-    def deploy(self, least: int, most: int = 0, program: Sequence[str] = ("-m", "tests.scale.ray_sleepers")) -> None:
-        """Deploy workers, or replace them; returns once they are up."""
-        arguments = ["--min", str(least), "--max", str(most or least), "--cpus", "1"]
-        self._run([sys.executable, *program, *arguments])
+        def start(number: int, count: int) -> Node:
+            return self._start(f"127.0.0.{number}", f"--address={self.address}", f"--num-cpus={count}")
+
+        with ThreadPoolExecutor(len(workers)) as threads:
+            self.nodes += threads.map(start, itertools.count(FIRST_NODE + len(self.nodes)), workers)
+
+    def deploy(self, least: int, most: int = 0, module: str = "tests.scale.ray_sleepers", **environment: str) -> None:
+        """Deploy workers, or replace them; returns once they are up. Those that sleep get the `environment`."""
+        command = [sys.executable, "-m", module, "--min", str(least), "--max", str(most or least), "--cpus", "1"]
+        environ = os.environ | self.environment | {"RAY_ADDRESS": self.address} | environment
+        done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True)  # noqa: S603
+        assert done.returncode == 0, done.stderr
 
     @contextmanager
     def gateway(self, **settings: str) -> Iterator[Server]:
@@ -100,9 +106,8 @@ class Cluster:
 
     def end(self) -> None:
         """Kill every process."""
-        for node in (self.head, *self.nodes):
-            if node and node.process.poll() is None:
-                node.kill()
+        for node in self.started:
+            node.kill()
 
     def replicas(self) -> list[int]:
         """The processes of all workers."""
@@ -112,18 +117,21 @@ class Cluster:
         ray, log = Path(sys.executable).with_name("ray"), self.folder / f"{address}.log"
         command = [str(ray), "start", "--block", f"--node-ip-address={address}", "--num-gpus=0", *options]
         command += [f"--object-store-memory={STORE_BYTES}", f"--temp-dir={self.folder / address}"]
-        with log.open("wb") as out:
-            process = subprocess.Popen(command, cwd=ROOT, env=os.environ | self.environment, stdout=out, stderr=out)  # noqa: S603
-        return Node(address, process, log)
-
-    def _run(self, command: list[str]) -> None:
-        environment = os.environ | self.environment | {"RAY_ADDRESS": self.address}
-        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)  # noqa: S603
-        assert done.returncode == 0, done.stderr
+        for _ in range(3):  # on a busy machine it gives up after 30 s
+            with log.open("wb") as out:
+                environment = os.environ | self.environment | {"NODE": str(log)}
+                process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=out, stderr=out)  # noqa: S603
+            node = Node(process, log)
+            self.started.append(node)
+            wait_long(lambda: node.is_up or process.poll() is not None)  # noqa: B023 - called in this round alone
+            if node.is_up:
+                return node
+            node.kill()
+        raise AssertionError(log.read_text())
 
 
 @contextmanager
-def cluster(nodes: Sequence[int], **environment: str) -> Iterator[Cluster]:
+def cluster(*workers: int, **environment: str) -> Iterator[Cluster]:
     """A cluster of nodes for so many workers each, and one without any for the gateway; all killed at the end."""
     folder = Path("/tmp") / f"ray-{secrets.token_hex(4)}"  # noqa: S108 - sockets in it, whose paths must be short
     folder.mkdir()
@@ -139,31 +147,38 @@ def cluster(nodes: Sequence[int], **environment: str) -> Iterator[Cluster]:
         made = Cluster(folder, common | environment)
         stack.callback(made.end)
         made.start_head()
-        made.add_nodes(0, *nodes)
+        made.add_nodes(0, *workers)
         yield made
 
 
-def _descendants(process_id: int) -> list[int]:
-    found: list[int] = []
-    for task in Path(f"/proc/{process_id}/task").glob("*/children"):
-        try:
-            children = [int(child) for child in task.read_text().split()]
-        except OSError:  # it has ended
-            continue
-        for child in children:
-            found += [child, *_descendants(child)]
-    return found
-
-
-def _command(process_id: int) -> str:
+def _read(process_id: int, name: str) -> bytes:
+    """A file of /proc; nothing of a process that has ended."""
     try:
-        return Path(f"/proc/{process_id}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+        return Path(f"/proc/{process_id}/{name}").read_bytes()
     except OSError:
-        return ""
+        return b""
 
 
-def _send(process_id: int, number: signal.Signals) -> None:
-    try:
+def send(process_id: int, number: signal.Signals) -> None:
+    """Send it a signal, unless it has ended."""
+    with suppress(ProcessLookupError):
         os.kill(process_id, number)
-    except ProcessLookupError:
-        return
+
+
+def wait_long(condition: Callable[[], bool]) -> None:
+    """Wait for what takes a minute on a machine that has other things to do."""
+    end = time.monotonic() + START_SECONDS
+    while not condition():
+        assert time.monotonic() < end, "it never came to pass"
+        time.sleep(0.1)
+
+
+def workers_up(server: Server) -> int:
+    """Of the gateway's places, those that have a worker."""
+    return sum(worker["state"] in ("idle", "busy") for worker in server.health()["workers"])
+
+
+def retries(server: Server) -> float:
+    """How many tasks began again."""
+    page = httpx.get(f"{server.url}/metrics").text
+    return sum(float(value) for value in re.findall(r"^upscale_retries_total\{.*\} (.*)$", page, re.MULTILINE))
