@@ -1,0 +1,240 @@
+"""`DEVICE=ray`: workers on other machines, which a cluster of Ray holds together.
+
+Ray is an optional requirement, imported where it is first asked for.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from dataclasses import replace
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Any
+
+from core.config import ConfigError
+from core.errors import WorkerLost
+from core.progress import Progress
+from imaging.picture import Picture
+from schemas.params import UpscaleParams
+from schemas.plan import Plan
+from upscale import PipelineOutput
+from workers.speed import Speed
+from workers.worker import Clock, Worker
+
+if TYPE_CHECKING:
+    from workers.ray_replica import Description
+
+logger = logging.getLogger(__name__)
+
+APPLICATION = "upscale"  # of Ray Serve
+SILENCE_SECONDS = 5.0  # of a worker with a task, after which it is lost: it says something each second
+ROUTE_SECONDS = 5.0  # after which a task that no worker has taken asks for one anew: one that froze may be about to take it
+LOOK_SECONDS = 0.1  # between two looks at whether anybody still waits for a task
+COUNT_SECONDS = 1.0  # between two counts of the workers that are up
+# Of Ray, read when it is imported: a head that is away ends no process within ten minutes, and each task asks who is free.
+ENVIRONMENT = {"RAY_gcs_rpc_server_reconnect_timeout_s": "600", "RAY_SERVE_QUEUE_LENGTH_CACHE_TIMEOUT_S": "0"}
+
+
+class RayWorker:
+    """A place at the cluster: one task at a time, on whichever replica is free."""
+
+    def __init__(self, number: int, cluster: _Cluster) -> None:
+        self.name = f"ray:{number}"
+        self.capabilities = cluster.description.capabilities
+        self.work, self.memory_bytes = cluster.description.costs.work, cluster.description.costs.memory_bytes
+        self._number = number
+        self._cluster = cluster
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether so many replicas are up."""
+        return self._number < self._cluster.replicas_up
+
+    def prepare(self, clock: Clock) -> Speed:
+        """The speed that the first replica measured when it started."""
+        return self.measure(clock)
+
+    def measure(self, clock: Clock) -> Speed:
+        """The same."""
+        return replace(self._cluster.description.speed)
+
+    def run(self, picture: Picture, plan: Plan, params: UpscaleParams, progress: Progress) -> PipelineOutput:
+        """Run the plan on a replica that is free, once there is one.
+
+        Raises:
+            WorkerLost: the replica ended, was silent for too long, lost its device, or gives other results than the first.
+        """
+        expected = self.work(plan, picture.alpha is not None, params.enhance_faces)
+        while True:
+            call = _Call(self._cluster.handle, self.capabilities.identity, expected, picture, plan, params)
+            try:
+                return call.result(progress)
+            except BaseException as exc:
+                call.end()
+                if not isinstance(exc, _NotTaken):
+                    raise
+
+    def allocated_bytes(self) -> int | None:
+        """Not known here."""
+
+    def return_freed_memory(self) -> None:
+        """Nothing: the replicas see to it."""
+
+
+class _Cluster:
+    """The replicas of all places."""
+
+    def __init__(self, handle: Any, description: Description) -> None:
+        self.handle = handle.options(stream=True)
+        self.description = description
+        self.replicas_up = 1
+        threading.Thread(target=self._count_replicas, name="ray-count", daemon=True).start()
+
+    def _count_replicas(self) -> None:
+        """Again and again; while the head of the cluster is away, the last number holds."""
+        from ray import serve
+        from ray.exceptions import RayError
+
+        while True:
+            try:
+                application = serve.status().applications.get(APPLICATION)
+            except RayError as exc:
+                logger.warning("the head of the Ray cluster does not say which workers are up: %s", _line(exc))
+            else:
+                deployments = application.deployments.values() if application else ()
+                states = [each.replica_states for each in deployments]
+                self.replicas_up = sum(
+                    sum(each.values()) - each.get("STARTING", 0) - each.get("STOPPING", 0) for each in states
+                )
+            time.sleep(COUNT_SECONDS)
+
+
+class _Taken:
+    """A replica has taken the task: from now on it says something each second."""
+
+
+class _NotTaken(Exception):
+    """None has, for a while."""
+
+
+class _Call:
+    """A task on its way to a replica, on it, and back. A thread of its own hears what the replica says."""
+
+    def __init__(self, handle: Any, *arguments: object) -> None:
+        self._response = handle.run.remote(*arguments)
+        self._said: SimpleQueue[Any] = SimpleQueue()
+        threading.Thread(target=self._hear, name="ray-call", daemon=True).start()
+
+    def _hear(self) -> None:
+        import ray
+
+        try:
+            messages = self._response._to_object_ref_gen_sync()
+            self._said.put(_Taken())
+            for message in messages:
+                self._said.put(ray.get(message))
+        except BaseException as exc:
+            self._said.put(exc)
+
+    def result(self, progress: Progress) -> PipelineOutput:
+        """What the replica sends at last; `progress` hears of its steps, and may end it.
+
+        Raises:
+            WorkerLost: see `RayWorker.run`.
+            _NotTaken: no replica was free.
+        """
+        from workers.ray_replica import Steps
+
+        is_taken, heard_at = False, time.monotonic()
+        while True:
+            try:
+                message = self._said.get(timeout=LOOK_SECONDS)
+            except Empty:
+                progress.advance(0.0)
+                silence = time.monotonic() - heard_at
+                if is_taken and silence > SILENCE_SECONDS:
+                    raise WorkerLost(f"it was silent for {silence:.1f} s") from None
+                if not is_taken and silence > ROUTE_SECONDS:
+                    raise _NotTaken from None
+                continue
+            if isinstance(message, BaseException):
+                raise _own_error(message) from message
+            if isinstance(message, PipelineOutput):
+                return replace(message, picture=_own(message.picture))
+            if isinstance(message, Steps):
+                progress.add_work(message.more)
+                progress.advance(message.done)
+            is_taken, heard_at = True, time.monotonic()
+
+    def end(self) -> None:
+        """Let the replica, if any has the task, end it at its next step."""
+        self._response.cancel()
+
+
+def connect() -> list[Worker]:
+    """Join the cluster of this machine, and wait for a worker's description of itself: a place for each that there may be.
+
+    Raises:
+        ConfigError: Ray is not installed, or does not run here.
+    """
+    join_cluster()
+    from ray import serve
+    from ray.serve.exceptions import RayServeException
+
+    is_told = False
+    while True:
+        try:
+            handle = serve.get_app_handle(APPLICATION)
+            break
+        except RayServeException as exc:
+            if not is_told:
+                logger.warning("the Ray cluster has no workers yet; `python -m workers.ray_worker` deploys them: %s", exc)
+            is_told = True
+            time.sleep(COUNT_SECONDS)
+    description = handle.describe.remote().result()
+    cluster = _Cluster(handle, description)
+    return [RayWorker(number, cluster) for number in range(description.most_replicas)]
+
+
+def join_cluster(**options: Any) -> None:
+    """Let this process be one of the cluster that runs on this machine.
+
+    Raises:
+        ConfigError: Ray is not installed, or does not run here.
+    """
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    try:
+        import ray
+    except ImportError:
+        raise ConfigError("DEVICE must not be ray where Ray is not installed: scripts/setup.sh --ray installs it") from None
+    if not ray.is_initialized():
+        try:
+            ray.init("auto", configure_logging=False, log_to_driver=False, **options)
+        except ConnectionError as exc:
+            raise ConfigError(f"DEVICE must not be ray where Ray does not run: `ray start` starts it. {exc}") from None
+
+
+def _own_error(exc: BaseException) -> BaseException:
+    """What a task raised, as itself; what ended the replica, or took it away, as WorkerLost."""
+    from ray.exceptions import RayError, RayTaskError
+    from ray.serve.exceptions import RayServeException
+
+    from workers.ray_replica import OtherIdentity
+
+    if isinstance(exc, RayTaskError):
+        exc = exc.cause
+        return WorkerLost(str(exc)) if isinstance(exc, OtherIdentity) else exc
+    return WorkerLost(_line(exc)) if isinstance(exc, RayError | RayServeException) else exc
+
+
+def _own(picture: Picture) -> Picture:
+    """A copy: what Ray hands over is its own memory, which a kept picture would fill."""
+    return replace(picture, pixels=picture.pixels.copy(), alpha=None if picture.alpha is None else picture.alpha.copy())
+
+
+def _line(exc: BaseException) -> str:
+    """The first line of what Ray says, which goes on for many."""
+    return str(exc).partition("\n")[0]
