@@ -4,45 +4,38 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import contextvars
 import gc
 import logging
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from core.config import Settings
-from core.errors import DeviceLost, JobCancelled, ModelsLoading, ShuttingDown, Unavailable, WorkerLost
+from core.errors import DeviceLost, JobCancelled, ModelsLoading, ShuttingDown, Unavailable
 from core.host import unusable_folder
 from core.metrics import Metrics, MetricsSnapshot
 from model_utility import Models, load_models
 from schemas.request import IncomingRequest, UpscaleRequest
 from schemas.response import HealthResponse, PlanResponse, ServiceState, ServiceStatus, UpscaleResult
 from serving import health
-from serving.admission import Admission
 from serving.deadline import Deadline
 from serving.decoding import Decoder
+from serving.devices import Devices
 from serving.dispatcher import Dispatcher
 from serving.pending import PendingResult
 from serving.validation import parse_request
-from serving.workers import Place, Workers
+from serving.workers import Workers
 from storage.result_cache import ResultCache
 from storage.result_store import ResultStore
 from storage.sweeper import sweep_until
 from utility import IOExecutor, wait_at_most
-from workers.local import LocalWorker, local_devices
-from workers.speed import Speed
-from workers.task import DeviceTask
-from workers.worker import Clock, Worker
 
 if TYPE_CHECKING:
     from outbound.heartbeat import Heartbeat
 
 logger = logging.getLogger(__name__)
 
-MEASURE_AGAIN_SECONDS = 10.0  # between two measurements of a speed for which requests were refused
 RETURN_MEMORY_SECONDS = 5.0  # between two looks at whether there is any to give back
 CANCEL_SECONDS = 10.0  # a cancelled task ends at its next step: a convolution, a tile of the upsampler, a batch of faces
 LOST_DRAIN_SECONDS = 30.0  # for responses that are under way when the device is lost; nothing else is left to be made
@@ -59,16 +52,14 @@ class Service:
         self.failure: Exception | None = None
         self.io = IOExecutor()
         self.metrics = Metrics(self._snapshot)
-        self._admission = Admission(settings.queue_limit, self._doubt_speed, lambda: self._workers.open_count)
-        self._workers = Workers(self._admission.measure, lost=self._end_without_device)
+        self._devices = Devices(settings, load, lost=self._end_without_device)
+        self._admission, self._workers = self._devices.admission, self._devices.workers
         self._decoder = Decoder(self.io)
         cache = ResultCache(self.store)
         self._dispatcher = Dispatcher(self._admission, self._workers, cache, self.io, self._decoder, self.metrics)
-        self._load = load
         self._is_loaded = False
         self._heartbeat = _build_heartbeat(settings, self._describe) if settings.registry_url else None
         self._tasks: list[asyncio.Task[None]] = []
-        self._doubt: asyncio.Task[None] | None = None
         self._loading: asyncio.Task[None] | None = None
         self._stop = asyncio.Event()
         self._open_requests = 0
@@ -114,18 +105,17 @@ class Service:
     async def close(self) -> None:
         """End the background tasks and let the threads go."""
         self.stop()
-        for task in filter(None, (self._loading, self._doubt)):  # nobody waits for the models any more, nor for a prediction
-            task.cancel()
+        if self._loading:  # nobody waits for the models any more
+            self._loading.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self.io.close()
-        self._workers.close()
+        self._devices.close()
 
     async def _open_workers(self) -> None:
         await self._check_output_dir()
         gc.disable()  # while models load it would stop every thread, for longer with each of a million objects
         try:
-            for make in await self.io.run(self._makers):
-                await self._open(make)
+            await self._devices.open(self.io)
         except Exception as exc:  # whatever it is, nothing can be served: the process ends and says why
             self.failure = exc
             self.stop()
@@ -143,52 +133,6 @@ class Service:
         devices = health.devices_text(self._workers)
         logger.info("ready after %.1f s, on %s in %s", self.uptime_seconds, devices, capabilities.engine)
         logger.info("%s", health.first_steps(self.settings))
-
-    def _makers(self) -> list[Callable[[], Worker]]:
-        """What makes each worker that `DEVICE` names."""
-        devices = local_devices(self.settings)
-        return [partial(LocalWorker.load, self._load, settings, name) for name, settings in devices]
-
-    async def _open(self, make: Callable[[], Worker]) -> None:
-        """Add a worker, unless it gives other bytes than the first; of several, one whose device is lost already is none."""
-        place = await self._workers.add(make)
-        worker, first = place.worker, self._workers.any()
-        if worker.capabilities.identity != first.capabilities.identity:
-            place.out_of_use = f"it would give other bytes than {first.name}"
-            logger.error(
-                "%s is not used, since %s: it is %s, not %s",
-                worker.name,
-                place.out_of_use,
-                worker.capabilities.identity,
-                first.capabilities.identity,
-            )
-            return
-        try:
-            self._admission.speeds[worker.name] = await self._measured(place, worker.prepare)
-        except WorkerLost:
-            if self._workers.open_count == 0:
-                raise
-
-    async def _measured(self, place: Place, measure: Callable[[Clock], Speed]) -> Speed:
-        return await self._workers.run(DeviceTask(0), lambda _: measure(self._workers.clock), place)
-
-    def _doubt_speed(self) -> None:
-        """Measure the speed again, once in a while: what is refused for it is never measured."""
-        if self._is_loaded and (self._doubt is None or self._doubt.done()):
-            context = contextvars.Context()  # its log lines are not the request's
-            self._doubt = asyncio.create_task(self._measure_again(), context=context)
-
-    async def _measure_again(self) -> None:
-        try:
-            for place in self._workers.places:
-                if place.is_open:
-                    measured = await self._measured(place, place.worker.measure)
-                    known = self._admission.speeds[place.worker.name]
-                    if measured.seconds(measured.least_work) < known.seconds(measured.least_work):  # else, it was busy
-                        self._admission.speeds[place.worker.name] = measured
-        except Exception as exc:  # whatever it is, the next may succeed
-            logger.error("the device's speed could not be measured again: %r", exc)
-        await asyncio.sleep(MEASURE_AGAIN_SECONDS)
 
     async def _return_memory(self) -> None:
         """Give the system back what requests have freed, which the allocator keeps for passes, when none runs."""

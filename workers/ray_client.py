@@ -43,9 +43,18 @@ class RayWorker:
     def __init__(self, number: int, cluster: _Cluster) -> None:
         self.name = f"ray:{number}"
         self.capabilities = cluster.description.capabilities
-        self.work, self.memory_bytes = cluster.description.costs.work, cluster.description.costs.memory_bytes
+        self.memory_bytes = cluster.description.costs.memory_bytes
         self._number = number
         self._cluster = cluster
+
+    def work(self, plan: Plan, has_alpha: bool, enhance_faces: bool) -> float:
+        """About; the first message of the task corrects it.
+
+        Raises:
+            ModelUnavailable: the replicas do not have the plan's model.
+        """
+        self.capabilities.check(plan.model, plan.denoise)
+        return self._cluster.description.costs.work(plan, has_alpha, enhance_faces)
 
     @property
     def is_alive(self) -> bool:

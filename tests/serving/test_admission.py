@@ -195,7 +195,7 @@ def slow_device(request: pytest.FixtureRequest) -> SlowDevice:
 async def slow_service(
     settings: Settings, device: SlowDevice, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[tuple[httpx.AsyncClient, Admission]]:
-    monkeypatch.setattr("serving.lifecycle.Workers", partial(Workers, clock=device.clock))
+    monkeypatch.setattr("serving.devices.Workers", partial(Workers, clock=device.clock))
     async with serving(settings, lambda _: fake_models(device)) as (client, service):
         await ready(client)
         yield client, service._admission
