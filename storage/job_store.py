@@ -188,7 +188,7 @@ class JobStore:
     def orphans(self) -> list[JobRecord]:
         """The jobs, the oldest first, that nobody is at and whose requests are there."""
         orphans = []
-        for key in self.unfinished.requests():
+        for key in set(self.unfinished.requests()) - set(map(key_of, list(self._held))):
             record, is_orphan = self._read(key)
             if record and is_orphan:
                 orphans.append(record)

@@ -25,7 +25,8 @@ from schemas.plan import Size, plan_upscale
 from schemas.request import FIELDS
 from scripts.tables import fields_table, settings_table
 from serving import decoding, dispatcher
-from storage import result_store
+from serving.jobs.runner import MAX_DEATHS
+from storage import result_store, unfinished
 from tests.docs.documents import PAGES, README, anchors, code, first_cells, name_of, page, relative_links, section
 from weights.manifest import WeightFile, read_manifest
 
@@ -146,6 +147,8 @@ LIMITS = {
     "record of a job or a result": f"{result_store.MAX_RECORD_BYTES // MIB} MiB",
     "result that the cache reads": f"{result_store.MAX_RESULT_BYTES // MIB} MiB",
     "records of jobs": f"{result_store.MAX_RECORDS:,}",
+    "kept request of an unfinished job": f"its body and {unfinished.MAX_HEAD_BYTES // MIB} MiB; counts as a result",
+    "instances that may die with a job": f"{MAX_DEATHS}, then the job ends",
     "concurrent DNS lookups for webhooks": str(public_network.MAX_LOOKUPS),
     "undelivered webhooks": f"{webhooks.MAX_PENDING:,}",
     "concurrent webhook calls": str(webhooks.MAX_AT_ONCE),

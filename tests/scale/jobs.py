@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,19 +21,13 @@ from bench.server import Server, running_server
 from tests.helpers import HANG_SECONDS, encode
 from tests.scale.crowd import new_pixels
 
-SLEEPING = ("-m", "tests.scale.sleeping_server")
 FRAGILE = ("-m", "tests.e2e.fragile_server")
 
 
-def sleeping(folder: Path, **settings: str) -> AbstractContextManager[Server]:
-    """One more process with this folder, whose network sleeps."""
-    return running_server(folder, program=SLEEPING, **settings)
-
-
-def holding(folder: Path, files: Path) -> AbstractContextManager[Server]:
-    """One whose network waits while there is a file `hold` in its folder `files`."""
+def holding(folder: Path, files: Path, **settings: str) -> AbstractContextManager[Server]:
+    """One more process with this folder of results, whose network waits while there is a file `hold` among `files`."""
     files.mkdir(exist_ok=True)
-    return running_server(folder, program=FRAGILE, DEVICE_FILES=str(files))
+    return running_server(folder, program=FRAGILE, DEVICE_FILES=str(files), **settings)
 
 
 @dataclass(frozen=True)
@@ -61,12 +54,10 @@ class Job:
 
 
 def submit(server: Server) -> Job:
-    """Start a job; repeat what a full queue refuses."""
-    pixels = new_pixels()
+    """Start a job."""
+    pixels, url = new_pixels(), f"{server.url}/upscale?scale=4&output_format=png"
     headers = {"Content-Type": "image/png", "Prefer": "respond-async"}
-    url, post = f"{server.url}/upscale?scale=4&output_format=png", partial(httpx.post, timeout=HANG_SECONDS)
-    while (response := post(url, content=encode(pixels), headers=headers)).status_code == 503:
-        time.sleep(0.1)
+    response = httpx.post(url, content=encode(pixels), headers=headers, timeout=HANG_SECONDS)
     assert response.status_code == 202, response.text
     return Job(response.json()["id"], pixels)
 

@@ -1,8 +1,9 @@
-"""Asynchronous jobs of three processes with one folder, one of which is killed or drained."""
+"""Asynchronous jobs of three processes with one folder, of which some are killed or drained."""
 
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -10,15 +11,27 @@ import pytest
 
 from bench.server import Server
 from tests.helpers import HANG_SECONDS, wait_until
-from tests.scale.jobs import Job, ends_in, holding, runs_at, sleeping, submit, wait_for
+from tests.scale.jobs import Job, ends_in, holding, runs_at, submit, wait_for
 
 pytestmark = pytest.mark.scale
 
 JOBS = 30
 
 
-def three(stack: ExitStack, folder: Path, **settings: str) -> list[Server]:
-    return [stack.enter_context(sleeping(folder, **settings)) for _ in range(3)]
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    """A folder that holds every network up while there is a file `hold` in it."""
+    folder = tmp_path / "files"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def servers(tmp_path: Path, files: Path) -> Iterator[list[Server]]:
+    """Three of them, which are ready."""
+    settings = {"QUEUE_LIMIT": f"{JOBS // 3}", "DRAIN_SECONDS": "0"}
+    with ExitStack() as stack:
+        yield [stack.enter_context(holding(tmp_path / "outputs", files, **settings)) for _ in range(3)]
 
 
 def end(server: Server, number: signal.Signals) -> None:
@@ -27,48 +40,35 @@ def end(server: Server, number: signal.Signals) -> None:
     server.process.wait(HANG_SECONDS)
 
 
-def assert_each_succeeds_once(jobs: list[Job], servers: list[Server], survivors: list[Server]) -> None:
+def assert_all_are_right(jobs: list[Job], servers: list[Server]) -> None:
     for number, job in enumerate(jobs):
-        wait_for([job], survivors[number % len(survivors)], lambda shown: bool(shown["completed_at"]))
-        assert job.is_right_at(survivors[number % len(survivors)]), job.at(survivors[0])
-    ends = ends_in(servers)
-    assert (len(ends), set(ends.values())) == (len(jobs), {1})
+        wait_for([job], servers[number % len(servers)], lambda shown: bool(shown["completed_at"]))
+        assert job.is_right_at(servers[number % len(servers)]), job.at(servers[0])
 
 
-def test_an_instance_is_killed_and_every_job_succeeds_once(tmp_path: Path) -> None:
-    with ExitStack() as stack:
-        servers = three(stack, tmp_path, SLEEP_SECONDS="0.5")
-        killed, *survivors = servers
-        jobs = [submit(servers[number % 3]) for number in range(JOBS)]
-        end(killed, signal.SIGKILL)
-        assert_each_succeeds_once(jobs, servers, survivors)
-        assert sum(map(runs_at, survivors)) == sum(ends_in(survivors).values()), "none of them ran twice"
-        assert sum(ends_in(survivors).values()) > 2 * JOBS // 3, "some were taken up"
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM], ids=["killed", "drained"])
+def test_an_instance_ends_and_every_job_succeeds_once(servers: list[Server], files: Path, how: signal.Signals) -> None:
+    (files / "hold").touch()
+    jobs = [submit(servers[number % 3]) for number in range(JOBS)]
+    ended, *living = servers
+    end(ended, how)
+    (files / "hold").unlink()
+    assert_all_are_right(jobs, living)
+    assert sorted(ends_in(living).values()) == [1] * JOBS
+    assert sum(map(runs_at, living)) == JOBS
+    assert not ends_in([ended])
+    assert sum("a job is left to another instance" in line for line in ended.log) == (how == signal.SIGTERM) * JOBS // 3
 
 
-def test_an_instance_is_drained_and_leaves_what_it_cannot_finish(tmp_path: Path) -> None:
-    with ExitStack() as stack:
-        servers = three(stack, tmp_path, SLEEP_SECONDS="0.5", DRAIN_SECONDS="1")
-        drained, *survivors = servers
-        jobs = [submit(servers[number % 3]) for number in range(JOBS)]
-        end(drained, signal.SIGTERM)
-        assert_each_succeeds_once(jobs, servers, survivors)
-        assert sum("a job is left to another instance" in line for line in drained.log) > 2
-
-
-def test_a_job_that_two_instances_die_with_is_interrupted(tmp_path: Path) -> None:
-    with ExitStack() as stack:
-        (files := tmp_path / "files").mkdir()
-        servers = [stack.enter_context(holding(tmp_path / "outputs", files)) for _ in range(3)]
-        (files / "hold").touch()
-        job = submit(servers[0])
-        living = list(servers)
-        for _ in range(2):
-            wait_until(lambda: any(server.health()["queue"]["running"] for server in living))
-            (busy,) = [server for server in living if server.health()["queue"]["running"]]
-            end(busy, signal.SIGKILL)
-            living.remove(busy)
-        wait_for([job], living[0], lambda shown: bool(shown["completed_at"]))
-        error = job.at(living[0])["error"]
-        assert error["code"] == "interrupted"
-        assert ends_in(servers) == {error["request_id"]: 1}
+def test_a_job_that_two_instances_die_with_is_interrupted(servers: list[Server], files: Path) -> None:
+    (files / "hold").touch()
+    job, living = submit(servers[0]), list(servers)
+    for _ in range(2):
+        wait_until(lambda: any(server.health()["queue"]["running"] for server in living))
+        (busy,) = [server for server in living if server.health()["queue"]["running"]]
+        end(busy, signal.SIGKILL)
+        living.remove(busy)
+    wait_for([job], living[0], lambda shown: bool(shown["completed_at"]))
+    error = job.at(living[0])["error"]
+    assert error["code"] == "interrupted"
+    assert ends_in(servers) == {error["request_id"]: 1}
