@@ -16,9 +16,11 @@ if TYPE_CHECKING:
     from ray.serve import Application
 
 TARGET_LOAD = 0.7  # of the replicas that are up: busier, and there will be more
-UPSCALE_DELAY_SECONDS = 2.0  # of such a load
+UPSCALE_FACTOR = 5.0  # three times as many when all are busy: a gateway sends no more tasks than there are replicas
+UPSCALE_DELAY_SECONDS = 1.0  # of such a load
+LOAD_SECONDS = 2.0  # of which a load is the mean
 DOWNSCALE_DELAY_SECONDS = 60.0  # of less; a replica takes seconds to load its models
-ROUTE_SECONDS = 0.02  # between two questions to all replicas whether one is free
+ASK_SECONDS = 0.02  # between two questions to all replicas whether one is free
 LONGEST_TASK_SECONDS = 1800.0  # that a replica may finish before it goes
 
 
@@ -34,8 +36,9 @@ def build(least: int = 1, most: int = 1, cpus: float = 0, load: Callable[[Settin
             "initial_replicas": least,
             "max_replicas": most,
             "target_ongoing_requests": TARGET_LOAD,
-            "metrics_interval_s": 1.0,
-            "look_back_period_s": 5.0,
+            "upscaling_factor": UPSCALE_FACTOR,
+            "metrics_interval_s": LOAD_SECONDS / 4,
+            "look_back_period_s": LOAD_SECONDS,
             "upscale_delay_s": UPSCALE_DELAY_SECONDS,
             "downscale_delay_s": DOWNSCALE_DELAY_SECONDS,
         },
@@ -46,9 +49,9 @@ def build(least: int = 1, most: int = 1, cpus: float = 0, load: Callable[[Settin
         graceful_shutdown_wait_loop_s=0.5,
         request_router_config={
             "request_router_class": "workers.ray_router:FreeReplicaRouter",
-            "initial_backoff_s": ROUTE_SECONDS,
+            "initial_backoff_s": ASK_SECONDS,
             "backoff_multiplier": 1,
-            "max_backoff_s": ROUTE_SECONDS,
+            "max_backoff_s": ASK_SECONDS,
         },
     )(Replica)
     return deployment.bind(load, most)
