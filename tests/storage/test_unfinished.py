@@ -137,10 +137,14 @@ def test_a_job_that_was_taken_a_moment_ago_is_not_taken_again(tmp_path: Path, mo
 
 def test_a_job_whose_record_is_just_being_replaced_has_somebody_at_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     owner, other = JobStore(tmp_path), JobStore(tmp_path)
-    record = a_record("job-of-mine")
-    owner.save(record)
+    record = a_record("job-of-mine", instance=owner.unfinished.instance)
+    owner.create(record)
+    owner.unfinished.save_request(record.id, REQUEST)
+    owner.unfinished.exchange({record.id: JobState(progress=0.5)})
     before_the_lock(monkeypatch, lambda: owner.save(record))
-    assert other.load("job-of-mine") == record, "it is not interrupted"
+    shown = other.load(record.id)
+    assert shown
+    assert shown.progress == 0.5
     owner.close()
 
 
