@@ -10,7 +10,7 @@ import logging
 import time
 from typing import TYPE_CHECKING, Any
 
-from core.errors import Interrupted, Unavailable, WebhookRefused
+from core.errors import MEMORY_SECONDS, Interrupted, Unavailable, WebhookRefused
 from core.logs import Values, begin_request
 from imaging.formats import InputLimits
 from schemas.request import UpscaleRequest
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 RECOVERY_SECONDS = 2.0  # between two looks at whether a job has nobody who is at it
+REFUSED_SECONDS = 30.0  # at most, before a job that the queue has refused is tried again
 
 
 async def recover_until(stop: asyncio.Event, service: Service, runner: JobRunner) -> None:
@@ -46,6 +47,7 @@ class _Recovery:
         self._service = service
         self._runner = runner
         self._store = runner.store
+        self._not_before: dict[str, float] = {}  # by the ids of jobs that were refused
 
     async def take_orphans(self) -> None:
         """Take those for which there is a place in the queue.
@@ -55,10 +57,13 @@ class _Recovery:
         """
         if not self._is_serving:
             return
-        for record in await self._service.io.run(self._store.orphans):
+        orphans = await self._service.io.run(self._store.orphans)
+        self._not_before = {record.id: self._not_before.get(record.id, 0.0) for record in orphans}
+        for record in orphans:
             is_over = record.expires_at < time.time() or record.deaths + (not record.is_left) > MAX_DEATHS
             is_over = is_over or await self._service.io.run(self._store.unfinished.is_to_cancel, record.id)
-            if self._is_serving and (is_over or self._has_place):
+            is_refused = time.monotonic() < self._not_before[record.id]
+            if self._is_serving and (is_over or (self._has_place and not is_refused)):
                 await asyncio.create_task(self._take(record.id))  # in a context of its own, whose log lines are the job's
 
     @property
@@ -98,7 +103,9 @@ class _Recovery:
                     return
             except Interrupted as exc:
                 outcome = failure(record, exc)
-            except (Unavailable, MemoryError):  # it may be taken later, or by another instance
+            except (Unavailable, MemoryError) as exc:  # it may be taken later, or by another instance
+                seconds = exc.retry_after_seconds if isinstance(exc, Unavailable) else MEMORY_SECONDS
+                self._not_before[job_id] = time.monotonic() + min(seconds, REFUSED_SECONDS)
                 await run(self._store.leave, record)
                 return
             except Exception as exc:

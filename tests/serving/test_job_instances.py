@@ -18,15 +18,17 @@ from schemas.plan import Size, plan_upscale
 from schemas.request import IncomingRequest
 from schemas.response import PlanSummary
 from storage.job_store import JobRecord, JobStore
-from tests.helpers import HANG_SECONDS, assert_error, until, with_settings
+from tests.helpers import HANG_SECONDS, FakeResolver, assert_error, ready, serving, until, with_settings
+from tests.lost_device import accelerator_error, losable_models
 from tests.outbound.receiver import receiver
 from tests.serving.gated_service import ASYNC, gated_service, request_fields, unfinished
+from workers.speed import Speed
 
 
 @pytest.fixture(autouse=True)
 def in_a_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     """Instances look for each other's news more often."""
-    for name in ("jobs.FOREIGN_SECONDS", "jobs.EXCHANGE_SECONDS", "recovery.RECOVERY_SECONDS"):
+    for name in ("jobs.FOREIGN_SECONDS", "jobs.EXCHANGE_SECONDS", "recovery.RECOVERY_SECONDS", "recovery.REFUSED_SECONDS"):
         monkeypatch.setattr(f"serving.jobs.{name}", 0.1)
 
 
@@ -251,6 +253,23 @@ async def test_a_job_waits_for_a_place_and_is_taken_when_there_is_one(settings: 
             await h.job_is(job_id, "succeeded")
 
 
+async def test_a_job_that_the_queue_refuses_is_left_and_tried_again_later(settings: Settings) -> None:
+    async with gated_service(another(settings)) as h:
+        first = await h.submit()
+        await h.job_is(first["id"], "processing")
+        h.service._admission.speeds["cpu"] = Speed(seconds_per_flop=0.0005)  # the first takes 55 s, and so does the next
+        job_id = await an_orphan(settings, 20)
+        record = (await asyncio.to_thread(JobStore(settings.output_dir).orphans))[0]
+        async with asyncio.timeout(HANG_SECONDS):
+            while not record.is_left:
+                record = (await asyncio.to_thread(JobStore(settings.output_dir).orphans) or [record])[0]
+        assert record.deaths == 1, "being refused is no death"
+        assert (await h.job(job_id))["status"] == "starting"
+        h.service._admission.speeds.clear()
+        h.resolver.gate.set()
+        await h.job_is(job_id, "succeeded")
+
+
 async def test_what_cannot_be_done_any_more_fails_as_a_request_would(settings: Settings) -> None:
     async with gated_service(another(settings, input_formats="JPEG")) as h:
         job_id = await an_orphan(settings)
@@ -269,8 +288,9 @@ async def test_an_instance_that_drains_takes_nothing(settings: Settings) -> None
         await asyncio.sleep(0.5)  # it would have looked
         h.resolver.gate.set()
         assert [event async for event in events][-1]["status"] == "succeeded"
-    assert [gray for gray, _ in h.resolver.seen] == [10, 10, 10]
     assert unfinished(settings) == [".request"]
+    (orphan,) = await asyncio.to_thread(JobStore(settings.output_dir).orphans)
+    assert (orphan.deaths, orphan.is_left) == (0, False), "nobody has touched it"
 
 
 async def test_a_request_that_is_kept_is_for_the_service_alone(settings: Settings) -> None:
@@ -291,3 +311,17 @@ async def test_a_full_disk_costs_the_taking_up_and_not_the_job(settings: Setting
         h.resolver.gate.set()
         await h.job_is((await h.submit())["id"], "succeeded")
     assert "a job's request could not be saved" in caplog.text
+
+
+async def test_a_job_at_which_a_second_device_is_lost_fails_with_that(settings: Settings) -> None:
+    resolver = FakeResolver()
+    async with serving(settings, lambda _: losable_models(resolver)) as (client, service):
+        await ready(client)
+        resolver.error = accelerator_error()
+        job_id = await an_orphan(settings)
+        await until(lambda: service.device_loss is not None)
+        shown = (await client.get(f"/jobs/{job_id}")).json()
+    record = await asyncio.to_thread(JobStore(settings.output_dir).load, job_id)
+    assert record
+    assert record.error
+    assert (record.status, record.error.code) == ("failed", "device_lost"), shown

@@ -7,8 +7,9 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 
@@ -16,6 +17,7 @@ from bench.server import ROOT
 from core.config import MIB
 from imaging.formats import InputLimits
 from schemas.request import IncomingRequest
+from storage import job_store
 from storage.job_store import JobRecord, JobStore
 from storage.result_store import ResultStore
 from storage.unfinished import JobState, UnfinishedJobs
@@ -111,6 +113,39 @@ sys.stdin.readline()
     assert len(taken) == len(set(taken))
     # One that just looks at a record keeps others from taking it, for that moment.
     assert set(taken) | {orphan.id for orphan in JobStore(tmp_path).orphans()} == {f"job-of-mine-{n}" for n in range(200)}
+
+
+def before_the_lock(monkeypatch: pytest.MonkeyPatch, action: Callable[[], object]) -> None:
+    """Let something happen between the moment in which a record is opened and that in which it is locked, once."""
+    actions, lock = [action], job_store._lock
+
+    def act_and_lock(file: IO[bytes], kind: int) -> bool:
+        if actions:
+            actions.pop()()
+        return lock(file, kind)
+
+    monkeypatch.setattr(job_store, "_lock", act_and_lock)
+
+
+def test_a_job_that_was_taken_a_moment_ago_is_not_taken_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    an_orphan(tmp_path)
+    first, second = JobStore(tmp_path), JobStore(tmp_path)
+    before_the_lock(monkeypatch, lambda: second.take("job-of-mine"))
+    assert first.take("job-of-mine") is None
+    second.close()
+
+
+def test_a_job_whose_record_is_just_being_replaced_has_somebody_at_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    owner, other = JobStore(tmp_path), JobStore(tmp_path)
+    record = a_record("job-of-mine", instance=owner.unfinished.instance)
+    owner.create(record)
+    owner.unfinished.save_request(record.id, REQUEST)
+    owner.unfinished.exchange({record.id: JobState(progress=0.5)})
+    before_the_lock(monkeypatch, lambda: owner.save(record))
+    shown = other.load(record.id)
+    assert shown
+    assert shown.progress == 0.5
+    owner.close()
 
 
 # requests, marks and states
