@@ -33,8 +33,12 @@ SILENCE_SECONDS = 5.0  # of a worker with a task, after which it is lost: it say
 ROUTE_SECONDS = 5.0  # after which a task that no worker has taken asks for one anew: one that froze may be about to take it
 LOOK_SECONDS = 0.1  # between two looks at whether anybody still waits for a task
 COUNT_SECONDS = 1.0  # between two counts of the workers that are up
-# Of Ray, read when it is imported: a head that is away ends no process within ten minutes, and each task asks who is free.
-ENVIRONMENT = {"RAY_gcs_rpc_server_reconnect_timeout_s": "600", "RAY_SERVE_QUEUE_LENGTH_CACHE_TIMEOUT_S": "0"}
+ENVIRONMENT = {  # of Ray, which reads it when it is imported
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "600",  # a head that is away ends no process before that
+    "RAY_SERVE_QUEUE_LENGTH_CACHE_TIMEOUT_S": "0",  # each task asks which workers are free, and
+    "RAY_SERVE_QUEUE_LENGTH_RESPONSE_DEADLINE_S": "0.2",  # waits no longer for the answer of one that froze,
+    "RAY_SERVE_MAX_QUEUE_LENGTH_RESPONSE_DEADLINE_S": "0.2",  # however often: others would get the free ones
+}
 
 
 class RayWorker:

@@ -58,7 +58,7 @@ def build(least: int = 1, most: int = 1, cpus: float = 0, load: Callable[[Settin
 
 
 def from_config(arguments: Mapping[str, float]) -> Application:
-    """The same for a configuration of Ray Serve: `import_path: workers.ray_worker:from_config`, `args: {least: 1, most: 8}`."""
+    """The same for a configuration of Ray Serve, in whose `args` are `least` and `most`."""
     return build(int(arguments["least"]), int(arguments["most"]), arguments.get("cpus", 0))
 
 

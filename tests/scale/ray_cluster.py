@@ -79,6 +79,7 @@ class Cluster:
 
     def start_head(self) -> None:
         """The machine that holds the cluster together; it runs no tasks."""
+        (self.folder / HEAD / "ray_current_cluster").unlink(missing_ok=True)  # it would take the other nodes for itself
         self.head = self._start(HEAD, "--head", f"--port={self.port}", "--num-cpus=0", "--include-dashboard=false")
 
     def add_nodes(self, *workers: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -55,7 +56,10 @@ def struck(server: Server, pictures: int, strike: Callable[[], object]) -> Repor
         time.sleep(2)
         strike()
 
-    return crowd(server.url, pictures, meanwhile=in_their_midst)
+    report = crowd(server.url, pictures, meanwhile=in_their_midst)
+    right = pictures - len(report.faults)
+    sys.stdout.write(f"\n{right}/{pictures} right, {retries(server):g} retries, p99 {report.percentile(99):.1f} s\n")
+    return report
 
 
 def test_a_worker_that_is_killed_costs_one_repetition(machines: Cluster, server: Server) -> None:
