@@ -38,6 +38,10 @@ class _Call:
     context: contextvars.Context
     place: Place | None
 
+    def is_for(self, place: Place) -> bool:
+        """Whether that place may do it now."""
+        return place is self.place if self.place else place.is_open
+
 
 class _Thread:
     """A thread that calls what it is given, in turn."""
@@ -157,9 +161,11 @@ class Workers:
             task.future.set_exception(JobCancelled("The task was cancelled."))
 
     def _wake(self) -> None:
-        """Let those look for tasks that find one."""
-        for place in self.places:
-            if not place.looks_for_tasks and self._next_for(place):
+        """Let one look for tasks, for each that waits and that it may do."""
+        idle = [place for place in self.places if not place.looks_for_tasks]
+        for call in self._waiting.values():
+            if place := next(filter(call.is_for, idle), None):
+                idle.remove(place)
                 place.looks_for_tasks = True
                 place.thread.submit(self._work, place)
 
@@ -202,11 +208,8 @@ class Workers:
         return True
 
     def _next_for(self, place: Place, most_work: float = math.inf) -> DeviceTask | None:
-        is_open = place.is_open
-        for task, call in self._waiting.items():
-            if task.work <= most_work and (call.place is place or (is_open and call.place is None)):
-                return task
-        return None
+        tasks = self._waiting.items()
+        return next((task for task, call in tasks if task.work <= most_work and call.is_for(place)), None)
 
     def _run(self, place: Place, task: DeviceTask, call: _Call) -> None:
         future = task.future
