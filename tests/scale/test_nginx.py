@@ -23,7 +23,7 @@ from tests.scale.crowd import crowd, new_pixels
 pytestmark = [pytest.mark.scale, needs_nginx]
 
 PROGRAM = ("-m", "tests.scale.sleeping_server")
-SLEEP_SECONDS = "0.2"
+SLEEP_SECONDS = "0.4"
 PLACES = 27  # of each instance one that runs and eight that wait
 
 
