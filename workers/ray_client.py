@@ -196,6 +196,10 @@ def connect() -> list[Worker]:
     from ray import serve
     from ray.serve.exceptions import RayServeException
 
+    log = logging.getLogger("ray.serve")  # whose lines are of a form of their own, and five a second while a worker is frozen
+    log.handlers.clear()
+    log.propagate = True
+    log.setLevel(logging.ERROR)
     is_told = False
     while True:
         try:
