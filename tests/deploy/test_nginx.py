@@ -83,7 +83,7 @@ def test_nginx_takes_it(tmp_path: Path, own_folders: bool) -> None:
 
 
 def test_its_limits_are_the_services() -> None:
-    text = (DEPLOY / "nginx" / "nginx.conf").read_text()
+    text = (DEPLOY / "nginx.conf").read_text()
     assert f"client_max_body_size {Settings().max_body_bytes // 2**20}m;" in text
     assert f"client_body_timeout {Settings().body_timeout_seconds:.0f}s;" in text
     assert f"proxy_next_upstream_timeout {Settings().request_timeout_seconds:.0f}s;" in text

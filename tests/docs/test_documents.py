@@ -29,6 +29,7 @@ from serving.jobs.runner import MAX_DEATHS
 from storage import result_store, unfinished
 from tests.docs.documents import PAGES, README, anchors, code, first_cells, name_of, page, relative_links, section
 from weights.manifest import WeightFile, read_manifest
+from workers.ray_client import SILENCE_SECONDS
 
 DEFAULTS = Settings()
 MAX_README_LINES = 150
@@ -159,6 +160,7 @@ LIMITS = {
     "… to one network (IPv4 /24, IPv6 /48)": str(webhooks.MAX_TO_NETWORK),
     "… to one host and port": f"{webhooks.MAX_TO_HOST}, and 1 after it did not answer",
     "folder of results": f"{DEFAULTS.output_max_bytes // GIB} GiB (`OUTPUT_MAX_BYTES`)",
+    "silence of a worker on another machine": f"{SILENCE_SECONDS:g} s",
 }
 
 
