@@ -47,7 +47,6 @@ class RayWorker:
     def __init__(self, number: int, cluster: _Cluster) -> None:
         self.name = f"ray:{number}"
         self.capabilities = cluster.description.capabilities
-        self.work, self.memory_bytes = cluster.description.costs.work, cluster.description.costs.memory_bytes
         self._number = number
         self._cluster = cluster
 
@@ -55,6 +54,20 @@ class RayWorker:
     def is_alive(self) -> bool:
         """Whether so many replicas are up."""
         return self._number < self._cluster.replicas_up
+
+    def work(self, plan: Plan, has_alpha: bool, enhance_faces: bool) -> float:
+        """About what `Upscaler.work` says there, without asking.
+
+        Raises:
+            ModelUnavailable: the plan's model is not there.
+        """
+        self.capabilities.check(plan.model, plan.denoise)
+        return self._cluster.description.costs.work(plan, has_alpha, enhance_faces)
+
+    def memory_bytes(self, plan: Plan) -> int:
+        """Likewise."""
+        self.capabilities.check(plan.model, plan.denoise)
+        return self._cluster.description.costs.memory_bytes(plan)
 
     def prepare(self, clock: Clock) -> Speed:
         """The speed that the first replica measured when it started."""

@@ -23,7 +23,8 @@ import pytest
 
 from bench.server import ROOT, START_SECONDS, Server, free_port, running_server
 
-needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed: scripts/setup.sh --ray")
+HAS_RAY = importlib.util.find_spec("ray") is not None
+needs_ray = pytest.mark.skipif(not HAS_RAY, reason="Ray is not installed: scripts/setup.sh --ray")
 
 HEAD, GATEWAY, FIRST_NODE = "127.0.0.2", "127.0.0.3", 3  # the last part of an address; 127.0.0.1 would be replaced
 STORE_BYTES = 200_000_000  # of each node
