@@ -142,6 +142,7 @@ def cluster(*workers: int, **environment: str) -> Iterator[Cluster]:
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
         "RAY_gcs_rpc_server_reconnect_timeout_s": "600",
         "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_worker_niceness": "0",  # of 15: here, the clients' processors are the workers'
         "PYTHONPATH": str(ROOT),
     }
     with ExitStack() as stack:
