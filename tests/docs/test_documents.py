@@ -161,7 +161,6 @@ LIMITS = {
     "… to one network (IPv4 /24, IPv6 /48)": str(webhooks.MAX_TO_NETWORK),
     "… to one host and port": f"{webhooks.MAX_TO_HOST}, and 1 after it did not answer",
     "folder of results": f"{DEFAULTS.output_max_bytes // GIB} GiB (`OUTPUT_MAX_BYTES`)",
-    "silence of a worker on another machine": f"{SILENCE_SECONDS:g} s",
 }
 
 
