@@ -108,11 +108,14 @@ async def test_of_two_devices_one_that_is_lost_costs_no_request_and_the_second_e
     assert service.device_loss
 
 
-async def test_a_second_device_that_is_lost_in_the_warm_up_is_left_out(pair: Settings) -> None:
-    resolvers = iter((FakeResolver(), FakeResolver(error=accelerator_error())))
-    async with serving(pair, lambda _: losable_models(next(resolvers))) as (client, _):
+@pytest.mark.parametrize("lost", [0, 1])
+async def test_a_device_that_is_lost_in_the_warm_up_is_left_out(pair: Settings, lost: int) -> None:
+    resolvers = [FakeResolver(), FakeResolver()]
+    resolvers[lost].error, unused = accelerator_error(), iter(resolvers)
+    async with serving(pair, lambda _: losable_models(next(unused))) as (client, _):
         await ready(client)
-        assert by_name((await client.get("/health")).json()) == {"cpu:0": ("idle", None), "cpu:1": ("lost", REASON)}
+        states = by_name((await client.get("/health")).json())
+        assert states == {f"cpu:{lost}": ("lost", REASON), f"cpu:{1 - lost}": ("idle", None)}
         assert gray_of(await client.post("/upscale", content=png_request(10), headers=JSON)) == 10
 
 
