@@ -12,7 +12,7 @@ from core.config import Settings
 from core.errors import DeviceLost, WorkerLost
 from model_utility import Models
 from serving.admission import Admission
-from serving.workers import Place, Workers
+from serving.workers import SHORT_SHARE, Place, Workers
 from utility import IOExecutor
 from workers.local import LocalWorker, local_devices
 from workers.speed import Speed
@@ -29,8 +29,9 @@ class Devices:
 
     def __init__(self, settings: Settings, load: Callable[[Settings], Models], lost: Callable[[DeviceLost], None]) -> None:
         """`lost` hears of the end of the last device, once."""
-        self.admission = Admission(settings.queue_limit, self._doubt_speed, lambda: self.workers.open_count)
-        self.workers = Workers(self.admission.measure, lost=lost)
+        share = 0.0 if settings.device == "ray" else SHORT_SHARE  # a replica takes no other task before it is done
+        self.admission = Admission(settings.queue_limit, self._doubt_speed, lambda: self.workers.open_count, share)
+        self.workers = Workers(self.admission.measure, lost=lost, short_share=share)
         self._settings = settings
         self._load = load
         self._doubt: asyncio.Task[None] | None = None
