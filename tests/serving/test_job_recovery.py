@@ -1,8 +1,11 @@
-"""Taking up the jobs of an instance that died, where one of them makes trouble."""
+"""Jobs that make trouble where one instance takes up what another was at, or sweeps the folder of both."""
 
 from __future__ import annotations
 
+import asyncio
 import errno
+import os
+import time
 from typing import Any
 
 import pytest
@@ -53,3 +56,18 @@ async def test_a_job_whose_request_did_not_fit_into_memory_is_tried_again_later(
     async with gated_service(another(settings)) as h:
         h.resolver.gate.set()
         await h.job_is(await an_orphan(settings), "succeeded")
+
+
+async def test_a_job_that_takes_longer_than_results_are_kept_is_not_swept(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serving.jobs.jobs.KEEP_SECONDS", 0.05)
+    async with gated_service(settings) as h, gated_service(another(settings)) as other:
+        job = await h.submit()
+        for path in (*settings.output_dir.glob("*.json"), *settings.output_dir.glob("unfinished/*.request")):
+            await asyncio.to_thread(os.utime, path, (1, 1))
+        await asyncio.sleep(0.5)  # it is kept some times
+        assert await asyncio.to_thread(other.service.store.sweep, time.time()) == 0
+        await other.job(job["id"])
+        h.resolver.gate.set()
+        assert await other.job_is(job["id"], "succeeded") == await h.job(job["id"])
