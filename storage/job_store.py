@@ -45,7 +45,7 @@ class JobRecord(JobState):
     created_at: Time
     timeout_seconds: float = 0.0  # as its client has chosen it
     expires_at: Time = 0.0
-    instance: str = Field(default="", pattern="^([0-9a-f]{32})?$")  # which is at it
+    owner: str = Field(default="", pattern="^([0-9a-f]{32})?$")  # the instance that is at it
     deaths: int = Field(default=0, ge=0)  # of instances that were at it
     is_left: bool = False  # by an instance that lives: for another to take, and no death
     completed_at: Time | None = None
@@ -116,18 +116,18 @@ class JobStore:
         is_done = record.completed_at is not None
         held = self._held.get(record.id)
         if held and not self._is_in_place(held, record.id):
-            self._let_go(record.id)
+            self.let_go(record.id)
             return False
         try:
             file = self._write(record, os.replace)
         except BaseException:
             if is_done:
-                self._let_go(record.id)
+                self.let_go(record.id)
             raise
         finally:
             if is_done:
                 self.unfinished.forget(record.id)
-        self._let_go(record.id)
+        self.let_go(record.id)
         if is_done:
             file.close()
         else:
@@ -151,11 +151,7 @@ class JobStore:
         try:
             self.save(left)
         finally:
-            self.abandon(record.id)
-
-    def abandon(self, job_id: str) -> None:
-        """The same, as if this instance had died of it."""
-        self._let_go(job_id)
+            self.let_go(record.id)
 
     def _write(self, record: JobRecord, place: Callable[[Path, Path], None]) -> IO[bytes]:
         """The record's file, locked before `place` has put it where it belongs."""
@@ -172,7 +168,8 @@ class JobStore:
             undo.pop_all()
         return file
 
-    def _let_go(self, job_id: str) -> None:
+    def let_go(self, job_id: str) -> None:
+        """Hold a job's record no longer: if the job is not done, it is as if this instance had died."""
         if held := self._held.pop(job_id, None):
             held.close()
 
@@ -187,9 +184,9 @@ class JobStore:
                 record, is_orphan = self._read(key_of(job_id))
                 if record and is_orphan:
                     return self._interrupt(record)
-        if record is None or is_orphan or record.completed_at or not record.instance:
+        if record is None or is_orphan or record.completed_at or not record.owner:
             return record
-        state = self.unfinished.state(record.instance, job_id)
+        state = self.unfinished.state(record.owner, job_id)
         return record.model_copy(update=dict(state)) if state else record
 
     def orphans(self) -> list[JobRecord]:
@@ -218,7 +215,7 @@ class JobStore:
                 if orphan is None or orphan.completed_at:
                     return None
                 deaths = orphan.deaths + (not orphan.is_left)
-                changes = {"instance": self.unfinished.instance, "deaths": deaths, "is_left": False}
+                changes = {"owner": self.unfinished.owner, "deaths": deaths, "is_left": False}
                 record = orphan.model_copy(update=changes)
                 self.save(record)
                 return record

@@ -59,7 +59,7 @@ class UnfinishedJobs:
     """The folder, as one instance uses it. Its methods wait for the disk."""
 
     def __init__(self, results: Path) -> None:
-        self.instance = secrets.token_hex(16)  # by which the others find this one's states
+        self.owner = secrets.token_hex(16)  # by which the others find this one's states
         self._folder = results / UNFINISHED
         self._states: Mapping[str, JobState] = {}  # as they were written last
 
@@ -129,7 +129,7 @@ class UnfinishedJobs:
             OSError: the disk would not have it.
         """
         if states != self._states:
-            path = self._states_of(self.instance)
+            path = self._states_of(self.owner)
             if states:
                 self._write(path, _States.dump_json(dict(states)), is_lasting=False)
             else:
@@ -137,10 +137,10 @@ class UnfinishedJobs:
             self._states = dict(states)
         return [job_id for job_id in states if self.is_to_cancel(job_id)]
 
-    def state(self, instance: str, job_id: str) -> JobState | None:
+    def state(self, owner: str, job_id: str) -> JobState | None:
         """How far a job is, by what its instance has told last."""
         try:
-            return _States.validate_json(read_regular(self._states_of(instance), MAX_RECORD_BYTES)).get(job_id)
+            return _States.validate_json(read_regular(self._states_of(owner), MAX_RECORD_BYTES)).get(job_id)
         except FileNotFoundError:
             return None
         except (OSError, ValidationError) as exc:
@@ -150,7 +150,7 @@ class UnfinishedJobs:
     def close(self) -> None:
         """Remove this instance's states."""
         with contextlib.suppress(OSError):  # they are swept some time
-            self._states_of(self.instance).unlink(missing_ok=True)
+            self._states_of(self.owner).unlink(missing_ok=True)
 
     # files
 
@@ -162,8 +162,8 @@ class UnfinishedJobs:
     def _mark(self, job_id: str) -> Path:
         return self._folder / f"{key_of(job_id)}.cancel"
 
-    def _states_of(self, instance: str) -> Path:
-        return self._folder / f"{instance}.states"
+    def _states_of(self, owner: str) -> Path:
+        return self._folder / f"{owner}.states"
 
 
 def key_of(job_id: str) -> str:

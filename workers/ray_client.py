@@ -30,7 +30,8 @@ logger = logging.getLogger(__name__)
 
 APPLICATION = "upscale"  # of Ray Serve
 SILENCE_SECONDS = 5.0  # of a worker with a task, after which it is lost: it says something each second
-ROUTE_SECONDS = 5.0  # after which a task that no worker has taken asks for one anew: one that froze may be about to take it
+TRANSFER_SECONDS = 60.0  # in which what it says has come here: 350 MB of pixels at 50 Mbit/s
+ROUTE_SECONDS = 20.0  # after which a task that no worker has taken asks for one anew: one that froze may be about to take it
 LOOK_SECONDS = 0.1  # between two looks at whether anybody still waits for a task
 COUNT_SECONDS = 1.0  # between two counts of the workers that are up
 ENVIRONMENT = {  # of Ray, which reads it when it is imported
@@ -47,23 +48,27 @@ class RayWorker:
     def __init__(self, number: int, cluster: _Cluster) -> None:
         self.name = f"ray:{number}"
         self.capabilities = cluster.description.capabilities
-        self.memory_bytes = cluster.description.costs.memory_bytes
         self._number = number
         self._cluster = cluster
-
-    def work(self, plan: Plan, has_alpha: bool, enhance_faces: bool) -> float:
-        """About; the first message of the task corrects it.
-
-        Raises:
-            ModelUnavailable: the replicas do not have the plan's model.
-        """
-        self.capabilities.check(plan.model, plan.denoise)
-        return self._cluster.description.costs.work(plan, has_alpha, enhance_faces)
 
     @property
     def is_alive(self) -> bool:
         """Whether so many replicas are up."""
         return self._number < self._cluster.replicas_up
+
+    def work(self, plan: Plan, has_alpha: bool, enhance_faces: bool) -> float:
+        """About what `Upscaler.work` says there, without asking.
+
+        Raises:
+            ModelUnavailable: the plan's model is not there.
+        """
+        self.capabilities.check(plan.model, plan.denoise)
+        return self._cluster.description.costs.work(plan, has_alpha, enhance_faces)
+
+    def memory_bytes(self, plan: Plan) -> int:
+        """Likewise."""
+        self.capabilities.check(plan.model, plan.denoise)
+        return self._cluster.description.costs.memory_bytes(plan)
 
     def prepare(self, clock: Clock) -> Speed:
         """The speed that the first replica measured when it started."""
@@ -77,7 +82,7 @@ class RayWorker:
         """Run the plan on a replica that is free, once there is one.
 
         Raises:
-            WorkerLost: the replica ended, was silent for too long, lost its device, or gives other results than the first.
+            WorkerLost: the replica ended, was silent for too long, or gives other results than the first.
         """
         expected = self.work(plan, picture.alpha is not None, params.enhance_faces)
         while True:
@@ -109,13 +114,18 @@ class _Cluster:
         """Again and again; while the head of the cluster is away, the last number holds."""
         from ray import serve
         from ray.exceptions import RayError
+        from ray.serve.exceptions import RayServeException
 
+        is_away = False
         while True:
             try:
                 application = serve.status().applications.get(APPLICATION)
-            except RayError as exc:
-                logger.warning("the head of the Ray cluster does not say which workers are up: %s", _line(exc))
+            except (RayError, RayServeException) as exc:
+                if not is_away:
+                    logger.warning("the head of the Ray cluster does not say which workers are up: %s", _line(exc))
+                is_away = True
             else:
+                is_away = False
                 deployments = application.deployments.values() if application else ()
                 states = [each.replica_states for each in deployments]
                 self.replicas_up = sum(
@@ -126,6 +136,10 @@ class _Cluster:
 
 class _Taken:
     """A replica has taken the task: from now on it says something each second."""
+
+
+class _Arriving:
+    """It has said something, which is on its way."""
 
 
 class _NotTaken(Exception):
@@ -147,6 +161,7 @@ class _Call:
             messages = self._response._to_object_ref_gen_sync()
             self._said.put(_Taken())
             for message in messages:
+                self._said.put(_Arriving())
                 self._said.put(ray.get(message))
         except BaseException as exc:
             self._said.put(exc)
@@ -160,17 +175,16 @@ class _Call:
         """
         from workers.ray_replica import Steps
 
-        is_taken, heard_at = False, time.monotonic()
+        limit, heard_at = ROUTE_SECONDS, time.monotonic()
         while True:
             try:
                 message = self._said.get(timeout=LOOK_SECONDS)
             except Empty:
                 progress.advance(0.0)
                 silence = time.monotonic() - heard_at
-                if is_taken and silence > SILENCE_SECONDS:
-                    raise WorkerLost(f"it was silent for {silence:.1f} s") from None
-                if not is_taken and silence > ROUTE_SECONDS:
-                    raise _NotTaken from None
+                if silence > limit:
+                    lost = WorkerLost(f"it was silent for {silence:.1f} s")
+                    raise (_NotTaken if limit == ROUTE_SECONDS else lost) from None
                 continue
             if isinstance(message, BaseException):
                 raise _own_error(message) from message
@@ -179,7 +193,8 @@ class _Call:
             if isinstance(message, Steps):
                 progress.add_work(message.more)
                 progress.advance(message.done)
-            is_taken, heard_at = True, time.monotonic()
+            limit = TRANSFER_SECONDS if isinstance(message, _Arriving) else SILENCE_SECONDS
+            heard_at = time.monotonic()
 
     def end(self) -> None:
         """Let the replica, if any has the task, end it at its next step."""
@@ -196,6 +211,10 @@ def connect() -> list[Worker]:
     from ray import serve
     from ray.serve.exceptions import RayServeException
 
+    log = logging.getLogger("ray.serve")  # whose lines are of a form of their own, and five a second while a worker is frozen
+    log.handlers.clear()
+    log.propagate = True
+    log.setLevel(logging.ERROR)
     is_told = False
     while True:
         try:

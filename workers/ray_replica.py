@@ -105,7 +105,8 @@ class Replica:
                 if steps != Steps() or now - sent > BEAT_SECONDS:
                     yield steps
                     sent = now
-            yield relay.take()
+            if (steps := relay.take()) != Steps():
+                yield steps
             yield result.result()
         except DeviceLost as exc:
             logger.critical("the device is lost, and the worker ends: %s", exc.reason, exc_info=exc.__cause__)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from ray.serve.request_router import PendingRequest, RequestRouter, RunningReplica
+from ray.serve.request_router import FIFOMixin, PendingRequest, RequestRouter, RunningReplica
 
 
-class FreeReplicaRouter(RequestRouter):  # type: ignore[misc]
-    """Asks all replicas."""
+class FreeReplicaRouter(FIFOMixin, RequestRouter):  # type: ignore[misc]
+    """Asks all replicas; the first that is free gets the task that has waited longest."""
 
     async def choose_replicas(
         self, candidate_replicas: list[RunningReplica], pending_request: PendingRequest | None = None

@@ -78,8 +78,8 @@ class _Recovery:
 
     @property
     def _has_place(self) -> bool:
-        queue = self._service.health().queue
-        return queue.waiting < queue.capacity or not queue.running
+        health = self._service.health()
+        return health.queue.running + health.queue.waiting < health.queue.capacity + len(health.workers)
 
     async def _take(self, job_id: str) -> None:
         settings, run = self._service.settings, self._service.io.run

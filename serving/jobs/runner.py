@@ -107,7 +107,7 @@ class JobRunner:
             created_at=time.time(),
             timeout_seconds=deadline.seconds,
             expires_at=time.time() + deadline.seconds_left,
-            instance=self.store.unfinished.instance,
+            owner=self.store.unfinished.owner,
         )
         live = LiveJob(record, pending, receiver, incoming)
         self._begin(live, self._start(live))
@@ -232,7 +232,7 @@ class JobRunner:
             return failure(record, interrupted()), Values()
         except errors.DeviceLost as exc:
             if live.can_be_taken and record.deaths < MAX_DEATHS:
-                self.store.abandon(record.id)
+                self.store.let_go(record.id)
                 return {}, Values()
             return failure(record, exc), Values()
         except Exception as exc:

@@ -25,10 +25,10 @@ _SERVERS = re.compile(r"( *server upscale-\d:10005 max_fails=0;\n)+")
 
 
 def configuration(folder: Path, port: int, instances: Sequence[int], own_folders: bool = False) -> Path:
-    """A copy of deploy/nginx/nginx.conf with these ports of loopback in it, and all that it writes in `folder`."""
-    text = (DEPLOY / "nginx" / "nginx.conf").read_text()
+    """A copy of deploy/nginx.conf with these ports of loopback in it, and all that it writes in `folder`."""
+    text = (DEPLOY / "nginx.conf").read_text()
     if own_folders:
-        text = _replaced(text, _SHARED_FOLDER, (DEPLOY / "nginx" / "own_folders.conf").read_text())
+        text = _replaced(text, _SHARED_FOLDER, (DEPLOY / "own_folders.conf").read_text())
     servers = "".join(f"server 127.0.0.1:{instance} max_fails=0;\n" for instance in instances)
     text, count = _SERVERS.subn(servers, text)
     assert count == 1

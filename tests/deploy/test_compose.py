@@ -33,8 +33,8 @@ def test_each_profile_listens_on_one_port() -> None:
 def test_behind_nginx_each_process_has_a_card_of_its_own() -> None:
     (profile,) = SERVICES["nginx"]["profiles"]
     behind = [name for name, service in SERVICES.items() if profile in service["profiles"] and name != "nginx"]
-    assert SERVICES["nginx"]["depends_on"] == behind
-    nginx = (DEPLOY / "nginx" / "nginx.conf").read_text()
+    assert list(SERVICES["nginx"]["depends_on"]) == behind
+    nginx = (DEPLOY / "nginx.conf").read_text()
     assert re.findall(r"^ *server (upscale.*):10005 ", nginx, re.MULTILINE) == behind
     cards = [SERVICES[name]["deploy"]["resources"]["reservations"]["devices"][0]["device_ids"] for name in behind]
     assert cards == [["0"], ["1"]]

@@ -70,7 +70,7 @@ def test_a_pod_is_not_killed_while_it_drains() -> None:
 
 
 def test_the_ingress_says_what_nginx_says() -> None:
-    nginx = (DEPLOY / "nginx" / "nginx.conf").read_text()
+    nginx = (DEPLOY / "nginx.conf").read_text()
     prefix = "nginx.ingress.kubernetes.io/"
     words = {"proxy-body-size": "client_max_body_size"}
     for name, value in FILES["ingress.yaml"][0]["metadata"]["annotations"].items():

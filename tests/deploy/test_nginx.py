@@ -15,6 +15,7 @@ from typing import Any
 import httpx
 import pytest
 
+from api.server import KEEP_ALIVE_SECONDS
 from bench.server import free_port
 from core.config import Settings
 from tests.deploy.balancer import DEPLOY, balanced, configuration, needs_nginx, nginx
@@ -82,10 +83,11 @@ def test_nginx_takes_it(tmp_path: Path, own_folders: bool) -> None:
 
 
 def test_its_limits_are_the_services() -> None:
-    text = (DEPLOY / "nginx" / "nginx.conf").read_text()
+    text = (DEPLOY / "nginx.conf").read_text()
     assert f"client_max_body_size {Settings().max_body_bytes // 2**20}m;" in text
     assert f"client_body_timeout {Settings().body_timeout_seconds:.0f}s;" in text
     assert f"proxy_next_upstream_timeout {Settings().request_timeout_seconds:.0f}s;" in text
+    assert f" keepalive_timeout {KEEP_ALIVE_SECONDS - 15:.0f}s;" in text
 
 
 def test_what_an_instance_refuses_or_leaves_unanswered_another_gets(tmp_path: Path) -> None:

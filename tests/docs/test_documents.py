@@ -29,6 +29,7 @@ from serving.jobs.runner import MAX_DEATHS
 from storage import result_store, unfinished
 from tests.docs.documents import PAGES, README, anchors, code, first_cells, name_of, page, relative_links, section
 from weights.manifest import WeightFile, read_manifest
+from workers.ray_client import SILENCE_SECONDS
 
 DEFAULTS = Settings()
 MAX_README_LINES = 150
@@ -143,6 +144,7 @@ LIMITS = {
     "requests that wait, of all connections": f"{100 * middleware.WAITING_SHARE:g} %",
     "bytes of the next requests, before a response": f"{server.MAX_AHEAD_BYTES // 1024} KiB",
     "HTTP": "1.0 and 1.1",
+    "silence of a worker on another machine": f"{SILENCE_SECONDS:.0f} s",
     "unfinished jobs": f"{utility.MAX_JOBS}, fewer below `ulimit -n` {4 * utility.MAX_JOBS + utility.OTHER_FILES}",
     "record of a job or a result": f"{result_store.MAX_RECORD_BYTES // MIB} MiB",
     "result that the cache reads": f"{result_store.MAX_RESULT_BYTES // MIB} MiB",

@@ -23,7 +23,8 @@ import pytest
 
 from bench.server import ROOT, START_SECONDS, Server, free_port, running_server
 
-needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed: scripts/setup.sh --ray")
+HAS_RAY = importlib.util.find_spec("ray") is not None
+needs_ray = pytest.mark.skipif(not HAS_RAY, reason="Ray is not installed: scripts/setup.sh --ray")
 
 HEAD, GATEWAY, FIRST_NODE = "127.0.0.2", "127.0.0.3", 3  # the last part of an address; 127.0.0.1 would be replaced
 STORE_BYTES = 200_000_000  # of each node
@@ -141,6 +142,7 @@ def cluster(*workers: int, **environment: str) -> Iterator[Cluster]:
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
         "RAY_gcs_rpc_server_reconnect_timeout_s": "600",
         "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_worker_niceness": "0",  # of 15: here, the clients' processors are the workers'
         "PYTHONPATH": str(ROOT),
     }
     with ExitStack() as stack:

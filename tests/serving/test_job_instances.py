@@ -46,22 +46,27 @@ async def test_another_instance_shows_how_far_a_job_is_and_follows_it(settings: 
     async with gated_service(settings) as h, gated_service(another(settings)) as other:
         h.resolver.gate = gate = Gate()
         job, waiting = await h.submit(10), await h.submit(20)
-        events = other.follow(job["id"])
-        assert (await anext(events))["status"] in ("starting", "processing")
+        events: list[dict[str, Any]] = []
+        following = asyncio.create_task(_collect(other.follow(job["id"]), events))
         await until(lambda: gate.passes < 0)  # it stands before the third pass
         own = await h.job(job["id"])
+        assert 0 < own["progress"] < 1
+        await until(lambda: bool(events) and events[-1]["progress"] == own["progress"])
+        assert (events[-1]["status"], events[-1]["started_at"]) == ("processing", own["started_at"])
+        assert (await other.job(job["id"]))["progress"] == own["progress"]
         async with asyncio.timeout(HANG_SECONDS):
-            while (shown := await other.job(job["id"]))["progress"] != own["progress"]:
-                assert not shown["completed_at"]
-        assert (shown["status"], shown["started_at"]) == ("processing", own["started_at"])
-        assert ((await other.job(waiting["id"]))["status"], (await other.job(waiting["id"]))["position"]) == ("starting", 1)
-        async for event in events:
-            if event["progress"] == shown["progress"]:
-                gate.set()
-            last = event
-        assert last == await h.job_is(job["id"], "succeeded") == await other.job(job["id"])
+            while (await other.job(waiting["id"]))["position"] != 1:
+                pass
+        gate.set()
+        await following
+        assert events[-1] == await h.job_is(job["id"], "succeeded") == await other.job(job["id"])
         await h.job_is(waiting["id"], "succeeded")
     assert unfinished(settings) == []
+
+
+async def _collect(events: AsyncIterator[dict[str, Any]], into: list[dict[str, Any]]) -> None:
+    async for event in events:
+        into.append(event)
 
 
 async def test_a_put_at_another_instance_is_the_same_job(settings: Settings) -> None:

@@ -44,7 +44,7 @@ def test_a_job_with_its_request_waits_to_be_taken_and_is_taken_by_one(tmp_path: 
     assert [orphan.id for orphan in first.orphans()] == ["job-of-mine"]
     taken = first.take("job-of-mine")
     assert taken
-    assert (taken.deaths, taken.instance) == (1, first.unfinished.instance)
+    assert (taken.deaths, taken.owner) == (1, first.unfinished.owner)
     assert second.take("job-of-mine") is None
     assert second.orphans() == []
     first.leave(taken)
@@ -137,7 +137,7 @@ def test_a_job_that_was_taken_a_moment_ago_is_not_taken_again(tmp_path: Path, mo
 
 def test_a_job_whose_record_is_just_being_replaced_has_somebody_at_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     owner, other = JobStore(tmp_path), JobStore(tmp_path)
-    record = a_record("job-of-mine", instance=owner.unfinished.instance)
+    record = a_record("job-of-mine", owner=owner.unfinished.owner)
     owner.create(record)
     owner.unfinished.save_request(record.id, REQUEST)
     owner.unfinished.exchange({record.id: JobState(progress=0.5)})
@@ -192,7 +192,7 @@ def test_states_are_written_where_they_changed_and_removed_where_there_are_none(
     one, other = UnfinishedJobs(tmp_path), UnfinishedJobs(tmp_path)
     states = {"job-of-mine": JobState(progress=0.5)}
     assert one.exchange(states) == []
-    assert other.state(one.instance, "job-of-mine") == states["job-of-mine"]
+    assert other.state(one.owner, "job-of-mine") == states["job-of-mine"]
     (path,) = (tmp_path / "unfinished").iterdir()
     written = path.stat().st_ino
     other.ask_to_cancel("job-of-mine")
