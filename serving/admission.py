@@ -33,10 +33,18 @@ class Admission:
     """
 
     def __init__(
-        self, limit: int, doubt_speed: Callable[[], None] = lambda: None, workers: Callable[[], int] = lambda: 1
+        self,
+        limit: int,
+        doubt_speed: Callable[[], None] = lambda: None,
+        workers: Callable[[], int] = lambda: 1,
+        short_share: float = SHORT_SHARE,
     ) -> None:
-        """`doubt_speed` is called when a request is refused for its own predicted time alone; `workers` counts those there."""
+        """`doubt_speed` is called when a request is refused for its own predicted time alone; `workers` counts those there.
+
+        `short_share` is that of the workers.
+        """
         self.limit = limit
+        self._short_share = short_share
         self.speeds: dict[str, Speed] = {}  # by the worker's name; none: nothing can be predicted
         self._doubt_speed = doubt_speed
         self._count_workers = workers
@@ -158,7 +166,7 @@ class Admission:
         """
         tasks = self._tasks[:before]
         total = min(self._free_at(tasks))
-        in_turn = min(self._free_at([task for task in tasks if work > SHORT_SHARE * task.left]))
+        in_turn = min(self._free_at([task for task in tasks if work > self._short_share * task.left]))
         return min(2 * in_turn + own_seconds, total) if in_turn < total else in_turn
 
     def _free_at(self, tasks: Sequence[DeviceTask]) -> list[float]:

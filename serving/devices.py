@@ -12,7 +12,7 @@ from core.config import Settings
 from core.errors import DeviceLost, WorkerLost
 from model_utility import Models
 from serving.admission import Admission
-from serving.workers import Place, Workers
+from serving.workers import SHORT_SHARE, Place, Workers
 from utility import IOExecutor
 from workers.local import LocalWorker, local_devices
 from workers.speed import Speed
@@ -29,21 +29,25 @@ class Devices:
 
     def __init__(self, settings: Settings, load: Callable[[Settings], Models], lost: Callable[[DeviceLost], None]) -> None:
         """`lost` hears of the end of the last device, once."""
-        self.admission = Admission(settings.queue_limit, self._doubt_speed, lambda: self.workers.open_count)
-        self.workers = Workers(self.admission.measure, lost=lost)
+        share = 0.0 if settings.device == "ray" else SHORT_SHARE  # a replica takes no other task before it is done
+        self.admission = Admission(settings.queue_limit, self._doubt_speed, lambda: self.workers.open_count, share)
+        self.workers = Workers(self.admission.measure, lost=lost, short_share=share)
         self._settings = settings
         self._load = load
         self._doubt: asyncio.Task[None] | None = None
 
     async def open(self, io: IOExecutor) -> None:
-        """Load and measure all workers, one after the other.
+        """Load all workers, then measure them, one after the other.
 
         Raises:
             ConfigError, WeightsError: as `load_models`.
             DeviceLost: none is left.
         """
         for make in await io.run(self._makers):
-            await self._open(make)
+            self._compare(await self.workers.add(make))
+        for place in self.workers.places:  # a device that is lost in this is the last only if no other is there
+            if not place.out_of_use:
+                await self._prepare(place)
 
     def close(self) -> None:
         """Let the threads go, once they have finished what they are doing."""
@@ -60,17 +64,18 @@ class Devices:
         devices = local_devices(self._settings)
         return [partial(LocalWorker.load, self._load, settings, name) for name, settings in devices]
 
-    async def _open(self, make: Callable[[], Worker]) -> None:
-        """Add a worker, unless it gives other bytes than the first; of several, one whose device is lost already is none."""
-        place = await self.workers.add(make)
-        worker, first = place.worker, self.workers.any()
+    def _compare(self, place: Place) -> None:
+        """Use no worker that gives other bytes than the first."""
+        worker, first = place.worker, self.workers.places[0].worker
         if worker.capabilities.identity != first.capabilities.identity:
             place.out_of_use = f"it would give other bytes than {first.name}"
             identities = worker.capabilities.identity, first.capabilities.identity
             logger.error("%s is not used, since %s: it is %s, not %s", worker.name, place.out_of_use, *identities)
-            return
+
+    async def _prepare(self, place: Place) -> None:
+        """Measure a worker; of several, one whose device is lost already is none."""
         try:
-            self.admission.speeds[worker.name] = await self._measured(place, worker.prepare)
+            self.admission.speeds[place.worker.name] = await self._measured(place, place.worker.prepare)
         except WorkerLost:
             if self.workers.open_count == 0:
                 raise

@@ -97,8 +97,9 @@ class Workers:
         measured: Callable[[DeviceTask], None],
         clock: Clock = time.perf_counter,
         lost: Callable[[DeviceLost], None] = lambda _: None,
+        short_share: float = SHORT_SHARE,
     ) -> None:
-        """`clock` is in seconds.
+        """`clock` is in seconds; `short_share` is 0 for workers that can do nothing between two steps.
 
         `measured` hears of each task that has ended well or was cancelled, on the worker's thread; `lost` of the last device's
         end, once, on the event loop, and before any task's caller does.
@@ -107,6 +108,7 @@ class Workers:
         self.places: list[Place] = []
         self._measured = measured
         self._hear_of_loss = lost
+        self._short_share = short_share
         self._loss: DeviceLost | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._waiting: dict[DeviceTask, _Call] = {}  # in order
@@ -286,7 +288,7 @@ class Workers:
         """Run shorter tasks, one after the other, unless `task` has given away more time than it had."""
         start = self.clock()
         while task.given_seconds <= start - task.begun_at - task.given_seconds:
-            if not self._run_next(place, SHORT_SHARE * task.left):
+            if not self._run_next(place, self._short_share * task.left):
                 return
             end = self.clock()
             task.given_seconds += end - start

@@ -134,6 +134,13 @@ class JobStore:
             self._held[record.id] = file
         return True
 
+    def keep(self) -> None:
+        """Let whoever sweeps the folder find all that belongs to the jobs of this process new, however long they take."""
+        for job_id in list(self._held):
+            for path in (self._path(job_id), self.unfinished.request(job_id)):
+                with contextlib.suppress(OSError):  # it is done, or was not saved
+                    os.utime(path)
+
     def leave(self, record: JobRecord) -> None:
         """Give a job up, for another instance to take.
 

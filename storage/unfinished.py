@@ -72,21 +72,25 @@ class UnfinishedJobs:
             OSError: the disk would not have it; nothing is left behind.
         """
         head = _Head(is_raw=incoming.is_raw, query=incoming.query, accepted=dict(incoming.accepted))
-        self._write(self._request(job_id), head.model_dump_json().encode(), b"\n", incoming.body)
+        self._write(self.request(job_id), head.model_dump_json().encode(), b"\n", incoming.body)
 
     def load_request(self, job_id: str, limits: InputLimits, max_body_bytes: int) -> IncomingRequest | None:
         """A request that was kept; None where it is not there whole."""
         try:
-            with open_regular(self._request(job_id), MAX_HEAD_BYTES + max_body_bytes) as file:
+            with open_regular(self.request(job_id), MAX_HEAD_BYTES + max_body_bytes) as file:
                 head = _Head.model_validate_json(file.readline(MAX_HEAD_BYTES))
                 return IncomingRequest(file.read(), head.is_raw, head.query, head.accepted, limits)
         except (OSError, ValidationError) as exc:
             logger.error("the request of a job cannot be read: %s", getattr(exc, "strerror", "it is damaged"))
             return None
 
+    def request(self, job_id: str) -> Path:
+        """Where a request is kept."""
+        return self._folder / f"{key_of(job_id)}{_REQUEST}"
+
     def has_request(self, job_id: str) -> bool:
         """Whether the job could be taken up."""
-        return self._request(job_id).is_file()
+        return self.request(job_id).is_file()
 
     def requests(self) -> Iterator[str]:
         """The keys of the jobs whose requests are here."""
@@ -111,7 +115,7 @@ class UnfinishedJobs:
     def forget(self, job_id: str) -> None:
         """Remove what is here of a job that is done."""
         try:
-            self._request(job_id).unlink(missing_ok=True)
+            self.request(job_id).unlink(missing_ok=True)
             self._mark(job_id).unlink(missing_ok=True)
         except OSError as exc:
             logger.error("what is left of a job cannot be removed: %s", exc.strerror)
@@ -154,9 +158,6 @@ class UnfinishedJobs:
         self._folder.mkdir(mode=0o700, exist_ok=True)
         unfinished = path.with_name(f"{secrets.token_hex(16)}.part")
         write_atomically(path, *pieces, unfinished=unfinished, mode=0o600, is_lasting=is_lasting)
-
-    def _request(self, job_id: str) -> Path:
-        return self._folder / f"{key_of(job_id)}{_REQUEST}"
 
     def _mark(self, job_id: str) -> Path:
         return self._folder / f"{key_of(job_id)}.cancel"

@@ -29,6 +29,7 @@ EVENT_SECONDS = 0.2  # between two events of progress
 FOREIGN_SECONDS = 1.0  # between two looks at the record of a job that another instance is at
 EXCHANGE_SECONDS = 1.0  # between two times at which instances tell each other how far jobs are, and which to cancel
 STATES_AT_ONCE = 8
+KEEP_SECONDS = 10.0  # between two times at which the files of unfinished jobs are made young, so that none is swept
 KEEP_ALIVE_SECONDS = 15.0  # of silence, after which proxies begin to wonder
 FINISHED_IN_MEMORY = 1000  # records, of about 2 kB each
 
@@ -53,7 +54,7 @@ class Jobs:
 
     async def start(self) -> None:
         """Return at once; from now on, this instance and the others that share its folder know of each other's jobs."""
-        background = self._exchange(), recover_until(self._closing, self._service, self._runner)
+        background = self._exchange(), self._keep(), recover_until(self._closing, self._service, self._runner)
         self._background = [asyncio.create_task(coroutine) for coroutine in background]
 
     async def close(self) -> None:
@@ -191,6 +192,11 @@ class Jobs:
                     logger.error("other instances cannot be told how far jobs are: %s", exc.strerror)
                 is_failing = True
             await wait_at_most(EXCHANGE_SECONDS, self._closing)
+
+    async def _keep(self) -> None:
+        while not self._closing.is_set():
+            await self._service.io.run(self._store.keep)
+            await wait_at_most(KEEP_SECONDS, self._closing)
 
     async def _states(self) -> dict[str, JobState]:
         """Of all jobs of this instance, a few at a time: one takes the event loop half a millisecond if 200 wait."""

@@ -53,18 +53,24 @@ class _Recovery:
         """Take those for which there is a place in the queue.
 
         Raises:
-            OSError: the disk has failed.
+            OSError: the disk has failed, for one of them at least.
         """
         if not self._is_serving:
             return
         orphans = await self._service.io.run(self._store.orphans)
         self._not_before = {record.id: self._not_before.get(record.id, 0.0) for record in orphans}
+        failure_of_one: OSError | None = None
         for record in orphans:
             is_over = record.expires_at < time.time() or record.deaths + (not record.is_left) > MAX_DEATHS
             is_over = is_over or await self._service.io.run(self._store.unfinished.is_to_cancel, record.id)
             is_refused = time.monotonic() < self._not_before[record.id]
             if self._is_serving and (is_over or (self._has_place and not is_refused)):
-                await asyncio.create_task(self._take(record.id))  # in a context of its own, whose log lines are the job's
+                try:
+                    await asyncio.create_task(self._take(record.id))  # in a context of its own, whose log lines are the job's
+                except OSError as exc:  # the others may be taken all the same
+                    failure_of_one = exc
+        if failure_of_one:
+            raise failure_of_one
 
     @property
     def _is_serving(self) -> bool:
@@ -83,9 +89,9 @@ class _Recovery:
                 return  # another instance was quicker
             begin_request(record.request_id)
             limits = InputLimits(settings.max_image_bytes, settings.formats)
-            incoming = await run(self._store.unfinished.load_request, job_id, limits, settings.max_body_bytes)
             receiver = None
             try:
+                incoming = await run(self._store.unfinished.load_request, job_id, limits, settings.max_body_bytes)
                 if incoming is None:
                     raise interrupted()
                 request = await run(parse_request, incoming)

@@ -24,6 +24,8 @@ from tests.helpers import (
     HANG_SECONDS,
     FakeResolver,
     assert_error,
+    b64,
+    encode,
     fake_models,
     fake_worker,
     ready,
@@ -32,7 +34,7 @@ from tests.helpers import (
     with_settings,
 )
 from tests.lost_device import REASON, accelerator_error, losable_models
-from tests.serving.gated_service import gated_service, gray_of, png_request
+from tests.serving.gated_service import Witness, gated_service, gray_of, png_request, request_fields
 from workers.speed import Speed
 from workers.task import DeviceTask
 from workers.worker import Worker
@@ -108,11 +110,14 @@ async def test_of_two_devices_one_that_is_lost_costs_no_request_and_the_second_e
     assert service.device_loss
 
 
-async def test_a_second_device_that_is_lost_in_the_warm_up_is_left_out(pair: Settings) -> None:
-    resolvers = iter((FakeResolver(), FakeResolver(error=accelerator_error())))
-    async with serving(pair, lambda _: losable_models(next(resolvers))) as (client, _):
+@pytest.mark.parametrize("lost", [0, 1])
+async def test_a_device_that_is_lost_in_the_warm_up_is_left_out(pair: Settings, lost: int) -> None:
+    resolvers = [FakeResolver(), FakeResolver()]
+    resolvers[lost].error, unused = accelerator_error(), iter(resolvers)
+    async with serving(pair, lambda _: losable_models(next(unused))) as (client, _):
         await ready(client)
-        assert by_name((await client.get("/health")).json()) == {"cpu:0": ("idle", None), "cpu:1": ("lost", REASON)}
+        states = by_name((await client.get("/health")).json())
+        assert states == {f"cpu:{lost}": ("lost", REASON), f"cpu:{1 - lost}": ("idle", None)}
         assert gray_of(await client.post("/upscale", content=png_request(10), headers=JSON)) == 10
 
 
@@ -133,6 +138,27 @@ async def test_a_client_whose_workers_were_lost_twice_hears_that_it_may_try_agai
         refused = await client.post("/upscale", content=png_request(10), headers=JSON)
         assert int(assert_error(refused, 503, "worker_lost")["retry_after_seconds"]) >= 1
         assert gray_of(await client.post("/upscale", content=png_request(10), headers=JSON)) == 10
+
+
+async def test_a_worker_elsewhere_finishes_a_task_before_a_short_one(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resolver = Witness()
+    monkeypatch.setattr("workers.ray_client.connect", lambda: [fake_worker("ray:0", resolver)])
+    async with serving(with_settings(settings, device="ray"), lambda _: fake_models()) as (client, service):
+        await ready(client)
+        service._admission.speeds.clear()  # on a busy machine it would be one at which requests are late
+        resolver.seen.clear()
+        resolver.gate.clear()
+        large = request_fields(10, image_b64=b64(encode(np.full((200, 200, 3), 10, np.uint8))))
+        long = asyncio.create_task(client.post("/upscale", json=large))
+        await until(lambda: len(resolver.seen) == 1)
+        short = asyncio.create_task(client.post("/upscale", json=request_fields(20)))
+        await until(lambda: service.health().queue.waiting == 1)
+        resolver.gate.set()
+        assert {response.status_code for response in await asyncio.gather(long, short)} == {200}
+    grays = [gray for gray, _ in resolver.seen]
+    assert grays == sorted(grays)
 
 
 # the queue

@@ -172,7 +172,7 @@ def test_a_request_comes_back_as_it_came(tmp_path: Path) -> None:
 def test_what_is_no_file_is_no_request_and_no_state(tmp_path: Path, put: Put) -> None:
     tmp_path.joinpath("unfinished").mkdir()
     unfinished = UnfinishedJobs(tmp_path)
-    put(unfinished._request("job-of-mine"))
+    put(unfinished.request("job-of-mine"))
     assert unfinished.load_request("job-of-mine", InputLimits(), MIB) is None
     elsewhere = tmp_path / "unfinished" / "elsewhere"
     elsewhere.unlink(missing_ok=True)
