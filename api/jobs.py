@@ -32,7 +32,8 @@ def add_job_routes(app: Quart, jobs: Jobs, longest_seconds: float) -> None:
 
     @app.post("/jobs/<job_id>/cancel")
     async def cancel_job(job_id: str) -> Response:
-        return show_job(await jobs.cancel(job_id))
+        async with request_deadline(longest_seconds).enforced():  # another instance may be frozen
+            return show_job(await jobs.cancel(job_id))
 
     @app.get("/jobs/<job_id>/events")
     async def follow_job(job_id: str) -> Response:

@@ -165,8 +165,10 @@ def _get_job() -> Fields:
 
 def _cancel_job() -> Fields:
     done = _job("The job, which ends at its next step, if it was not done.")
-    responses = {"200": done, **_failures([errors.JobNotFound, errors.JobConflict])}
-    return _operation("cancelJob", "jobs", "Cancel a job", "A job that is done stays as it is.", responses)
+    failures: list[type[ServiceError]] = [errors.JobNotFound, errors.JobConflict, errors.ShuttingDown]
+    failures += [errors.OutOfRange, errors.DeadlineExceeded]
+    responses, about = {"200": done, **_failures(failures)}, "A job that is done stays as it is."
+    return _operation("cancelJob", "jobs", "Cancel a job", about, responses, parameters=[_TIMEOUT])
 
 
 def _follow_job() -> Fields:

@@ -14,6 +14,7 @@ from core.config import Settings
 from schemas.request import IncomingRequest
 from storage.job_store import JobRecord, JobStore
 from storage.unfinished import UnfinishedJobs
+from tests.helpers import assert_error
 from tests.serving.gated_service import gated_service
 from tests.serving.orphans import an_orphan, another, hurry
 
@@ -71,3 +72,16 @@ async def test_a_job_that_takes_longer_than_results_are_kept_is_not_swept(
         await other.job(job["id"])
         h.resolver.gate.set()
         assert await other.job_is(job["id"], "succeeded") == await h.job(job["id"])
+
+
+async def test_who_cancels_a_job_of_a_frozen_instance_waits_no_longer_than_asked(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with gated_service(settings) as h, gated_service(another(settings)) as other:
+        job = await h.submit()
+        with monkeypatch.context() as frozen:
+            frozen.setattr(UnfinishedJobs, "exchange", lambda *_: [])
+            late = await other.client.post(job["urls"]["cancel"], headers={"X-Request-Timeout": "0.3"})
+        assert_error(late, 504, "deadline_exceeded")
+        await h.job_is(job["id"], "canceled")  # it hears of it all the same
+        h.resolver.gate.set()
