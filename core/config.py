@@ -62,6 +62,7 @@ def _switch(value: object) -> object:
     return {"true": True, "1": True, "false": False, "0": False}.get(value.lower(), "") if isinstance(value, str) else value
 
 
+_CARD = "cuda:(0|[1-9][0-9]?)"
 _URL = r"(?i)^(https?://[^\s/].*)?$"
 
 
@@ -82,7 +83,7 @@ class Settings(BaseModel):
     device: str = _setting(
         "auto",
         "`auto` (the first GPU, else the CPU), `cpu`, `cuda`, `cuda:N`, `all` GPUs, several (`cuda:0,cuda:1`), or `ray`",
-        pattern=r"^(auto|all|ray|cuda|cpu(,cpu)*|cuda:[0-9]+(,cuda:[0-9]+)*)$",
+        pattern=rf"^(auto|all|ray|cuda|cpu(,cpu)*|{_CARD}(,{_CARD})*)$",
     )
     precision: Literal["auto", "fp32", "fp16"] = _setting("auto", "`auto` (fp16 on a GPU, fp32 on a CPU), `fp32` or `fp16`")
     torch_threads: int = _setting(0, "CPU threads of the models; 0: torch chooses", ge=0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -15,6 +16,8 @@ from numpy.typing import NDArray
 
 from core.config import ConfigError
 from core.host import memory_limit_bytes
+
+logger = logging.getLogger(__name__)
 
 Image = NDArray[np.uint8 | np.uint16]
 """`(h, w, 3)` RGB, or `(h, w)` gray where a function says so; 0 to 255, or to 65535."""
@@ -86,15 +89,20 @@ def seconds_of(run: Callable[[], object]) -> float:
 
 
 def visible_cards() -> list[str]:
-    """`cuda:0`, `cuda:1` and so on, of the cards that torch finds.
+    """`cuda:0`, `cuda:1` and so on, of the cards that torch finds and has kernels for.
 
     Raises:
         ConfigError: there is none.
     """
-    count = torch.cuda.device_count()
-    if not count:
-        raise ConfigError(f"DEVICE=all, but torch finds no CUDA devices here. {_unusable_gpu_reason()}".rstrip())
-    return [f"cuda:{index}" for index in range(count)]
+    cards, architectures = [], torch.cuda.get_arch_list() if torch.cuda.is_available() else []
+    for index in range(torch.cuda.device_count()):
+        if lacking := _lacking_kernels_reason(torch.cuda.get_device_capability(index), architectures):
+            logger.warning("cuda:%d is not used: %s", index, lacking)
+        else:
+            cards.append(f"cuda:{index}")
+    if not cards:
+        raise ConfigError(f"DEVICE=all, but torch finds no CUDA devices of use here. {_unusable_gpu_reason()}".rstrip())
+    return cards
 
 
 def select_device(name: str = "auto", precision: str = "auto", threads: int = 0) -> Device:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
+import re
 import secrets
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -95,7 +96,8 @@ class UnfinishedJobs:
     def requests(self) -> Iterator[str]:
         """The keys of the jobs whose requests are here."""
         for path in self._folder.glob(f"*{_REQUEST}"):
-            yield path.stem
+            if _KEY.fullmatch(path.stem):
+                yield path.stem
 
     # marks
 
@@ -171,4 +173,5 @@ def key_of(job_id: str) -> str:
     return hashlib.sha256(job_id.encode()).hexdigest()[:32]
 
 
+_KEY = re.compile("[0-9a-f]{32}")
 _REQUEST = ".request"

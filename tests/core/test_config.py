@@ -65,6 +65,8 @@ WRONG = [
     ("WEBHOOK_ALLOW_PRIVATE", "yes", "true or false"),
     ("DEVICE", "gpu", "auto, cpu, cuda, cuda:N, all, ray, or different cards"),
     ("DEVICE", "cuda:", "auto, cpu, cuda, cuda:N, all, ray, or different cards"),
+    ("DEVICE", "cuda:00", "auto, cpu, cuda, cuda:N, all, ray, or different cards"),
+    ("DEVICE", "cuda:100", "auto, cpu, cuda, cuda:N, all, ray, or different cards"),
     ("DEVICE", "cuda:0,cpu", "auto, cpu, cuda, cuda:N, all, ray, or different cards"),
     ("DEVICE", "cuda:0,cuda:1,cuda:0", "different cards such as cuda:0,cuda:1"),
     ("PRECISION", "fp8", "auto, fp32, fp16"),

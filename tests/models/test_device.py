@@ -102,8 +102,10 @@ def test_all_cards_are_those_that_torch_finds(monkeypatch: pytest.MonkeyPatch) -
     FakeCuda(monkeypatch, (8, 6))
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert visible_cards() == ["cuda:0", "cuda:1"]
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index=0: ((6, 1), (8, 6))[index])
+    assert visible_cards() == ["cuda:1"]
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    with pytest.raises(ConfigError, match="DEVICE=all, but torch finds no CUDA devices here"):
+    with pytest.raises(ConfigError, match="DEVICE=all, but torch finds no CUDA devices of use here"):
         visible_cards()
 
 
