@@ -93,8 +93,8 @@ def test_a_task_takes_little_longer_on_another_machine(machines: Cluster, tmp_pa
         measure("local", server)
     sys.stdout.write(f"\noverhead {seconds}\n")
 
-    assert seconds["ray"][0] - seconds["local"][0] <= 0.15  # 0.03 where nothing else runs
-    assert seconds["ray"][1] - seconds["local"][1] <= 0.8  # 0.2
+    assert seconds["ray"][0] - seconds["local"][0] <= 0.15  # docs/scaling.md has the goals, and by how much they are missed
+    assert seconds["ray"][1] - seconds["local"][1] <= 0.8
 
 
 def test_a_task_that_nobody_waits_for_leaves_its_worker_at_the_next_step(machines: Cluster) -> None:
