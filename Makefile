@@ -25,7 +25,7 @@ test: ## run the linters, the type checker and the tests (ARGS="-k name" goes to
 	$(python) -m ruff format --check .
 	$(python) -m mypy
 	$(python) scripts/layers.py
-	$(python) -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS) $(if $(COVERAGE),--cov)
+	$(python) -m pytest $(ARGS) $(if $(COVERAGE),--cov)
 
 test-page: ## try the page at / in a real browser, which must be there (apt-get install chromium)
 	@command -v chromium > /dev/null || { echo "make test-page needs Chromium: apt-get install chromium" >&2; exit 1; }
