@@ -35,6 +35,7 @@ from api.responses import RESULT_HEADERS, FileResponse, add_error_handlers
 from api.routes import add_access, add_routes
 from api.server import listen, note_lost_connection, serve
 from core.config import ConfigError, Settings
+from core.errors import DEVICE_LOST_STATUS
 from core.logs import configure_logging
 from model_utility import Models, WeightsError, load_models
 from serving.jobs import Jobs
@@ -43,7 +44,6 @@ from weights.manifest import too_little_memory
 
 logger = logging.getLogger(__name__)
 
-DEVICE_LOST_STATUS = 75  # EX_TEMPFAIL of sysexits.h: started again, it may succeed
 LOST_END_SECONDS = 90.0  # after the device is lost: the drain, whose own limits add up to less, is taken to hang
 RESPONSE_TIMEOUT_SECONDS = 600  # a response of 60 MB at 1 Mbit/s takes 8 minutes
 

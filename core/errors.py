@@ -48,6 +48,7 @@ this tree is an internal error: it is logged, and the client gets a bare 500 wit
 from __future__ import annotations
 
 MEMORY_SECONDS = 10  # in which other requests should have given back some of theirs
+DEVICE_LOST_STATUS = 75  # of a process that ends for it: EX_TEMPFAIL of sysexits.h; started again, it may succeed
 RESTART_SECONDS = 15  # until a process that ends by itself is there again, with its models loaded
 
 

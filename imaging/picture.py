@@ -47,6 +47,11 @@ class Picture:
         return self.pixels.nbytes + (0 if self.alpha is None else self.alpha.nbytes)
 
 
+def copied(picture: Picture) -> Picture:
+    """The same in memory of its own, which may be written to."""
+    return replace(picture, pixels=picture.pixels.copy(), alpha=None if picture.alpha is None else picture.alpha.copy())
+
+
 def beside_pixels(picture: Picture) -> dict[str, Any]:
     """The fields of a picture that no network changes: all but its pixels and alpha."""
     return {field.name: getattr(picture, field.name) for field in fields(picture) if field.name not in ("pixels", "alpha")}

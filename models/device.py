@@ -94,7 +94,7 @@ def visible_cards() -> list[str]:
     Raises:
         ConfigError: there is none.
     """
-    cards, architectures = [], torch.cuda.get_arch_list() if torch.cuda.is_available() else []
+    cards, architectures = [], torch.cuda.get_arch_list()
     for index in range(torch.cuda.device_count()):
         if lacking := _lacking_kernels_reason(torch.cuda.get_device_capability(index), architectures):
             logger.warning("cuda:%d is not used: %s", index, lacking)

@@ -65,6 +65,11 @@ class Admission:
         """Tasks that have a place and whose turn has not come."""
         return len(self._tasks) - self.running
 
+    @property
+    def has_place(self) -> bool:
+        """Whether one more can run or wait."""
+        return len(self._tasks) < self.limit + self.workers
+
     def admit(self, task: DeviceTask, timeout_seconds: float) -> None:
         """Take a place for `task`, which `release` gives back.
 
@@ -97,7 +102,7 @@ class Admission:
                 f"{round(timeout_seconds, 1):g} s in all. Try again later.",
                 wait + own - allowed,
             )
-        if len(self._tasks) >= self.limit + self.workers:
+        if not self.has_place:
             raise self._full(
                 f"The queue is full: {self.limit} requests are waiting already. Try again later.",
                 min(self.predicted_seconds(each) or 0.0 for each in self._tasks),

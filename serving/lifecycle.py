@@ -179,6 +179,11 @@ class Service:
         is_loading = not self._is_loaded and self.failure is None
         return is_loading or self.io.is_busy or self._admission.running > 0
 
+    @property
+    def has_place(self) -> bool:
+        """Whether the queue takes one more, if it is not too long for it."""
+        return self._admission.has_place
+
     def health(self) -> HealthResponse:
         """The body of GET /health."""
         return health.health_response(

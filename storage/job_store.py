@@ -52,6 +52,11 @@ class JobRecord(JobState):
     result: JobResult | None = None
     error: JobError | None = None
 
+    @property
+    def deaths_so_far(self) -> int:
+        """Of an orphan: with that of its last owner, unless it left the job."""
+        return self.deaths + (not self.is_left)
+
     def is_older_than(self, seconds: float) -> bool:
         """Whether it is done, and was longer ago."""
         return self.completed_at is not None and time.time() - self.completed_at > seconds
@@ -214,8 +219,7 @@ class JobStore:
                 orphan = _parse(file.read(MAX_RECORD_BYTES), key_of(job_id))
                 if orphan is None or orphan.completed_at:
                     return None
-                deaths = orphan.deaths + (not orphan.is_left)
-                changes = {"owner": self.unfinished.owner, "deaths": deaths, "is_left": False}
+                changes = {"owner": self.unfinished.owner, "deaths": orphan.deaths_so_far, "is_left": False}
                 record = orphan.model_copy(update=changes)
                 self.save(record)
                 return record

@@ -11,20 +11,18 @@ import threading
 import time
 from dataclasses import replace
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from core.config import ConfigError
 from core.errors import WorkerLost
 from core.progress import Progress
-from imaging.picture import Picture
+from imaging.picture import Picture, copied
 from schemas.params import UpscaleParams
 from schemas.plan import Plan
 from upscale import PipelineOutput
+from workers.ray_replica import Description, OtherIdentity, Steps
 from workers.speed import Speed
 from workers.worker import Clock, Worker
-
-if TYPE_CHECKING:
-    from workers.ray_replica import Description
 
 logger = logging.getLogger(__name__)
 
@@ -173,8 +171,6 @@ class _Call:
             WorkerLost: see `RayWorker.run`.
             _NotTaken: no replica was free.
         """
-        from workers.ray_replica import Steps
-
         limit, heard_at = ROUTE_SECONDS, time.monotonic()
         while True:
             try:
@@ -189,7 +185,7 @@ class _Call:
             if isinstance(message, BaseException):
                 raise _own_error(message) from message
             if isinstance(message, PipelineOutput):
-                return replace(message, picture=_own(message.picture))
+                return replace(message, picture=copied(message.picture))  # a kept one would fill Ray's memory
             if isinstance(message, Steps):
                 progress.add_work(message.more)
                 progress.advance(message.done)
@@ -254,17 +250,10 @@ def _own_error(exc: BaseException) -> BaseException:
     from ray.exceptions import RayError, RayTaskError
     from ray.serve.exceptions import RayServeException
 
-    from workers.ray_replica import OtherIdentity
-
     if isinstance(exc, RayTaskError):
         exc = exc.cause
         return WorkerLost(str(exc)) if isinstance(exc, OtherIdentity) else exc
     return WorkerLost(_line(exc)) if isinstance(exc, RayError | RayServeException) else exc
-
-
-def _own(picture: Picture) -> Picture:
-    """A copy: what Ray hands over is its own memory, which a kept picture would fill."""
-    return replace(picture, pixels=picture.pixels.copy(), alpha=None if picture.alpha is None else picture.alpha.copy())
 
 
 def _line(exc: BaseException) -> str:

@@ -9,14 +9,12 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-
-import numpy as np
+from dataclasses import dataclass
 
 from core.config import ConfigError, Settings
-from core.errors import DeviceLost, JobCancelled
+from core.errors import DEVICE_LOST_STATUS, DeviceLost, JobCancelled
 from core.logs import configure_logging
-from imaging.picture import Picture
+from imaging.picture import Picture, copied
 from model_utility import Capabilities, Models
 from schemas.params import UpscaleParams
 from schemas.plan import Plan
@@ -30,7 +28,6 @@ logger = logging.getLogger(__name__)
 
 STEPS_SECONDS = 0.1  # of steps are one message: 400 messages take 167 ms
 BEAT_SECONDS = 1.0  # between two messages, even if nothing moves
-DEVICE_LOST_STATUS = 75  # as the service's own
 
 
 class OtherIdentity(RuntimeError):
@@ -90,12 +87,13 @@ class Replica:
         Raises:
             OtherIdentity: results from here would differ from those that the gateway expects.
         """
-        if identity != (own := self._worker.capabilities.identity):
-            logger.error("a task was refused: its gateway expects %s, and this is %s", identity, own)
-            raise OtherIdentity(f"expected {identity}, and this is {own}")
+        if identity != (here := self._worker.capabilities.identity):
+            logger.error("a task was refused: its gateway expects %s, and this is %s", identity, here)
+            raise OtherIdentity(f"expected {identity}, and this is {here}")
         yield Steps(more=self._worker.work(plan, picture.alpha is not None, params.enhance_faces) - expected_work)
         loop, ended, relay = asyncio.get_running_loop(), asyncio.Event(), _Relay()
-        result = self._device.submit(self._worker.run, _writable(picture), plan, params, relay)
+        own = copied(picture)  # Ray's memory cannot be written to, and torch must not be given it
+        result = self._device.submit(self._worker.run, own, plan, params, relay)
         result.add_done_callback(lambda _: loop.call_soon_threadsafe(ended.set))
         try:
             sent = time.monotonic()
@@ -144,8 +142,3 @@ class _Relay:
         with self._lock:
             steps, self._steps = self._steps, Steps()
         return steps
-
-
-def _writable(picture: Picture) -> Picture:
-    """A copy: what Ray hands over is its own memory, which torch must not be given."""
-    return replace(picture, pixels=np.array(picture.pixels), alpha=None if picture.alpha is None else np.array(picture.alpha))

@@ -61,10 +61,10 @@ class _Recovery:
         self._not_before = {record.id: self._not_before.get(record.id, 0.0) for record in orphans}
         failure_of_one: OSError | None = None
         for record in orphans:
-            is_over = record.expires_at < time.time() or record.deaths + (not record.is_left) > MAX_DEATHS
+            is_over = record.expires_at < time.time() or record.deaths_so_far > MAX_DEATHS
             is_over = is_over or await self._service.io.run(self._store.unfinished.is_to_cancel, record.id)
             is_refused = time.monotonic() < self._not_before[record.id]
-            if self._is_serving and (is_over or (self._has_place and not is_refused)):
+            if self._is_serving and (is_over or (self._service.has_place and not is_refused)):
                 try:
                     await asyncio.create_task(self._take(record.id))  # in a context of its own, whose log lines are the job's
                 except OSError as exc:  # the others may be taken all the same
@@ -75,11 +75,6 @@ class _Recovery:
     @property
     def _is_serving(self) -> bool:
         return self._service.state in (ServiceState.HEALTHY, ServiceState.DEGRADED)
-
-    @property
-    def _has_place(self) -> bool:
-        health = self._service.health()
-        return health.queue.running + health.queue.waiting < health.queue.capacity + len(health.workers)
 
     async def _take(self, job_id: str) -> None:
         settings, run = self._service.settings, self._service.io.run

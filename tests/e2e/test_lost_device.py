@@ -13,8 +13,8 @@ from typing import Any
 import httpx
 import pytest
 
-from app import DEVICE_LOST_STATUS
 from bench.server import ROOT, Server, free_port, running_server
+from core.errors import DEVICE_LOST_STATUS
 from tests.e2e.faults import new_picture
 from tests.helpers import HANG_SECONDS, b64, wait_until
 from tests.lost_device import REASON
