@@ -11,16 +11,20 @@ from quart.wrappers.request import Body
 from werkzeug.exceptions import RequestEntityTooLarge
 from werkzeug.http import parse_list_header
 
+from api.forms import read_form
 from api.middleware import IS_CROWDED, OVERLOADED, ROOM
 from core.budget import Room
 from core.config import EXTENSIONS, MAX_BODY_BYTES, MIB, OutputFormat, Settings
 from core.errors import BodyTimeout, BodyTooLarge, InvalidContentType, QueueFull
 from imaging.formats import InputLimits
+from schemas.json_body import MAX_OTHER_BYTES
 from schemas.request import IncomingRequest
 from serving.deadline import TIMEOUT_HEADER, Deadline, parse_timeout
 
 JSON = "application/json"
+FORM = "multipart/form-data"
 RETRY_SECONDS = 5
+_BOUNDARY = re.compile("[!-~]|[!-~][ -~]{0,68}[!-~]")  # RFC 2046, section 5.1.1
 
 
 class RequestBody(Body):
@@ -45,7 +49,11 @@ class BodyRequest(Request):
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
         self.is_raw = self.mimetype.startswith("image/") or self.mimetype == "application/octet-stream"
+        given = self.mimetype_params.get("boundary", "") if self.mimetype == FORM else ""
+        self.boundary = given if _BOUNDARY.fullmatch(given) else ""
         self.limit_bytes = self.limits.max_bytes if self.is_raw else self.max_body_bytes
+        if self.boundary:
+            self.limit_bytes = self.limits.max_bytes + MAX_OTHER_BYTES
         self.body = self.body_class(self.content_length, self.limit_bytes)
 
 
@@ -60,13 +68,34 @@ async def read_request() -> IncomingRequest:
 
     Raises:
         InvalidContentType, BodyTooLarge, BodyTimeout: as they say.
+        BadRequest: the form is none, or has not one image.
         QueueFull: together with the others under way it would be too large.
     """
     current = cast(BodyRequest, request)
     scope = cast(dict[str, Any], current.scope)
-    if not current.is_raw and current.mimetype != JSON:
-        sent = current.mimetype[:80] or "missing"
-        raise InvalidContentType(f"Content-Type must be {JSON}, or image/* for the image file itself, not {sent}.")
+    body, query, boundary = await _read_body(current), current.query_string.decode("utf-8", "replace"), current.boundary
+    # A form's image is in memory beside the body that holds it.
+    if OVERLOADED in scope or (boundary and not scope[ROOM].grow(len(body))):
+        current.body.clear()  # its share of the budget is given to others already
+        raise QueueFull("Too many large requests are under way. Try again soon.", retry_after_seconds=RETRY_SECONDS)
+    if scope[IS_CROWDED]():
+        raise QueueFull("Too many requests wait for their results. Try again later.", retry_after_seconds=RETRY_SECONDS)
+    if boundary:
+        body, fields = await asyncio.to_thread(read_form, body, boundary)
+        query = "&".join(filter(None, (query, fields)))
+        scope[ROOM].resize(len(body))
+    incoming = IncomingRequest(body, current.is_raw or bool(boundary), query, accepted_formats(), current.limits)
+    room: Room = scope.pop(ROOM)
+    room.hold_for(incoming)
+    return incoming
+
+
+async def _read_body(current: BodyRequest) -> bytes:
+    if not (current.is_raw or current.boundary or current.mimetype == JSON):
+        sent = f"{FORM} without a boundary" if current.mimetype == FORM else current.mimetype[:80] or "missing"
+        raise InvalidContentType(
+            f"Content-Type must be {JSON}, {FORM} with its boundary, or image/* for the image file itself, not {sent}."
+        )
     if (encoding := current.headers.get("Content-Encoding") or "identity").lower() != "identity":
         raise InvalidContentType(f"Content-Encoding {encoding[:40]!r} is not understood here: send the body as it is.")
     try:
@@ -77,16 +106,7 @@ async def read_request() -> IncomingRequest:
         raise _too_large(current) from exc
     except TimeoutError as exc:
         raise BodyTimeout("The body did not arrive in time: the connection is too slow, or Content-Length too large.") from exc
-    if OVERLOADED in scope:
-        current.body.clear()  # its share of the budget is given to others already
-        raise QueueFull("Too many large requests are under way. Try again soon.", retry_after_seconds=RETRY_SECONDS)
-    if scope[IS_CROWDED]():
-        raise QueueFull("Too many requests wait for their results. Try again later.", retry_after_seconds=RETRY_SECONDS)
-    query = current.query_string.decode("utf-8", "replace")
-    incoming = IncomingRequest(body, current.is_raw, query, accepted_formats(), current.limits)
-    room: Room = scope.pop(ROOM)
-    room.hold_for(incoming)
-    return incoming
+    return body
 
 
 def _too_large(current: BodyRequest) -> BodyTooLarge:

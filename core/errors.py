@@ -4,6 +4,7 @@
     ├── BadRequest                  400
     │   ├── InvalidContentType           invalid_content_type
     │   ├── InvalidJSON                  invalid_json
+    │   ├── InvalidForm                  invalid_form
     │   ├── TooManyValues                too_many_values
     │   ├── NotAnObject                  not_an_object
     │   ├── MissingField                 missing_field
@@ -87,8 +88,14 @@ class InvalidJSON(BadRequest):
     code = "invalid_json"
 
 
+class InvalidForm(BadRequest):
+    """A body that says it is multipart/form-data, and is not."""
+
+    code = "invalid_form"
+
+
 class TooManyValues(BadRequest):
-    """JSON that would keep the interpreter, and so every other request, waiting while it is parsed."""
+    """JSON or a form that would keep the interpreter, and so every other request, waiting while it is parsed."""
 
     code = "too_many_values"
 

@@ -128,9 +128,9 @@ def _parse_query(query: str) -> dict[str, Any]:
     given: dict[str, Any] = {}
     for name, text in parse_qsl(query, keep_blank_values=True):
         if name in given and name in PARAMS:
-            raise RepeatedField(f"{name} is in the query string more than once.", field=name)
-        is_text = PARAMS.get(name, IMAGE)["type"] == "string"
-        given[name] = text if is_text else _parse_literal(text)
+            raise RepeatedField(f"{name} was given more than once.", field=name)
+        kind = PARAMS.get(name, IMAGE)["type"]
+        given[name] = text if kind == "string" else _parse_literal(text.lower() if kind == "boolean" else text)
     return given
 
 
