@@ -6,17 +6,28 @@ Made from the models of bodies, the tree of errors and the list of headers that 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from api.requests import JSON
+from api.forms import IMAGE_PART
+from api.requests import FORM, JSON
 from api.responses import RESULT_HEADERS
 from core import errors
-from core.config import EXTENSIONS, INPUT_FORMATS, VERSION, either
+from core.config import (
+    EXTENSIONS,
+    INPUT_FORMATS,
+    VERSION,
+    Fit,
+    MetadataChoice,
+    ModelName,
+    OutputFormat,
+    TargetResolution,
+    either,
+)
 from core.errors import ServiceError
-from schemas.json_schema import PlainJsonSchema, Schema
+from schemas.json_schema import PlainJsonSchema, Schema, with_default_in_words, with_named_choices
 from schemas.params import PARAMS
 from schemas.request import IMAGE, IMAGE_FIELD, UpscaleBody
 from schemas.response import ErrorResponse, HealthResponse, JobResponse, PlanResponse, UpscaleResponse
@@ -26,6 +37,12 @@ Fields = dict[str, Any]
 
 def build_document() -> Fields:
     """The document as JSON will have it."""
+    document: Fields = with_named_choices(_document(), _CHOICES, _REF)
+    document["components"]["schemas"] |= {name: {"type": "string", "enum": [*values]} for name, values in _CHOICES.items()}
+    return document
+
+
+def _document() -> Fields:
     return {
         "openapi": "3.1.0",
         "info": {
@@ -48,10 +65,19 @@ def _schemas() -> dict[str, Schema]:
     models = [(UpscaleBody, "validation"), *((response, "serialization") for response in responses)]
     _, document = models_json_schema(models, ref_template=_REF, schema_generator=PlainJsonSchema)  # type: ignore[arg-type]
     schemas: dict[str, Schema] = document["$defs"]
-    return schemas
+    schemas["UpscaleBody"]["properties"] |= _FIELDS
+    form = {"type": "object", "properties": {IMAGE_PART: _FILE, **_FIELDS}, "required": [IMAGE_PART]}
+    return {**schemas, "UpscaleForm": form}
 
 
 _REF = "#/components/schemas/{model}"
+_CHOICES = {
+    "TargetResolution": get_args(TargetResolution),
+    "ModelName": get_args(ModelName),
+    "OutputFormat": get_args(OutputFormat),
+    "Fit": get_args(Fit),
+    "MetadataChoice": get_args(MetadataChoice),
+}
 
 
 def _ref(model: type[BaseModel]) -> Schema:
@@ -91,17 +117,7 @@ def _paths() -> Fields:
         "/files/{name}": {"get": _get_file()},
         "/health": {"get": _get_health()},
         "/metrics": {"get": _plain("getMetrics", "Metrics for Prometheus", "text/plain", {"type": "string"})},
-        "/": {"get": _page("getPage", "The page for people", "text/html")},
-        "/web/{name}": {
-            "parameters": [_path_parameter("name", "a part of that page", "page.css")],
-            "get": _page("getPagePart", "A part of the page", "*/*"),
-        },
         "/openapi.json": {"get": _plain("getOpenapi", "This document", JSON, {"type": "object"})},
-        "/docs": {"get": _page("getDocs", "This document, for people", "text/html")},
-        "/docs/{name}": {
-            "parameters": [_path_parameter("name", "a part of that page", "swagger-ui.css")],
-            "get": _page("getDocsPart", "A part of the page of documents", "*/*"),
-        },
     }
 
 
@@ -109,15 +125,9 @@ def _operation(name: str, tag: str, summary: str, description: str, responses: F
     return {"operationId": name, "tags": [tag], "summary": summary, "description": description, **more, "responses": responses}
 
 
-def _plain(name: str, summary: str, media_type: str, schema: Schema, failures: Iterable[type[ServiceError]] = ()) -> Fields:
+def _plain(name: str, summary: str, media_type: str, schema: Schema) -> Fields:
     ok = _response(f"{summary}.", {media_type: {"schema": schema}})
-    return _operation(name, "service", summary, f"{summary}.", {"200": ok, **_failures(failures)})
-
-
-def _page(name: str, summary: str, media_type: str) -> Fields:
-    operation = _plain(name, summary, media_type, {}, [errors.FileNotFound])
-    operation["responses"]["304"] = _response("It is still the same.")
-    return operation
+    return _operation(name, "service", summary, f"{summary}.", {"200": ok, **_failures(())})
 
 
 def _plan() -> Fields:
@@ -137,8 +147,9 @@ def _upscale() -> Fields:
         "upscale",
         "pictures",
         "Make a picture larger",
-        "The picture comes as base64 within JSON, or as it is; the other fields within JSON or the query string. The result "
-        "goes out in JSON, or as it is if `Accept` likes an image better. With `Prefer: respond-async` a job is started.",
+        "The picture comes as base64 within JSON, as a part of a form, or as it is; the other fields within JSON, the form or "
+        "the query string. The result goes out in JSON, or as it is if `Accept` likes an image better. With "
+        "`Prefer: respond-async` a job is started.",
         {"200": _result(), "202": _accepted(), **_failures(_TO_UPSCALE)},
         parameters=[*_QUERY, _PREFER, _TIMEOUT],
         requestBody=_BODY,
@@ -174,7 +185,7 @@ def _cancel_job() -> Fields:
 def _follow_job() -> Fields:
     events = _response(
         "Events of the kind `event: <status>`, each with the job object as `data`.",
-        {"text/event-stream": {}},
+        {"text/event-stream": {"schema": {"type": "string"}}},
     )
     gone = _response("The last event was received before.")
     responses = {"200": events, "204": gone, **_failures([errors.JobNotFound])}
@@ -183,10 +194,9 @@ def _follow_job() -> Fields:
 
 
 def _get_file() -> Fields:
-    content: Fields = {f"image/{name}": {} for name in EXTENSIONS}
     name = _path_parameter("name", "the last part of `file_path`", "5b1c0e7d9f2a4c6e8b0d1f3a5c7e9b2d.jpg")
     responses = {
-        "200": _response("The file.", content),
+        "200": _response("The file.", _IMAGES),
         "304": _response("It is still the same."),
         **_failures([errors.FileNotFound]),
     }
@@ -210,15 +220,11 @@ def _path_parameter(name: str, description: str, example: str) -> Fields:
 
 
 _JOB_ID = _path_parameter("id", "the job's id", "0d9f2c5a7be84c0f9a6b1e3d5c7f8a90")
-_SENT_UNASKED = ("default", "examples")  # by the page of documents, beside the same fields in the body
+
+_FIELDS = {name: with_default_in_words(schema) for name, schema in PARAMS.items()}
 _QUERY = [
-    {
-        "name": name,
-        "in": "query",
-        "description": "instead of a field in the body",
-        "schema": {key: value for key, value in schema.items() if key not in _SENT_UNASKED},
-    }
-    for name, schema in PARAMS.items()
+    {"name": name, "in": "query", "description": "instead of a field in the body", "schema": schema}
+    for name, schema in _FIELDS.items()
 ]
 _PREFER = {
     "name": "Prefer",
@@ -232,15 +238,22 @@ _TIMEOUT = {
     "description": "seconds that the response may take; less than the service allows, if given",
     "schema": {"type": "number", "exclusiveMinimum": 0},
 }
-_FILE: Fields = {"schema": {"description": f"the image file: {either(INPUT_FORMATS)}, whatever the type says"}}
+# Not image/*, of which few generators of clients know anything; without type and format they make nothing of a file.
+_BINARY: Schema = {"type": "string", "format": "binary"}
+_FILE: Schema = {**_BINARY, "description": f"the image file: {either(INPUT_FORMATS)}"}
 _EXAMPLE = {IMAGE_FIELD: IMAGE["examples"][0], "target_resolution": "2k"}
 _BODY = {
     "required": True,
+    "description": "JSON, a form, or the image file itself, which may also be sent as `image/…`.",
     "content": {
         JSON: {"schema": _ref(UpscaleBody), "example": _EXAMPLE},
-        "image/*": _FILE,
-        "application/octet-stream": _FILE,
+        FORM: {"schema": {"$ref": _REF.format(model="UpscaleForm")}},
+        "application/octet-stream": {"schema": _FILE},
     },
+}
+# The last for the same reason: it stands for any of them.
+_IMAGES: Fields = {
+    name: {"schema": _BINARY} for name in (*(f"image/{name}" for name in EXTENSIONS), "application/octet-stream")
 }
 
 
@@ -257,8 +270,7 @@ def _result() -> Fields:
         for header, field in RESULT_HEADERS.items()
     }
     headers["ETag"] = {"description": "of the result, if the server keeps it", "schema": {"type": "string"}}
-    content: Fields = {JSON: {"schema": _ref(UpscaleResponse)}, **{f"image/{name}": {} for name in EXTENSIONS}}
-    return _response("The result.", content, headers)
+    return _response("The result.", {JSON: {"schema": _ref(UpscaleResponse)}, **_IMAGES}, headers)
 
 
 def _job(description: str, headers: Fields | None = None) -> Fields:
@@ -280,6 +292,5 @@ def _failures(kinds: Iterable[type[ServiceError]]) -> Fields:
 
 
 def _failure(status: int, codes: list[str]) -> Fields:
-    schema = {"allOf": [_ref(ErrorResponse), {"properties": {"code": {"enum": codes}}}]}
     headers = {"Retry-After": {"$ref": "#/components/headers/RetryAfter"}} if status == 503 else None
-    return _response(", ".join(f"`{code}`" for code in codes), {JSON: {"schema": schema}}, headers)
+    return _response(", ".join(f"`{code}`" for code in codes), {JSON: {"schema": _ref(ErrorResponse)}}, headers)
