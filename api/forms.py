@@ -53,7 +53,8 @@ def read_form(body: bytes, boundary: str) -> tuple[bytes, str]:
 
 def _read_parts(body: bytes, boundary: str) -> Iterator[tuple[str, bytes]]:
     """The name and the data of each part. What is kept of a part that is no image is bounded."""
-    name, pieces, room = "", [], 0
+    name, room = "", 0
+    pieces: list[bytes] = []
     for event in _events(body, boundary):
         if isinstance(event, Field | File):
             name, pieces = _name_of(event), []

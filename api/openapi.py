@@ -5,7 +5,7 @@ Made from the models of bodies, the tree of errors and the list of headers that 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, get_args
 
 from pydantic import BaseModel
@@ -27,10 +27,10 @@ from core.config import (
     either,
 )
 from core.errors import ServiceError
-from schemas.json_schema import PlainJsonSchema, Schema, with_default_in_words, with_named_choices
-from schemas.params import PARAMS
+from schemas.json_schema import PlainJsonSchema, Schema, properties_of, with_default_in_words, with_named_choices
+from schemas.params import PARAMS, PreviewParams, SizeParams
 from schemas.request import IMAGE, IMAGE_FIELD, UpscaleBody
-from schemas.response import ErrorResponse, HealthResponse, JobResponse, PlanResponse, UpscaleResponse
+from schemas.response import ErrorResponse, HealthResponse, JobResponse, PlanResponse, SizesResponse, UpscaleResponse
 
 Fields = dict[str, Any]
 
@@ -61,7 +61,8 @@ def _document() -> Fields:
 
 def _schemas() -> dict[str, Schema]:
     """Of every body, and of what is in them, by the names of the models."""
-    responses: list[type[BaseModel]] = [UpscaleResponse, PlanResponse, JobResponse, HealthResponse, ErrorResponse]
+    plans: list[type[BaseModel]] = [PlanResponse, SizesResponse]
+    responses = [UpscaleResponse, *plans, JobResponse, HealthResponse, ErrorResponse]
     models = [(UpscaleBody, "validation"), *((response, "serialization") for response in responses)]
     _, document = models_json_schema(models, ref_template=_REF, schema_generator=PlainJsonSchema)  # type: ignore[arg-type]
     schemas: dict[str, Schema] = document["$defs"]
@@ -110,7 +111,8 @@ _TO_UPSCALE = [*_leaves(errors.BadRequest), *_BODIES, *_OVERLOADED, errors.Deadl
 def _paths() -> Fields:
     return {
         "/upscale": {"post": _upscale()},
-        "/plan": {"post": _plan()},
+        "/plan": {"get": _sizes(), "post": _plan()},
+        "/preview": {"post": _preview()},
         "/jobs/{id}": {"parameters": [_JOB_ID], "put": _put_job(), "get": _get_job()},
         "/jobs/{id}/cancel": {"parameters": [_JOB_ID], "post": _cancel_job()},
         "/jobs/{id}/events": {"parameters": [_JOB_ID], "get": _follow_job()},
@@ -140,6 +142,45 @@ def _plan() -> Fields:
         parameters=[*_QUERY, _TIMEOUT],
         requestBody=_BODY,
     )
+
+
+def _sizes() -> Fields:
+    failures = [errors.MissingField, errors.WrongType, errors.OutOfRange, errors.RepeatedField, errors.TooManyPixels]
+    return _operation(
+        "listSizes",
+        "pictures",
+        "See what a picture of some size could become",
+        "Each target, as far as passes go and exactly, then 2× and 4×: the result's size, and the seconds of each model.",
+        {
+            "200": _response("The sizes.", {JSON: {"schema": _ref(SizesResponse)}}),
+            **_failures([*failures, errors.ModelsLoading, errors.ShuttingDown, errors.DeviceLost]),
+        },
+        parameters=_query_of(SizeParams),
+    )
+
+
+def _preview() -> Fields:
+    about = {"description": "of the picture, upright", "schema": {"type": "string"}, "required": True}
+    ok = _response("The small copy.", _images("jpeg", "png"), {"X-Upscale-Original-Size": about})
+    failures = [*_leaves(errors.BadRequest), errors.BodyTimeout, errors.BodyTooLarge, errors.QueueFull, errors.OutOfMemory]
+    return _operation(
+        "preview",
+        "pictures",
+        "See a picture",
+        "A small copy of the image, for browsers that cannot show its format: JPEG, or PNG if it has transparency.",
+        {"200": ok, **_failures([*failures, errors.DeadlineExceeded])},
+        parameters=[*_query_of(PreviewParams), _TIMEOUT],
+        requestBody=_BODY,
+    )
+
+
+def _query_of(kind: type[BaseModel]) -> list[Fields]:
+    required = kind.model_json_schema().get("required", [])
+    return [{**parameter, "required": parameter["name"] in required} for parameter in _query(properties_of(kind))]
+
+
+def _query(schemas: Mapping[str, Schema]) -> list[Fields]:
+    return [{"name": name, "in": "query", "schema": with_default_in_words(schema)} for name, schema in schemas.items()]
 
 
 def _upscale() -> Fields:
@@ -196,7 +237,7 @@ def _follow_job() -> Fields:
 def _get_file() -> Fields:
     name = _path_parameter("name", "the last part of `file_path`", "5b1c0e7d9f2a4c6e8b0d1f3a5c7e9b2d.jpg")
     responses = {
-        "200": _response("The file.", _IMAGES),
+        "200": _response("The file.", _images(*EXTENSIONS)),
         "304": _response("It is still the same."),
         **_failures([errors.FileNotFound]),
     }
@@ -222,10 +263,7 @@ def _path_parameter(name: str, description: str, example: str) -> Fields:
 _JOB_ID = _path_parameter("id", "the job's id", "0d9f2c5a7be84c0f9a6b1e3d5c7f8a90")
 
 _FIELDS = {name: with_default_in_words(schema) for name, schema in PARAMS.items()}
-_QUERY = [
-    {"name": name, "in": "query", "description": "instead of a field in the body", "schema": schema}
-    for name, schema in _FIELDS.items()
-]
+_QUERY = _query(PARAMS)
 _PREFER = {
     "name": "Prefer",
     "in": "header",
@@ -251,10 +289,11 @@ _BODY = {
         "application/octet-stream": {"schema": _FILE},
     },
 }
-# The last for the same reason: it stands for any of them.
-_IMAGES: Fields = {
-    name: {"schema": _BINARY} for name in (*(f"image/{name}" for name in EXTENSIONS), "application/octet-stream")
-}
+
+
+def _images(*formats: str) -> Fields:
+    """An image as a body; the last, for the same reason, stands for any of the others."""
+    return {kind: {"schema": _BINARY} for kind in (*(f"image/{name}" for name in formats), "application/octet-stream")}
 
 
 def _response(description: str, content: Fields | None = None, headers: Fields | None = None) -> Fields:
@@ -270,7 +309,7 @@ def _result() -> Fields:
         for header, field in RESULT_HEADERS.items()
     }
     headers["ETag"] = {"description": "of the result, if the server keeps it", "schema": {"type": "string"}}
-    return _response("The result.", {JSON: {"schema": _ref(UpscaleResponse)}, **_IMAGES}, headers)
+    return _response("The result.", {JSON: {"schema": _ref(UpscaleResponse)}, **_images(*EXTENSIONS)}, headers)
 
 
 def _job(description: str, headers: Fields | None = None) -> Fields:

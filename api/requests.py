@@ -100,7 +100,7 @@ async def _read_body(current: BodyRequest) -> bytes:
         raise InvalidContentType(f"Content-Encoding {encoding[:40]!r} is not understood here: send the body as it is.")
     try:
         async with asyncio.timeout(current.body_timeout):
-            body = await current.body
+            body: bytes = await current.body
         current.body.clear()
     except RequestEntityTooLarge as exc:
         raise _too_large(current) from exc
