@@ -72,10 +72,10 @@ def create_app(settings: Settings, *, load: Callable[[Settings], Models] = load_
     add_routes(app, service, jobs)
     add_job_routes(app, jobs, settings.request_timeout_seconds)
     add_docs(app)
-    add_page(app)
+    add_page(app, settings.root_path)
     add_error_handlers(app)
     inner, count = cast(ASGIFramework, app.asgi_app), service.metrics.count_request
-    middleware = RequestMiddleware(inner, service.held_for_drain, settings.bodies_max_bytes, count)
+    middleware = RequestMiddleware(inner, service.held_for_drain, settings.bodies_max_bytes, count, settings.root_path)
     app.asgi_app = middleware  # type: ignore[method-assign]
     return app
 

@@ -11,6 +11,7 @@ from api.requests import prefers_async, read_request, request_deadline
 from api.responses import json_response
 from schemas.response import JobResponse
 from serving.jobs import Jobs
+from serving.jobs.responses import under
 
 
 def add_job_routes(app: Quart, jobs: Jobs, longest_seconds: float) -> None:
@@ -40,12 +41,12 @@ def add_job_routes(app: Quart, jobs: Jobs, longest_seconds: float) -> None:
         job = await jobs.get(job_id)
         if job.completed_at and request.headers.get("Last-Event-ID") == job.status:
             return Response(b"", status=204)  # a browser that comes back after the end, until it is told not to
-        return stream_events(jobs.events(job_id) if request.method == "GET" else None)
+        return stream_events(jobs.events(job_id) if request.method == "GET" else None, request.root_path)
 
 
 def show_job(job: JobResponse, status: int = 200) -> Response:
-    """The job object as it is now."""
-    response = json_response(job, status)
+    """The job object as it is now, with URLs for the current client."""
+    response = json_response(under(job, request.root_path), status)
     response.headers["Cache-Control"] = "no-store"
     return response
 
@@ -53,26 +54,26 @@ def show_job(job: JobResponse, status: int = 200) -> Response:
 def accept_job(job: JobResponse) -> Response:
     """202, and where the job is to be found."""
     response = show_job(job, 202)
-    response.headers["Location"] = job.urls.get
+    response.headers["Location"] = request.root_path + job.urls.get
     response.headers["Preference-Applied"] = "respond-async"
     return response
 
 
-def stream_events(jobs: AsyncGenerator[JobResponse | None] | None) -> Response:
+def stream_events(jobs: AsyncGenerator[JobResponse | None] | None, root_path: str) -> Response:
     """Server-sent events (https://html.spec.whatwg.org/multipage/server-sent-events.html), held back by nobody on the way.
 
     Without `jobs`, the head alone.
     """
-    response = Response(_events(jobs) if jobs else None, content_type="text/event-stream")
+    response = Response(_events(jobs, root_path) if jobs else None, content_type="text/event-stream")
     response.headers.update({"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
     response.timeout = None
     return response
 
 
-async def _events(jobs: AsyncGenerator[JobResponse | None]) -> AsyncIterator[bytes]:
+async def _events(jobs: AsyncGenerator[JobResponse | None], root_path: str) -> AsyncIterator[bytes]:
     async with contextlib.aclosing(jobs):
         async for job in jobs:
-            yield _event(job) if job else b":\n\n"  # a comment keeps the line alive
+            yield _event(under(job, root_path)) if job else b":\n\n"  # a comment keeps the line alive
 
 
 def _event(job: JobResponse) -> bytes:

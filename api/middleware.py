@@ -27,6 +27,7 @@ from hypercorn.typing import (
 )
 
 from core.budget import MemoryBudget, Room
+from core.config import MAX_PATH_CHARACTERS, URL_PATH
 from core.logs import RequestNotes, Values, begin_request
 from core.metrics import METHODS, UNKNOWN
 from utility import max_connections
@@ -48,7 +49,8 @@ Count = Callable[[str, str, int, str, float], None]  # of a request: method, rou
 class RequestMiddleware:
     """The outermost layer of the application.
 
-    `held_for_drain` holds a request for the drain to wait for; `bodies_max_bytes` may be held of all bodies at one time.
+    `held_for_drain` holds a request for the drain to wait for; `bodies_max_bytes` may be held of all bodies at one time;
+    clients find the service at `root_path`.
     """
 
     def __init__(
@@ -57,10 +59,12 @@ class RequestMiddleware:
         held_for_drain: Callable[[], AbstractContextManager[None]],
         bodies_max_bytes: int,
         count: Count,
+        root_path: str = "",
     ) -> None:
         self._app = app
         self._held_for_drain = held_for_drain
         self._count = count
+        self._root_path = root_path
         self._bodies = MemoryBudget(bodies_max_bytes)
         self._cycles: set[RequestCycle] = set()
 
@@ -72,7 +76,8 @@ class RequestMiddleware:
 
     async def _serve(self, scope: HTTPScope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         notes = begin_request(_request_id_of(scope))
-        scope["path"] = _path_of(scope["path"])
+        scope["root_path"] = self._root_path or _forwarded_prefix(scope)
+        scope["path"] = scope["root_path"] + self._path_of(scope["path"])
         # Nothing here depends on the host, and the framework responds with 500 to one that is no domain name.
         scope["headers"] = [(name, b"localhost" if name == b"host" else value) for name, value in scope["headers"]]
         scope = cast(HTTPScope, {**scope, ROOM: Room(self._bodies), IS_CROWDED: self._is_crowded})
@@ -88,6 +93,14 @@ class RequestMiddleware:
             self._cycles.remove(cycle)
             cycle.let_go()
             self._note(scope, notes, cycle)
+
+    def _path_of(self, target: str) -> str:
+        """The path of a request target, which a client may also send whole (`http://host/path`), or without a slash.
+
+        The framework responds with 500 to `?x` and to `http://[x/`. A proxy may have left `root_path` in it.
+        """
+        path = target if target.startswith("/") else "/" + re.sub(r"^https?://[^/]*/?", "", target)
+        return path.removeprefix(self._root_path) if path.startswith(f"{self._root_path}/") else path
 
     def _is_crowded(self) -> bool:
         """Whether those that wait take more than their part of all connections: the rest is for quick ones, as for /health."""
@@ -119,12 +132,11 @@ def _request_id_of(scope: HTTPScope) -> str:
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}", re.ASCII)
 
 
-def _path_of(target: str) -> str:
-    """The path of a request target, which a client may also send whole (`http://host/path`), or without a slash.
-
-    The framework responds with 500 to `?x` and to `http://[x/`.
-    """
-    return target if target.startswith("/") else "/" + re.sub(r"^https?://[^/]*/?", "", target)
+def _forwarded_prefix(scope: HTTPScope) -> str:
+    """Where a proxy says that it serves this, if that is a plain path. Only the response to this request may hold it."""
+    given = dict(scope["headers"]).get(b"x-forwarded-prefix", b"").decode("latin-1")
+    is_plain = len(given) <= MAX_PATH_CHARACTERS and re.fullmatch(rf"{URL_PATH}/?", given)
+    return given.rstrip("/") if is_plain else ""
 
 
 class RequestCycle:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import importlib.util
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import orjson
-from quart import Quart, Response, send_file
+from quart import Quart, Response, request, send_file
 
 from api.openapi import build_document
-from core.config import PROJECT
+from core.config import PROJECT, ConfigError
 from core.errors import FileNotFound
 
 WEB = PROJECT / "web"
@@ -22,8 +23,12 @@ CONTENT_SECURITY_POLICY = (
 )
 
 
-def add_page(app: Quart) -> None:
-    """`GET /`, and what the page there loads from `/web/`."""
+def add_page(app: Quart, root_path: str) -> None:
+    """`GET /`, and what the page there loads from `/web/`, by URLs relative to `root_path` and a slash. Comes last.
+
+    Raises:
+        ConfigError: `root_path` is that of another route.
+    """
 
     @app.get("/")
     async def page() -> Response:
@@ -34,6 +39,16 @@ def add_page(app: Quart) -> None:
         if name not in {path.name for path in WEB.iterdir() if path.suffix in TYPES}:
             raise FileNotFound(f"The page has no file {name[:80]!r}.")
         return await _send(WEB / name, CONTENT_SECURITY_POLICY)
+
+    if root_path:
+        # Not /upscale, where nothing is to GET.
+        ours = [rule.rule for rule in app.url_map.iter_rules() if "GET" in (rule.methods or ())]
+        if any(f"{rule}/".startswith(f"{root_path}/") for rule in ours):
+            raise ConfigError(f"ROOT_PATH must not be a path of the service's own, as {root_path!r} is")
+
+        @app.get(root_path)
+        async def page_without_slash() -> Response:
+            return Response(b"", 308, {"Location": f"{root_path}/"})
 
 
 async def _send(path: Path, policy: str) -> Response:
@@ -57,7 +72,8 @@ def add_docs(app: Quart) -> None:
 
     @app.get("/openapi.json")
     async def openapi_json() -> Response:
-        return Response(_document(), content_type="application/json")
+        document = {**_document(), "servers": [{"url": request.root_path or "/"}]}
+        return Response(orjson.dumps(document), content_type="application/json", headers={"Cache-Control": "no-store"})
 
     @app.get("/docs")
     async def docs() -> Response:
@@ -72,8 +88,8 @@ def add_docs(app: Quart) -> None:
 
 
 @cache
-def _document() -> bytes:
-    return orjson.dumps(build_document())
+def _document() -> dict[str, Any]:
+    return build_document()
 
 
 def _swagger_ui() -> Path:

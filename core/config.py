@@ -24,6 +24,8 @@ HOURS = 60 * 60
 MAX_PORT = 65535
 
 MAX_URL_CHARACTERS = 2000  # of a webhook
+MAX_PATH_CHARACTERS = 200  # of ROOT_PATH and of X-Forwarded-Prefix
+URL_PATH = r"(/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)*"  # no // and no /.., which lead elsewhere
 
 MAX_IMAGE_MB = 7  # of an image file, if no setting says otherwise
 MAX_IMAGE_BYTES = MAX_IMAGE_MB * MIB
@@ -77,6 +79,12 @@ class Settings(BaseModel):
         pattern=r"^([A-Za-z0-9._-]+|[0-9A-Fa-f:.]+(%[A-Za-z0-9_]+)?)$",
     )
     port: int = _setting(10005, "TCP port to listen on", ge=1, le=MAX_PORT)
+    root_path: str = _setting(
+        "",
+        "path under which a proxy serves it, such as `/upscale`: URLs in responses begin with it, and requests may",
+        pattern=rf"^{URL_PATH}/?$",
+        max_length=MAX_PATH_CHARACTERS,
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = _setting("INFO", "`DEBUG`, `INFO`, `WARNING` or `ERROR`")
     log_format: Literal["text", "json"] = _setting("text", "`text` (key=value) or `json`: how each line of the log is written")
 
@@ -167,6 +175,11 @@ class Settings(BaseModel):
                 f"MAX_IMAGE_MB is {settings.max_image_mb}, not {str(settings.bodies_max_bytes)!r}"
             )
         return settings
+
+    @field_validator("root_path")
+    @classmethod
+    def _without_slash(cls, path: str) -> str:
+        return path.rstrip("/")
 
     @field_validator("input_formats")
     @classmethod
@@ -264,6 +277,7 @@ def _limits(field: FieldInfo) -> dict[str, float]:
 
 _MAY_HOLD_A_PASSWORD = ("weights_mirror", "registry_url", "public_url")
 _RIGHT = {
+    "root_path": "a path such as /upscale, of letters, digits and . _ ~ -",
     "host": "an address (0.0.0.0, ::) or the name of a host",
     "device": "auto, cpu, cuda, cuda:N, all, ray, or different cards such as cuda:0,cuda:1",
     "instance": "at most 16 letters and digits",

@@ -24,3 +24,10 @@ def to_response(record: JobRecord) -> JobResponse:
         error=record.error,
         urls=JobLinks(get=url, events=f"{url}/events", cancel=f"{url}/cancel"),
     )
+
+
+def under(job: JobResponse, root_path: str) -> JobResponse:
+    """The same job where all URLs begin with this path."""
+    urls = JobLinks(**{name: root_path + url for name, url in job.urls})
+    result = job.result and job.result.model_copy(update={"url": root_path + job.result.url})
+    return job.model_copy(update={"urls": urls, "result": result})

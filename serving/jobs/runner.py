@@ -20,7 +20,7 @@ from core.logs import Values
 from schemas.request import IncomingRequest, UpscaleRequest
 from schemas.response import JobError, JobResult, JobStatus, PlanSummary
 from serving.deadline import Deadline
-from serving.jobs.responses import to_response
+from serving.jobs.responses import to_response, under
 from serving.lifecycle import Service
 from serving.pending import PendingResult
 from storage.job_store import JobRecord, JobStore, interrupted
@@ -139,7 +139,8 @@ class JobRunner:
         while len(self.finished) > self._finished_in_memory:
             self.finished.popitem(last=False)
         if receiver and self._webhooks:
-            self._webhooks.deliver(receiver, to_response(record).model_dump_json().encode())
+            job = under(to_response(record), self._service.settings.root_path)
+            self._webhooks.deliver(receiver, job.model_dump_json().encode())
         seconds = round(max(completed_at - record.created_at, 0.0), 3)
         code = record.error.code if record.error else ""
         logger.info(Values(message="job", status=record.status, code=code, seconds=seconds, **log_values))

@@ -13,6 +13,7 @@ from scripts.tables import settings_table
 RIGHT = {
     "HOST": ("::", "::"),
     "PORT": (" 8000 ", 8000),
+    "ROOT_PATH": ("/a.b/c/", "/a.b/c"),
     "LOG_LEVEL": ("DEBUG", "DEBUG"),
     "LOG_FORMAT": ("json", "json"),
     "DEVICE": ("cuda:3", "cuda:3"),
@@ -48,6 +49,7 @@ RIGHT = {
 WRONG = [
     ("HOST", "http://0.0.0.0", "an address"),
     ("HOST", "[::]", "an address"),
+    *(("ROOT_PATH", wrong, "a path such as /upscale") for wrong in ("up", "//up", "/up/..", "/a b", "http://up", "/a" * 101)),
     ("PORT", "http", "a whole number"),
     ("PORT", "1.5", "a whole number"),
     ("PORT", "0", "from 1 to 65535"),

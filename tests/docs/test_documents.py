@@ -10,12 +10,12 @@ import pytest
 from hypercorn.config import Config
 
 import utility
-from api import middleware, server
+from api import forms, middleware, server
 from api.openapi import build_document
 from api.responses import RESULT_HEADERS
 from bench.server import ROOT
 from core import errors
-from core.config import GIB, MAX_BODY_BYTES, MAX_IMAGE_BYTES, MAX_PIXELS, MIB, Settings
+from core.config import GIB, MAX_BODY_BYTES, MAX_IMAGE_BYTES, MAX_PATH_CHARACTERS, MAX_PIXELS, MIB, Settings
 from core.errors import ImageTooLarge, JobCancelled, ServiceError, Unavailable
 from imaging import formats, sanitize
 from imaging.containers import bitstream, exif, gif, heif, tiff
@@ -106,7 +106,10 @@ LIMITS = {
     "time without progress of a response": f"{server.STALL_SECONDS:g} s",
     "time of an idle connection, and for a head to arrive": f"{server.KEEP_ALIVE_SECONDS:g} s",
     "commas in a JSON body": f"{json_body.MAX_COMMAS:,}",
-    "JSON body beside the image": f"{json_body.MAX_OTHER_BYTES // MIB} MiB",
+    "body beside the image, of JSON or of a form": f"{json_body.MAX_OTHER_BYTES // MIB} MiB",
+    "parts of a form; head of a part": f"{forms.MAX_PARTS}; {forms.MAX_HEAD_BYTES // 1024} KiB",
+    "characters kept of a part that is no image": f"{json_body.SHOWN_CHARACTERS:,}",
+    "path in `X-Forwarded-Prefix`": f"{MAX_PATH_CHARACTERS} characters",
     "unknown fields listed in a response": str(request.MAX_NAMED_FIELDS),
     "image file": f"{MAX_IMAGE_BYTES // MIB} MiB",
     "pixels of an image": f"{MAX_PIXELS:,}",
