@@ -5,7 +5,7 @@ python := .venv/bin/python
 setup  := PYTHON="$(PYTHON)" scripts/setup.sh
 uv     := UV_SYSTEM_CERTS=1 .venv/bin/uv --quiet
 
-.PHONY: help setup weights run test test-page test-scale demo screenshots bench audit attack overload soak sanitize lock
+.PHONY: help setup weights run test test-page test-clients test-scale demo screenshots bench audit attack overload soak sanitize lock
 help:     ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1:/p' Makefile | awk -F: '{ printf "  make %-12s %s\n", $$1, substr($$0, length($$1) + 2) }'
 
@@ -32,6 +32,11 @@ test-page: ## try the page at / in a real browser, which must be there (apt-get 
 	@$(setup) --dev
 	@$(python) -m weights.fetch
 	$(python) -m pytest -m browser tests/page $(ARGS)
+
+test-clients: ## generate clients from the OpenAPI document, in Python and TypeScript, and run them (fetches packages from npm)
+	@$(setup) --dev
+	@$(python) -m weights.fetch
+	$(python) -m pytest -m clients tests/clients $(ARGS)
 
 test-scale: ## try several workers and servers; nginx and Redis must be there (apt-get install nginx-light redis-server)
 	@{ command -v nginx && command -v redis-server; } > /dev/null || { echo "Needed: apt-get install nginx-light redis-server" >&2; exit 1; }

@@ -21,6 +21,15 @@ class PlainJsonSchema(GenerateJsonSchema):
         """Never."""
         return False
 
+    def tuple_schema(self, schema: core_schema.TupleSchema) -> JsonSchemaValue:
+        """As pydantic has it, but `items` in place of equal `prefixItems`, of which some generators make wrong types."""
+        made = super().tuple_schema(schema)
+        first, *others = made.get("prefixItems", [None])
+        if first and all(other == first for other in others):
+            del made["prefixItems"]
+            made["items"] = first
+        return made
+
     def default_schema(self, schema: core_schema.WithDefaultSchema) -> JsonSchemaValue:
         """As pydantic has it, less a default that nobody sends: one of null, or one of a response."""
         made = super().default_schema(schema)
