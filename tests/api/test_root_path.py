@@ -37,7 +37,7 @@ async def started(client: httpx.AsyncClient, job_id: str, **headers: str) -> dic
     ],
 )
 async def test_a_forwarded_prefix_counts_if_it_is_a_plain_path(client: httpx.AsyncClient, given: str, prefix: str) -> None:
-    response = await client.get("/openapi.json", headers={"X-Forwarded-Prefix": given.encode()})
+    response = await client.get("/openapi.json", headers={b"X-Forwarded-Prefix": given.encode()})
     assert response.json()["servers"] == [{"url": prefix or "/"}]
     assert response.headers["cache-control"] == "no-store"
 

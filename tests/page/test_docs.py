@@ -7,19 +7,27 @@ import json
 import pytest
 from playwright.sync_api import Browser, expect
 
-from tests.page.conftest import visit
+from core.config import Settings
+from tests.helpers import fake_models, with_settings
+from tests.page.conftest import served, visit
 
 
-@pytest.mark.parametrize("operation", ["plan", "upscale"])
-def test_what_the_documents_offer_to_try_works_as_it_stands(browser: Browser, site: str, operation: str) -> None:
-    with visit(browser, f"{site}docs") as page:
+@pytest.mark.parametrize(("operation", "root_path"), [("plan", ""), ("upscale", "/up")])
+def test_what_the_documents_offer_to_try_works_as_it_stands(
+    browser: Browser, settings: Settings, operation: str, root_path: str
+) -> None:
+    settings = with_settings(settings, root_path=root_path)
+    with (
+        served(settings, lambda _: fake_models()) as url,
+        visit(browser, f"{url.rstrip('/')}{root_path}/docs") as page,
+    ):
         block = page.locator(f"#operations-pictures-{operation}")
         block.get_by_role("button").first.click()
         block.get_by_role("button", name="Try it out").click()
         with page.expect_response(lambda response: response.request.method == "POST") as heard:
             block.get_by_role("button", name="Execute").click()
         assert heard.value.status == 200, heard.value.text()
-        assert "?" not in heard.value.url
+        assert heard.value.url.endswith(f":{settings.port}{root_path}/{operation}")
         sent = json.loads(heard.value.request.post_data or "")
         assert set(sent) == {"image_b64", "target_resolution"}
         expect(block.locator(".live-responses-table .response-col_status").last).to_contain_text("200")

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from api import middleware
-from core.config import MAX_BODY_BYTES, MIB, Settings
+from core.config import MAX_BODY_BYTES, MAX_IMAGE_BYTES, MIB, Settings
 from tests.helpers import HANG_SECONDS, assert_error, encode, fake_models, post, ready, send_raw, serving, with_settings
 
 JSON = {"Content-Type": "application/json"}
@@ -116,6 +116,20 @@ async def test_of_bodies_that_outgrow_the_room_together_one_is_refused_and_the_o
         assert b"missing_field" in await asyncio.wait_for(responses[other], HANG_SECONDS)
         for _, writer in connections:
             writer.close()
+
+
+async def test_the_image_of_a_form_counts_beside_the_form(settings: Settings) -> None:
+    image = encode(np.zeros((8, 8, 3), np.uint8), "BMP").ljust(MAX_IMAGE_BYTES, b"\0")
+    async with serving(with_settings(settings, bodies_max_bytes=16 * MIB), lambda _: fake_models()) as (client, _):
+        await ready(client)
+        assert (await client.post("/upscale", files={"image": image})).status_code == 200
+        body = b"{" + b" " * (3 * MIB) + b"}"
+        reader, writer = await send_raw(settings.port, post(body)[:-1])  # it is not whole yet
+        assert_error(await client.post("/upscale", files={"image": image}), 503, "queue_full")
+        writer.write(b"}")
+        assert b"missing_field" in await asyncio.wait_for(reader.readuntil(b"}"), HANG_SECONDS)
+        writer.close()
+        assert (await client.post("/upscale", files={"image": image})).status_code == 200
 
 
 async def test_a_slow_reader_of_a_response_keeps_no_room_of_others_bodies(settings: Settings) -> None:

@@ -230,6 +230,19 @@ OTHERS = {
     "nested": b'{"x":' + b"[" * 16_000_000,
     "a list of strings": b'{"x":[' + b",".join([b'"' + b"a" * 1000 + b'"'] * 15_000) + b"]}",
 }
+PART = b"--b\r\nContent-Disposition: form-data; name="
+FORMS = {
+    "parts": (PART + b"x\r\n\r\ny\r\n") * 150_000,
+    "parts with long heads": (PART + b"x" + b"; a*0=b" * 1000 + b"\r\n\r\ny\r\n") * 1000,
+    "headers": b"--b\r\n" + b"A: b\r\n" * 1_300_000,
+    "a header": PART + b"a" * 8_000_000,
+    "a quoted name": PART + b'"' + b'\\"' * 4_000_000,
+    "lines before the first part": b"\r\n--" * 2_000_000,
+    "lines behind the last part": PART + b"x\r\n\r\ny\r\n--b--" + b"\r\n--b" * 1_500_000,
+    "lines in a part": PART + b"image\r\n\r\n" + b"\r\n" * 4_000_000,
+    "what is nearly a boundary": PART + b"image\r\n\r\n" + b"x--b\r\n--" * 900_000,
+    "spaces behind a boundary": PART + b"image\r\n\r\n" + (b"\r\n--b" + b" " * 16_000) * 500,
+}
 
 
 @pytest.fixture(scope="module")
@@ -238,11 +251,12 @@ def lone_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield running
 
 
-@pytest.mark.parametrize("case", [*HELD, *OTHERS])
+@pytest.mark.parametrize("case", [*HELD, *OTHERS, *FORMS])
 def test_megabytes_of_nonsense_cost_next_to_nothing(lone_server: Server, case: str) -> None:
-    body = OTHERS[case] if case in OTHERS else b'{"image_b64":"' + HELD[case] + b'"}'
+    body = {**OTHERS, **FORMS}[case] if case not in HELD else b'{"image_b64":"' + HELD[case] + b'"}'
+    kind = "multipart/form-data; boundary=b" if case in FORMS else "application/json"
     before = processor_seconds(lone_server)
-    response = httpx.post(f"{lone_server.url}/upscale", content=body, headers={"Content-Type": "application/json"}, timeout=60)
+    response = httpx.post(f"{lone_server.url}/upscale", content=body, headers={"Content-Type": kind}, timeout=60)
     assert response.status_code == 400, response.text
     assert len(response.content) < 1000
     assert processor_seconds(lone_server) - before < 0.8  # in which 16 MB come in, are copied and looked through
