@@ -226,7 +226,7 @@ def _cancel_job() -> Fields:
 def _follow_job() -> Fields:
     events = _response(
         "Events of the kind `event: <status>`, each with the job object as `data`.",
-        {"text/event-stream": {"schema": {"type": "string"}}},
+        {"text/event-stream": {}},
     )
     gone = _response("The last event was received before.")
     responses = {"200": events, "204": gone, **_failures([errors.JobNotFound])}
