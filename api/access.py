@@ -79,6 +79,15 @@ class Access:
         rest = _CORS_REQUEST if preflight else {"Access-Control-Expose-Headers": self._exposed}
         return {**allowed, **rest, "Vary": "Origin"}
 
+    def admits_form(self, origin: str | None, host: str, fetch_site: str | None) -> bool:
+        """Whether a page of this origin may send a form: any page can, without that browsers ask here first (CORS preflight).
+
+        It would start work with the key that its reader's browser knows, or in its reader's network.
+        """
+        if origin is None or origin in self._origins or "*" in self._origins:
+            return True
+        return fetch_site == "same-origin" or origin.partition("://")[2] == host
+
 
 def presented_keys(authorization: str, api_key: str) -> list[str]:
     """What may be a key in the headers of that name; neither is an error, whatever a client sends in it."""

@@ -37,6 +37,7 @@ logger = logging.getLogger(__name__)
 WAITING_SHARE = 0.75  # of all connections that can be open
 LINGER_SECONDS = 30.0  # in which a client that was answered early may go on sending
 LINGER_SILENCE_SECONDS = 2.0  # after which it is taken to have stopped
+HOST = "upscale.host"  # in a scope: the Host header as it came
 ROOM = "upscale.room"  # in a scope: its body's share of the budget; who takes the body on takes it out
 OVERLOADED = "upscale.overloaded"  # in a scope: its body was over the budget
 IS_CROWDED = "upscale.is_crowded"  # in a scope: a function that tells whether too many requests wait for their responses
@@ -78,9 +79,10 @@ class RequestMiddleware:
         notes = begin_request(_request_id_of(scope))
         scope["root_path"] = self._root_path or _forwarded_prefix(scope)
         scope["path"] = scope["root_path"] + self._path_of(scope["path"])
-        # Nothing here depends on the host, and the framework responds with 500 to one that is no domain name.
+        host = dict(scope["headers"]).get(b"host", b"").decode("latin-1")
+        # Nothing else depends on the host, and the framework responds with 500 to one that is no domain name.
         scope["headers"] = [(name, b"localhost" if name == b"host" else value) for name, value in scope["headers"]]
-        scope = cast(HTTPScope, {**scope, ROOM: Room(self._bodies), IS_CROWDED: self._is_crowded})
+        scope = cast(HTTPScope, {**scope, HOST: host, ROOM: Room(self._bodies), IS_CROWDED: self._is_crowded})
         cycle = RequestCycle(scope, notes.request_id, receive, send)
         self._cycles.add(cycle)
         try:

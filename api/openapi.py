@@ -104,8 +104,8 @@ def _leaves(kind: type[ServiceError]) -> list[type[ServiceError]]:
 
 
 _OVERLOADED = [error for error in _leaves(errors.Unavailable) if error is not errors.Interrupted]
-_BODIES = [errors.NotAcceptable, errors.BodyTimeout, errors.BodyTooLarge]
-_TO_UPSCALE = [*_leaves(errors.BadRequest), *_BODIES, *_OVERLOADED, errors.DeadlineExceeded]
+_BODIES = [errors.ForeignOrigin, errors.BodyTimeout, errors.BodyTooLarge]
+_TO_UPSCALE = [*_leaves(errors.BadRequest), errors.NotAcceptable, *_BODIES, *_OVERLOADED, errors.DeadlineExceeded]
 
 
 def _paths() -> Fields:
@@ -162,7 +162,7 @@ def _sizes() -> Fields:
 def _preview() -> Fields:
     about = {"description": "of the picture, upright", "schema": {"type": "string"}, "required": True}
     ok = _response("The small copy.", _images("jpeg", "png"), {"X-Upscale-Original-Size": about})
-    failures = [*_leaves(errors.BadRequest), errors.BodyTimeout, errors.BodyTooLarge, errors.QueueFull, errors.OutOfMemory]
+    failures = [*_leaves(errors.BadRequest), *_BODIES, errors.QueueFull, errors.OutOfMemory]
     return _operation(
         "preview",
         "pictures",

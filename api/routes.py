@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 from quart import Quart, Response, g, request, send_file
 
 from api.access import CHALLENGE, Access, presented_keys, security_headers
 from api.jobs import accept_job
-from api.requests import accepted_formats, prefers_async, read_request, request_deadline
+from api.middleware import HOST
+from api.requests import FORM, accepted_formats, prefers_async, read_request, request_deadline
 from api.responses import json_response, preview_image, result_image, result_json
-from core.errors import FileNotFound, Unauthorized
+from core.errors import FileNotFound, ForeignOrigin, Unauthorized
 from core.logs import current_request
 from core.metrics import CONTENT_TYPE
 from schemas.response import ServiceState
@@ -33,6 +36,10 @@ def add_access(app: Quart, access: Access) -> None:
         keys = presented_keys(request.headers.get("Authorization", ""), request.headers.get("X-API-Key", ""))
         if not access.admits(request.path, keys):
             raise Unauthorized("An API key is required: as a bearer token, as X-API-Key, or as the password of HTTP Basic.")
+        origin, fetch_site = request.headers.get("Origin"), request.headers.get("Sec-Fetch-Site")
+        host: str = cast(dict[str, Any], request.scope)[HOST]
+        if request.mimetype == FORM and not access.admits_form(origin, host, fetch_site):
+            raise ForeignOrigin("A page of another origin may send a form only if the server's CORS_ORIGINS names its origin.")
         return None
 
     @app.after_request

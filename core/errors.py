@@ -26,6 +26,7 @@
     ├── JobNotFound                 404  not_found
     ├── NotAcceptable               406  not_acceptable
     ├── Unauthorized                401  unauthorized
+    ├── ForeignOrigin               403  foreign_origin
     ├── BodyTimeout                 408  body_timeout
     ├── JobConflict                 409  job_conflict
     ├── ResultExpired               410  result_expired
@@ -210,6 +211,13 @@ class ResultExpired(ServiceError):
 class Unauthorized(ServiceError):
     status = 401
     code = "unauthorized"
+
+
+class ForeignOrigin(ServiceError):
+    """A page that nobody allowed sends a form through its reader's browser."""
+
+    status = 403
+    code = "foreign_origin"
 
 
 class BodyTimeout(ServiceError):

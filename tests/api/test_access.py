@@ -213,6 +213,30 @@ async def test_any_origin_may_ask_but_without_credentials(settings: Settings) ->
 # what browsers are told
 
 
+@pytest.mark.parametrize(
+    ("headers", "cors_origins", "status"),
+    [
+        ({}, "", 200),
+        ({"Origin": ORIGIN}, "", 403),
+        ({"Origin": "null"}, "", 403),
+        ({"Origin": ORIGIN, "Sec-Fetch-Site": "cross-site"}, "https://other.example", 403),
+        ({"Origin": ORIGIN, "Host": "page.example:8443"}, "", 403),
+        ({"Origin": ORIGIN, "Host": "page.example"}, "", 200),
+        ({"Origin": ORIGIN, "Sec-Fetch-Site": "same-origin"}, "", 200),
+        ({"Origin": ORIGIN}, ORIGIN, 200),
+        ({"Origin": ORIGIN}, "*", 200),
+    ],
+)
+async def test_a_form_of_another_page_is_refused(
+    settings: Settings, headers: dict[str, str], cors_origins: str, status: int
+) -> None:
+    async with guarded(settings, api_key="", cors_origins=cors_origins) as client:
+        sent = await client.post("/plan", files={"image": encode(sample_crop(60, 40))}, headers=headers)
+        assert sent.status_code == status
+        if status == 403:
+            assert "CORS_ORIGINS" in assert_error(sent, 403, "foreign_origin")["error"]
+
+
 async def test_every_response_tells_browsers_what_to_refuse(client: httpx.AsyncClient) -> None:
     for response in (await client.get("/health"), await client.get("/nothing"), await client.post("/upscale", json=BODY)):
         headers = response.headers
