@@ -4,6 +4,7 @@ import * as api from "./api.js";
 import { forget, keep, kept } from "./keep.js";
 import { viewOf } from "./panel.js";
 import { changed, copy, drop, fail, failOrWait, items, newItem, select, selected } from "./pictures.js";
+import { requestOf } from "./plans.js";
 import { server, showServer } from "./server.js";
 
 const follower = new api.Follower(onJob, onJobProblem);
@@ -15,11 +16,12 @@ export async function start(item) {
   item.stop = new AbortController();
   item.sent = 0;
   item.problem = null;
+  item.request ??= requestOf(item);
   if (!item.later?.sending) item.later = null; // that was for its plan
   changed();
   try {
     await remember(item);
-    const job = await api.submit(item.id, item.file, item.options, (share) => { item.sent = share; changed(); }, item.stop.signal);
+    const job = await api.submit(item.id, item.file, item.request, (share) => { item.sent = share; changed(); }, item.stop.signal);
     item.sent = item.later = null;
     onJob(job);
     if (item.cancelled) cancel(item);
@@ -31,10 +33,10 @@ export async function start(item) {
 }
 
 async function remember(item) {
-  const { id, at, name, file, options, job } = item;
+  const { id, at, name, file, options, request, job } = item;
   item.over = api.FINAL.includes(job?.status);
   try {
-    await keep({ id, at, name, file, options, over: item.over });
+    await keep({ id, at, name, file, options, request, over: item.over });
   } catch (error) {
     console.warn("This browser keeps nothing, so that a reload would lose the pictures.", error);
   }

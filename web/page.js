@@ -2,34 +2,22 @@
 
 import { isGone } from "./api.js";
 import { cancel, followJobs, lose, remove, restore, retry, start } from "./jobs.js";
-import { $, TARGETS } from "./panel.js";
-import { add, copy, onChange, selected, setOptions, tryAgainInTime } from "./pictures.js";
+import { $ } from "./dom.js";
+import { choiceOf } from "./form.js";
+import { add, copy, onChange, selected, setOptions, shrink, tryAgainInTime } from "./pictures.js";
 import { render } from "./render.js";
 import { showServer } from "./server.js";
 
-const REPLANNED = ["enhance_faces", "fit", "model"]; // fields on which size or time depend
 const TICK_MS = 1000;
 
 const form = $("draft");
 
-form.addEventListener("input", ({ target }) => {
-  const { elements } = form;
-  const options = {
-    target_resolution: elements.target_resolution.value,
-    enhance_faces: elements.enhance_faces.checked,
-    face_strength: elements.face_strength.value,
-    fit: elements.fit.checked ? "exact" : "passes",
-    output_format: elements.output_format.value,
-    quality: elements.quality.value,
-    model: elements.model.value,
-  };
-  setOptions(options, REPLANNED.includes(target.name));
-});
+form.addEventListener("input", ({ target }) => setOptions({ ...selected.options, ...choiceOf(target) }));
 form.addEventListener("submit", (event) => {
   event.preventDefault();
   start(selected);
 });
-const actions = { remove, cancel, retry, again: (item) => copy(item) };
+const actions = { remove, cancel, retry, shrink, again: (item) => copy(item) };
 $("panel").addEventListener("click", (event) => {
   const pressed = event.target.closest("button");
   if (pressed && event.detail > 1) event.preventDefault(); // a double click means one button, not what has come in its place
@@ -58,13 +46,6 @@ document.addEventListener("drop", (event) => {
   add([...event.dataTransfer.files]);
 });
 
-for (const target of TARGETS) {
-  const row = $("size-row").content.firstElementChild.cloneNode(true);
-  row.id = `size-${target}`;
-  row.querySelector("input").value = target;
-  row.querySelector("b").textContent = target;
-  $("sizes").append(row);
-}
 onChange(render);
 render();
 showServer();

@@ -39,7 +39,7 @@ function showSection(view) {
 function showPicture(item) {
   const result = item.job?.result;
   const size = result?.upscaled_size ?? item.natural;
-  $("blank").hidden = Boolean(size) || item.natural === undefined;
+  $("blank").hidden = Boolean(size) || (item.natural === undefined && !item.problem);
   $("viewer").hidden = !size;
   $("faces").hidden = !result?.faces?.length;
   if (!size) return;
