@@ -2,11 +2,12 @@
 
 import { isGone } from "./api.js";
 import { cancel, followJobs, lose, remove, restore, retry, start } from "./jobs.js";
-import { $ } from "./dom.js";
+import { $, notify } from "./dom.js";
 import { choiceOf } from "./form.js";
 import { add, copy, onChange, selected, setOptions, shrink, tryAgainInTime } from "./pictures.js";
 import { render } from "./render.js";
 import { showServer } from "./server.js";
+import * as words from "./words.js";
 
 const TICK_MS = 1000;
 
@@ -16,6 +17,13 @@ form.addEventListener("input", ({ target }) => setOptions({ ...selected.options,
 form.addEventListener("submit", (event) => {
   event.preventDefault();
   start(selected);
+});
+document.addEventListener("keydown", (event) => {
+  const { target, key, repeat } = event;
+  const inForm = target === document.body || (form.contains(target) && !target.closest("button"));
+  if (key !== "Enter" || repeat || !inForm || form.hidden || $("go").disabled) return;
+  event.preventDefault();
+  form.requestSubmit();
 });
 const actions = { remove, cancel, retry, shrink, again: (item) => copy(item) };
 $("panel").addEventListener("click", (event) => {
@@ -32,7 +40,7 @@ $("pick").addEventListener("change", ({ target }) => {
   add([...target.files]);
   target.value = ""; // so that the same file can be chosen again
 });
-document.addEventListener("paste", ({ clipboardData }) => add([...clipboardData.files]));
+document.addEventListener("paste", ({ clipboardData }) => take(clipboardData));
 document.addEventListener("dragover", (event) => {
   event.preventDefault();
   document.body.classList.add("dragging");
@@ -43,8 +51,14 @@ document.addEventListener("dragleave", ({ relatedTarget }) => {
 document.addEventListener("drop", (event) => {
   event.preventDefault();
   document.body.classList.remove("dragging");
-  add([...event.dataTransfer.files]);
+  take(event.dataTransfer);
 });
+
+function take(data) {
+  const said = data.files.length ? "" : words.noFile(data);
+  if (said) notify(said);
+  add([...data.files]);
+}
 
 onChange(render);
 render();

@@ -24,6 +24,9 @@ function whole(seconds) {
   return `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
 }
 
+/** Of a zoom. */
+export const percent = (share) => `${share < 0.1 ? (100 * share).toFixed(1) : Math.round(100 * share)} %`;
+
 export const count = (number, one, many) => (number === 1 ? `1 ${one}` : `${number} ${many}`);
 
 export const passes = (scales) => scales.map((scale) => `${scale}×`).join(", then ");
@@ -39,14 +42,12 @@ const WITHOUT = {
   upscale_x2: "a quick 2×",
 };
 
-/** What a server that is degraded cannot do, as the end of a sentence. */
+/** What a server that is degraded cannot do, the gravest of it, as the end of a sentence. */
 export function lacks({ status, models, workers }) {
   if (status !== "degraded") return "";
   if (workers.some(({ state }) => state === "lost" || state === "absent")) return ", with a part out of use";
   const missing = Object.keys(WITHOUT).filter((name) => models[name]?.loaded === false);
-  const first = WITHOUT[missing[0]] ?? "all models";
-  const others = new Set(missing.map((name) => WITHOUT[name])).size - 1;
-  return others > 0 ? `, without ${first} and ${count(others, "other thing", "other things")}` : `, without ${first}`;
+  return `, without ${WITHOUT[missing[0]] ?? "all its models"}`;
 }
 
 /** The operator's reasons for it. */
@@ -75,6 +76,13 @@ export function reason({ possible, predicted_seconds: seconds }, size, { plan, n
   if (possible) return `Takes ${about(Math.min(...Object.values(seconds)))}, over the server's ${whole(plan.timeout_seconds)}`;
   if (size.endsWith("x")) return "Larger than the server makes pictures";
   return Math.max(natural.width, natural.height) ? "The picture is as large already" : "";
+}
+
+/** What was given instead of a file, if it was anything. */
+export function noFile(data) {
+  const text = (data.getData("text/uri-list") || data.getData("text/plain")).trim();
+  if (!text) return "";
+  return /^(https?|data|blob|file):/i.test(text) ? "That is a link: save the picture and drop the file." : "That is text: drop or paste the file of a picture.";
 }
 
 /** Where the type alone tells that the server will not take it, why. */
