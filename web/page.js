@@ -1,9 +1,11 @@
 // The page: what people do with it, and its start.
 
-import { isGone } from "./api.js";
+import { head } from "./api.js";
+import { advance } from "./batch.js";
+import { take, takeDropped } from "./intake.js";
 import { cancel, followJobs, lose, remove, restore, retry, start } from "./jobs.js";
-import { $, TARGETS } from "./panel.js";
-import { add, copy, onChange, selected, setOptions, tryAgainInTime } from "./pictures.js";
+import { $, TARGETS, viewOf } from "./panel.js";
+import { copy, items, onChange, selected, setOptions, tryAgainInTime } from "./pictures.js";
 import { render } from "./render.js";
 import { showServer } from "./server.js";
 
@@ -37,14 +39,14 @@ $("panel").addEventListener("click", (event) => {
 });
 $("download").addEventListener("click", async ({ target }) => {
   const item = selected;
-  if (await isGone(target.href)) lose(item); // of which the browser itself says nothing
+  if ((await head(target.href))?.status === 404) lose(item); // of which the browser itself says nothing
 });
 
 $("pick").addEventListener("change", ({ target }) => {
-  add([...target.files]);
+  take([...target.files]);
   target.value = ""; // so that the same file can be chosen again
 });
-document.addEventListener("paste", ({ clipboardData }) => add([...clipboardData.files]));
+document.addEventListener("paste", ({ clipboardData }) => take([...clipboardData.files]));
 document.addEventListener("dragover", (event) => {
   event.preventDefault();
   document.body.classList.add("dragging");
@@ -55,7 +57,7 @@ document.addEventListener("dragleave", ({ relatedTarget }) => {
 document.addEventListener("drop", (event) => {
   event.preventDefault();
   document.body.classList.remove("dragging");
-  add([...event.dataTransfer.files]);
+  takeDropped(event.dataTransfer);
 });
 
 for (const target of TARGETS) {
@@ -65,7 +67,19 @@ for (const target of TARGETS) {
   row.querySelector("b").textContent = target;
   $("sizes").append(row);
 }
-onChange(render);
+/** The browser asks before it leaves the page, as long as it does not keep all that is there. */
+function askBeforeLoss() {
+  const losing = items.some((item) => !item.kept && ["draft", "active"].includes(viewOf(item)));
+  window[losing ? "addEventListener" : "removeEventListener"]("beforeunload", ask);
+}
+
+const ask = (event) => event.preventDefault();
+
+onChange(() => {
+  render();
+  advance();
+  askBeforeLoss();
+});
 render();
 showServer();
 restore();

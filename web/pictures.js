@@ -1,6 +1,7 @@
 // The list of pictures, one of which is selected: each is a draft first, with what the server plans for it.
 
 import * as api from "./api.js";
+import { keep, note } from "./keep.js";
 import { TARGETS, viewOf } from "./panel.js";
 import { server, showServer } from "./server.js";
 import * as words from "./words.js";
@@ -29,20 +30,24 @@ export function changed() {
 // the list
 
 export async function add(files) {
-  const added = [];
-  for (const file of files) {
-    const item = newItem({ id: api.newId(), name: file.name || "pasted.png", file });
-    added.push(item);
-    items.push(item);
-  }
+  const added = files.map((file) => newItem({ id: api.newId(), name: file.name || "pasted.png", file }));
+  items.push(...added);
   if (added.length) select(added[0]);
   for (const item of added) await read(item);
 }
 
-export function newItem({ id, name, file, options, at = Date.now(), over = false, asked = false }) {
-  const item = { id, name, file, options: { ...usual, ...options }, at, over, asked, job: null, plans: {}, plannedAt: 0, problem: null, later: null, sent: null, note: "" };
+/** `at` is its place among the others after a reload. */
+export function newItem({ id, name, file, options, at = after(items.at(-1)), draft = true, queued = false, over = false, resent = false, kept = false }) {
+  const item = { id, name, file, options: { ...usual, ...options }, at, draft, queued, over, resent, kept, asked: !draft, job: null, plans: {}, plannedAt: 0, problem: null, later: null, sent: null, note: "" };
   preview(item);
   return item;
+}
+
+let latest = 0;
+
+function after(item) {
+  latest = Math.max(Date.now(), (item?.at ?? 0) + 1, latest + 1);
+  return latest;
 }
 
 /** `natural` is the size that the browser finds, null where it cannot show such a picture. */
@@ -77,22 +82,38 @@ export function drop(item) {
 
 /** The same picture once more, as a draft. */
 export function copy(item, then = planAll) {
-  const made = newItem({ id: api.newId(), name: item.name, file: item.file, options: item.options });
+  const next = items[items.indexOf(item) + 1];
+  const at = next && (item.at + next.at) / 2;
+  const made = newItem({ id: api.newId(), name: item.name, file: item.file, options: item.options, at });
   items.splice(items.indexOf(item) + 1, 0, made);
+  keep(made).then(changed);
   select(made);
   return then(made);
 }
 
 /** For the selected picture, and for those that are added from now on. */
 export function setOptions(options, replanned) {
-  selected.options = options;
   usual = { ...options };
-  if (replanned) {
-    selected.plans = {};
-    planAll(selected);
-  }
-  changed();
+  setOptionsOf(selected, options, replanned);
 }
+
+/** For all drafts, what was chosen for the selected one. */
+export async function shareOptions() {
+  const { options } = selected;
+  const others = items.filter((item) => item !== selected && viewOf(item) === "draft");
+  for (const item of others) await setOptionsOf(item, { ...options }, true);
+}
+
+async function setOptionsOf(item, options, replanned) {
+  item.options = options;
+  note(item);
+  if (replanned) item.plans = {};
+  changed();
+  if (replanned) await planAll(item);
+}
+
+/** Of the size that was chosen; undefined while it is asked for. */
+export const planOf = ({ plans, options }) => plans[options.target_resolution];
 
 // the plans
 
@@ -108,11 +129,13 @@ async function read(item) {
   } catch {
     return fail(item, new api.Problem("The file cannot be read. Was it moved, or is it a folder?"));
   }
+  if (!items.includes(item)) return undefined; // removed meanwhile
+  keep(item).then(changed);
   return planAll(item);
 }
 
 /** Ask for each target what it would give; that of the chosen one first tells whether the picture is any good. */
-async function planAll(item) {
+export async function planAll(item) {
   item.stop?.abort();
   const stop = (item.stop = new AbortController());
   item.plannedAt = Date.now();

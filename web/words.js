@@ -26,6 +26,10 @@ function whole(seconds) {
 
 export const count = (number, one, many) => (number === 1 ? `1 ${one}` : `${number} ${many}`);
 
+/** What the file of a result is called on the disk of whoever downloads it. */
+export const resultName = (name, { upscaled_size: { width, height }, url }) =>
+  `${name.replace(/\.[^.]+$/, "")}-${width}x${height}.${url.split(".").pop()}`;
+
 export const passes = (scales) => scales.map((scale) => `${scale}×`).join(", then ");
 
 export function faces({ faces_detected: found, faces_enhanced: restored }, asked) {
