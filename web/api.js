@@ -4,6 +4,8 @@
 export const FINAL = ["succeeded", "failed", "canceled"];
 const SILENT_MS = 5000; // after which a stream of events is helped out by asking
 const POLL_MS = 2500;
+const PREVIEW_PX = 4096; // of pictures that the browser cannot show: all the pixels of most telephones
+const UNREACHABLE = "The server cannot be reached.";
 
 /** Something that went wrong, in a sentence for a person; `retrySeconds` where it may go right later. */
 export class Problem extends Error {
@@ -36,20 +38,20 @@ export function call(method, path, { file = null, headers = {}, onSent = null, s
     if (file) request.setRequestHeader("Content-Type", file.type || "application/octet-stream");
     for (const [name, value] of Object.entries(headers)) request.setRequestHeader(name, value);
     if (onSent) request.upload.onprogress = ({ loaded, total }) => onSent(loaded / total);
-    request.onload = () => (request.status < 400 && request.response ? resolve(request.response) : reject(problemOf(request)));
-    request.onerror = () => reject(new Problem("The server cannot be reached.", { code: "unreachable", retrySeconds: 5 }));
+    request.onload = () => (request.status < 400 && request.response ? resolve(request.response) : reject(problemOf(request.status, request.response, request.getResponseHeader("Retry-After"))));
+    request.onerror = () => reject(new Problem(UNREACHABLE, { code: "unreachable", retrySeconds: 5 }));
     request.onabort = () => reject(new Problem("Stopped.", { code: "aborted" }));
     signal?.addEventListener("abort", () => request.abort());
     request.send(file);
   });
 }
 
-function problemOf(request) {
-  const body = request.response ?? {};
-  const message = request.status === 401 ? SENTENCES[401] : body.error ?? SENTENCES[request.status];
-  const retryAfter = parseInt(request.getResponseHeader("Retry-After"), 10);
-  const problem = new Problem(message ?? `The server answered ${request.status}, and did not say why.`, {
-    status: request.status,
+function problemOf(status, response, pause) {
+  const body = response ?? {}; // null where it is no JSON
+  const message = status === 401 ? SENTENCES[401] : body.error ?? SENTENCES[status];
+  const retryAfter = parseInt(pause, 10);
+  const problem = new Problem(message ?? `The server answered ${status}, and did not say why.`, {
+    status,
     code: body.code ?? "",
     requestId: body.request_id ?? "",
     field: body.field ?? "",
@@ -69,7 +71,27 @@ export async function health() {
 /** The head of the response for a file; null where there is none. */
 export const head = (url) => fetch(url, { method: "HEAD" }).catch(() => null);
 
-export const plan = (file, options, signal) => call("POST", `plan?${query(options)}`, { file, signal });
+/** What each size would be for a picture of that width and height. */
+export const plan = (asked) => call("GET", `plan?${query(asked)}`);
+
+/** The picture as the browser can show it, and its upright size. */
+export async function preview(file) {
+  const response = await send(`preview?max_px=${PREVIEW_PX}`, file);
+  const [width, height] = response.headers.get("X-Upscale-Original-Size").split("x").map(Number);
+  return { blob: await response.blob(), size: { width, height } };
+}
+
+/** A small picture, made at once. */
+export const upscale = async (file, options, signal) => (await send(`upscale?${query(options)}`, file, signal)).blob();
+
+async function send(path, file, signal = null) {
+  const headers = { "Content-Type": file.type || "application/octet-stream", Accept: "image/*" };
+  const response = await fetch(path, { method: "POST", body: file, headers, signal }).catch((error) => {
+    throw signal?.aborted ? error : new Problem(UNREACHABLE, { code: "unreachable", retrySeconds: 5 });
+  });
+  if (!response.ok) throw problemOf(response.status, await response.json().catch(() => null), response.headers.get("Retry-After"));
+  return response;
+}
 
 /** The same id may be sent twice, so that a lost connection makes no second job. */
 export const submit = (id, file, options, onSent, signal) =>

@@ -1,8 +1,8 @@
 // All results in one zip file, made in this browser: straight onto the disk where it can, else in the browser's own store first.
 
 import { head } from "./api.js";
+import { notify } from "./dom.js";
 import { lose } from "./jobs.js";
-import { notify } from "./notice.js";
 import { changed, items } from "./pictures.js";
 import * as words from "./words.js";
 import * as zip from "./zip.js";

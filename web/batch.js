@@ -1,16 +1,18 @@
 // All pictures at once: started one after another, counted, cancelled, and given the same settings.
 
 import { downloadAll, packing } from "./archive.js";
+import { $, setText } from "./dom.js";
 import { cancel, remove, start, wait } from "./jobs.js";
-import { $, setText, shareOf, viewOf } from "./panel.js";
-import { items, planOf, selected, shareOptions } from "./pictures.js";
+import { shareOf, viewOf } from "./panel.js";
+import { items, selected, shareOptions } from "./pictures.js";
+import { canStart, chosen, secondsOf } from "./plans.js";
 import * as words from "./words.js";
 
 const AHEAD = 2; // jobs of ours that wait at the server, which other people use, too
 
 const bar = $("all");
 const are = (...views) => items.filter((item) => views.includes(viewOf(item)));
-const startable = () => are("draft").filter((item) => !planOf(item)?.error);
+const startable = () => are("draft").filter((item) => !item.plan || canStart(item));
 const actions = {
   start: () => startable().forEach((item) => wait(item)),
   cancel: () => are("active").forEach((item) => item.cancelled || cancel(item)),
@@ -32,10 +34,10 @@ export function advance() {
   const sent = active.filter(({ queued }) => !queued);
   if (sent.some(({ sent: share, later }) => share !== null || later)) return; // or the server has no place just now
   if (sent.filter(({ job }) => job?.status !== "processing").length >= AHEAD) return;
-  const next = active.find((item) => item.queued && planOf(item));
+  const next = active.find((item) => item.queued && item.plan);
   if (!next) return;
-  if (planOf(next).error) wait(next, false);
-  else start(next);
+  if (canStart(next)) start(next);
+  else wait(next, false);
 }
 
 export function showAll() {
@@ -67,7 +69,7 @@ const differ = (one, other) => Boolean(other) && JSON.stringify(one) !== JSON.st
 
 function said(drafts, active, done) {
   if (packing) return packing.done ? `Packing ${packing.done} of ${packing.of}` : "Packing";
-  const time = active.length ? left(active) : drafts.reduce((sum, item) => sum + seconds(item), 0);
+  const time = active.length ? left(active) : drafts.reduce((sum, item) => sum + secondsOf(item), 0);
   const parts = active.length || done.length ? [`${progressOfAll()} done`] : [words.count(items.length, "picture", "pictures")];
   const failed = are("failed").length;
   if (failed) parts.push(`${failed} not`);
@@ -81,18 +83,16 @@ export function progressOfAll() {
   return `${are("done").length} of ${are("active", "done", "failed").length}`;
 }
 
-const seconds = (item) => planOf(item)?.predicted_seconds ?? 0;
-
 /** What the server says of its own, and what is to be sent after that. */
 function left(active) {
-  const unsent = active.filter(({ job }) => !job).reduce((sum, item) => sum + seconds(item), 0);
+  const unsent = active.filter(({ job }) => !job).reduce((sum, item) => sum + secondsOf(item), 0);
   return unsent + Math.max(0, ...active.map(({ job }) => job?.eta_seconds ?? 0));
 }
 
 /** A picture counts as much as the pixels that are made of it. */
 function shareOfAll() {
   const parts = are("active", "done").map((item) => {
-    const size = item.job?.plan.upscaled_size ?? planOf(item)?.upscaled_size ?? { width: 1, height: 1 };
+    const size = item.job?.plan.upscaled_size ?? (item.plan && chosen(item)?.plan.upscaled_size) ?? { width: 1, height: 1 };
     return { pixels: size.width * size.height, share: viewOf(item) === "done" ? 1 : (item.job ? shareOf(item) : 0) };
   });
   const all = parts.reduce((sum, { pixels }) => sum + pixels, 0);

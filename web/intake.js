@@ -1,6 +1,6 @@
 // How pictures come in: chosen, pasted, or dropped, with all that is in a folder.
 
-import { notify } from "./notice.js";
+import { notify } from "./dom.js";
 import { add } from "./pictures.js";
 import * as words from "./words.js";
 
@@ -16,10 +16,13 @@ export function take(files, fromFolder = false) {
   else if (others) notify(`${words.count(pictures.length, "picture", "pictures")} added, ${words.count(others, "other file", "other files")} left out.`);
 }
 
-export async function takeDropped({ items, files }) {
-  const entries = [...items].map((item) => item.webkitGetAsEntry?.()).filter(Boolean); // now: the list is empty later
-  const plain = [...files];
-  if (!entries.some(({ isDirectory }) => isDirectory)) return take(plain);
+/** What was pasted or dropped. */
+export async function takeFrom(data) {
+  const entries = [...data.items].map((item) => item.webkitGetAsEntry?.()).filter(Boolean); // now: the list is empty later
+  const files = [...data.files];
+  const said = files.length ? "" : words.noFile(data);
+  if (said) notify(said);
+  if (!entries.some(({ isDirectory }) => isDirectory)) return take(files);
   const found = [];
   for (const entry of entries) await walk(entry, found);
   return take(found, true);

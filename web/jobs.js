@@ -3,7 +3,8 @@
 import * as api from "./api.js";
 import { forget, keep, kept, note } from "./keep.js";
 import { viewOf } from "./panel.js";
-import { changed, copy, drop, fail, failOrWait, items, newItem, planAll, select, selected } from "./pictures.js";
+import { changed, consider, copy, drop, fail, failOrWait, items, newItem, select, selected } from "./pictures.js";
+import { requestOf } from "./plans.js";
 import { server, showServer } from "./server.js";
 
 const follower = new api.Follower(onJob, onJobProblem);
@@ -13,12 +14,12 @@ const follower = new api.Follower(onJob, onJobProblem);
 export async function start(item) {
   item.stop?.abort();
   item.stop = new AbortController();
-  Object.assign(item, { sent: 0, problem: null, draft: false, queued: false });
+  Object.assign(item, { sent: 0, problem: null, draft: false, queued: false, request: item.request ?? requestOf(item) });
   if (!item.later?.sending) item.later = null; // that was for its plan
   changed();
   try {
     await note(item);
-    const job = await api.submit(item.id, item.file, item.options, (share) => { item.sent = share; changed(); }, item.stop.signal);
+    const job = await api.submit(item.id, item.file, item.request, (share) => { item.sent = share; changed(); }, item.stop.signal);
     item.sent = item.later = null;
     onJob(job);
     if (item.cancelled) cancel(item);
@@ -41,7 +42,7 @@ function resend(item) {
 
 /** Call it now and then: the selected picture's job is followed most closely. */
 export function followJobs() {
-  const active = items.filter((item) => viewOf(item) === "active" && item.sent === null && !item.later);
+  const active = items.filter((item) => viewOf(item) === "active" && !item.queued && item.sent === null && !item.later);
   active.sort((a, b) => (b === selected) - (a === selected) || (a.job?.position ?? 0) - (b.job?.position ?? 0));
   follower.follow(active.map(({ id }) => id));
 }
@@ -52,7 +53,7 @@ export async function restore() {
   items.push(...restored);
   if (items.length && !selected) select(items.at(-1));
   for (const item of restored) {
-    if (item.draft) await planAll(item);
+    if (item.draft) await consider(item);
     else await follower.ask(item.id);
   }
 }

@@ -25,13 +25,13 @@ async function run(mode, act) {
   });
 }
 
-const stateOf = ({ id, options, draft, queued, over, resent }) => ({ id, options, draft, queued, over, resent });
+const stateOf = ({ id, options, request, draft, queued, over, resent }) => ({ id, options, request, draft, queued, over, resent });
 
 /** Keep a picture; `item.kept` tells whether that worked, which a full disk or a private window may prevent. */
 export async function keep(item) {
-  const { id, at, name, file } = item;
+  const { id, at, name, file, madeFrom } = item;
   try {
-    await run("readwrite", (pictures, states) => [pictures.put({ id, at, name, file }), states.put(stateOf(item))]);
+    await run("readwrite", (pictures, states) => [pictures.put({ id, at, name, file, madeFrom }), states.put(stateOf(item))]);
     item.kept = item.id === id;
   } catch (error) {
     console.info("This browser does not keep the picture, so that a reload would lose it.", error);
