@@ -1,4 +1,5 @@
 // The service's public HTTP interface: requests, their errors in words, and following a job to its end.
+// Every path is relative to the page's own, since a proxy may serve both under a path that the service does not know.
 
 export const FINAL = ["succeeded", "failed", "canceled"];
 const SILENT_MS = 5000; // after which a stream of events is helped out by asking
@@ -16,7 +17,7 @@ export class Problem extends Error {
 
 // For responses that are not the service's own, such as a proxy's; its own bring their sentence with them.
 const SENTENCES = {
-  401: "The server wants a key, and did not get one that it knows. Reload the page to give it.",
+  401: "The server wants a key, and did not get one that it knows.",
   403: "The server, or something in front of it, does not allow this.",
   413: "The file is too large for the server.",
   429: "These are too many requests at once.",
@@ -25,8 +26,11 @@ const SENTENCES = {
   504: "The server took too long.",
 };
 
+let locked = null; // the problem, once the server has wanted a key and got none: it asks for one when the page is loaded again
+
 /** A request; resolves to the JSON response, or rejects with a `Problem`. `onSent` hears the share of the body that has gone out. */
 export function call(method, path, { file = null, headers = {}, onSent = null, signal = null } = {}) {
+  if (locked) return Promise.reject(locked); // or the browser would ask for a key each time
   return new Promise((resolve, reject) => {
     const request = new XMLHttpRequest(); // fetch does not tell how much of a body has been sent
     request.open(method, path);
@@ -44,8 +48,9 @@ export function call(method, path, { file = null, headers = {}, onSent = null, s
 
 function problemOf(status, response, pause) {
   const body = response ?? {}; // null where it is no JSON
+  const message = status === 401 ? SENTENCES[401] : body.error ?? SENTENCES[status];
   const retryAfter = parseInt(pause, 10);
-  return new Problem(body.error ?? SENTENCES[status] ?? `The server answered ${status}, and did not say why.`, {
+  const problem = new Problem(message ?? `The server answered ${status}, and did not say why.`, {
     status,
     code: body.code ?? "",
     requestId: body.request_id ?? "",
@@ -53,16 +58,18 @@ function problemOf(status, response, pause) {
     retrySeconds: Number.isNaN(retryAfter) ? null : retryAfter,
     details: body,
   });
+  if (problem.status === 401) locked = problem;
+  return problem;
 }
 
 /** GET /health, whose body tells the state while the status is 503, too. */
 export async function health() {
-  const response = await fetch("/health");
+  const response = await fetch("health");
   return response.json();
 }
 
-/** Whether the server says that it does not have it; not where it says nothing, or something else. */
-export const isGone = (url) => fetch(url, { method: "HEAD" }).then(({ status }) => status === 404, () => false);
+/** The head of the response for a file; null where there is none. */
+export const head = (url) => fetch(url, { method: "HEAD" }).catch(() => null);
 
 /** What each size would be for a picture of that width and height. */
 export const plan = (asked) => call("GET", `plan?${query(asked)}`);
@@ -88,14 +95,17 @@ async function send(path, file, signal = null) {
 
 /** The same id may be sent twice, so that a lost connection makes no second job. */
 export const submit = (id, file, options, onSent, signal) =>
-  call("PUT", `/jobs/${id}?${query(options)}`, { file, onSent, signal, headers: { Prefer: "respond-async" } });
+  call("PUT", `jobs/${id}?${query(options)}`, { file, onSent, signal, headers: { Prefer: "respond-async" } });
 
-export const getJob = (id) => call("GET", `/jobs/${id}`);
-export const cancelJob = (id) => call("POST", `/jobs/${id}/cancel`);
+export const getJob = (id) => call("GET", `jobs/${id}`);
+export const cancelJob = (id) => call("POST", `jobs/${id}/cancel`);
 
 function query(options) {
   return new URLSearchParams(Object.entries(options).filter(([, value]) => value !== ""));
 }
+
+/** Where the file of a result is, as seen from this page. */
+export const fileOf = ({ url }) => `files/${url.split("/").pop()}`;
 
 /** An id that nobody guesses; crypto.randomUUID is missing where the page does not come over TLS. */
 export function newId() {
@@ -143,7 +153,7 @@ export class Follower {
   #stream(id) {
     this.#source?.close();
     this.#streamed = id;
-    this.#source = id ? new EventSource(`/jobs/${id}/events`) : null;
+    this.#source = id && !locked ? new EventSource(`jobs/${id}/events`) : null;
     for (const status of ["starting", "processing", ...FINAL]) {
       this.#source?.addEventListener(status, ({ data }) => this.#hear(JSON.parse(data)));
     }

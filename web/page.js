@@ -1,13 +1,15 @@
 // The page: what people do with it, and its start.
 
-import { isGone } from "./api.js";
+import { head } from "./api.js";
+import { advance } from "./batch.js";
+import { take, takeFrom } from "./intake.js";
 import { cancel, followJobs, lose, remove, restore, retry, start } from "./jobs.js";
-import { $, notify } from "./dom.js";
+import { $ } from "./dom.js";
 import { choiceOf } from "./form.js";
-import { add, copy, onChange, selected, setOptions, shrink, tryAgainInTime } from "./pictures.js";
+import { viewOf } from "./panel.js";
+import { copy, items, onChange, selected, setOptions, shrink, tryAgainInTime } from "./pictures.js";
 import { render } from "./render.js";
 import { showServer } from "./server.js";
-import * as words from "./words.js";
 
 const TICK_MS = 1000;
 
@@ -33,14 +35,14 @@ $("panel").addEventListener("click", (event) => {
 });
 $("download").addEventListener("click", async ({ target }) => {
   const item = selected;
-  if (await isGone(target.href)) lose(item); // of which the browser itself says nothing
+  if ((await head(target.href))?.status === 404) lose(item); // of which the browser itself says nothing
 });
 
 $("pick").addEventListener("change", ({ target }) => {
-  add([...target.files]);
+  take([...target.files]);
   target.value = ""; // so that the same file can be chosen again
 });
-document.addEventListener("paste", ({ clipboardData }) => take(clipboardData));
+document.addEventListener("paste", ({ clipboardData }) => takeFrom(clipboardData));
 document.addEventListener("dragover", (event) => {
   event.preventDefault();
   document.body.classList.add("dragging");
@@ -51,16 +53,22 @@ document.addEventListener("dragleave", ({ relatedTarget }) => {
 document.addEventListener("drop", (event) => {
   event.preventDefault();
   document.body.classList.remove("dragging");
-  take(event.dataTransfer);
+  takeFrom(event.dataTransfer);
 });
 
-function take(data) {
-  const said = data.files.length ? "" : words.noFile(data);
-  if (said) notify(said);
-  add([...data.files]);
+/** The browser asks before it leaves the page, as long as it does not keep all that is there. */
+function askBeforeLoss() {
+  const losing = items.some((item) => !item.kept && ["draft", "active"].includes(viewOf(item)));
+  window[losing ? "addEventListener" : "removeEventListener"]("beforeunload", ask);
 }
 
-onChange(render);
+const ask = (event) => event.preventDefault();
+
+onChange(() => {
+  render();
+  advance();
+  askBeforeLoss();
+});
 render();
 showServer();
 restore();

@@ -12,7 +12,7 @@ export function viewOf(item) {
   if (!item) return "empty";
   if (item.problem || item.job?.status === "canceled") return "failed";
   if (item.cancelled && !item.job && item.sent === null) return "failed";
-  if (item.sent !== null || item.later?.sending || ["starting", "processing"].includes(item.job?.status)) return "active";
+  if (item.queued || item.sent !== null || item.later?.sending || ["starting", "processing"].includes(item.job?.status)) return "active";
   if (item.job?.status === "succeeded") return "done";
   return item.asked ? "active" : "draft";
 }
@@ -43,10 +43,11 @@ function showActive(item) {
   if (waiting) $("bar").removeAttribute("aria-valuenow");
   else $("bar").setAttribute("aria-valuenow", Math.floor(share * 100));
   setText($("doing"), doing(item));
-  setText($("left"), item.note || left(item));
+  setText($("left"), [item.resent && "Sent again, since the server was restarted.", item.note || left(item)].filter(Boolean).join(" "));
 }
 
-export function doing({ sent, job, cancelled, later, over }) {
+export function doing({ queued, sent, job, cancelled, later, over }) {
+  if (queued) return "Will be sent after those before it";
   if (cancelled) return "Cancelling";
   if (later) return later.message;
   if (sent !== null) return sent < 1 ? "Sending the picture" : "The server looks at it";
@@ -66,9 +67,8 @@ function showDone({ id, name, options, job: { result } }) {
   if ($("report").dataset.of === id) return;
   $("report").dataset.of = id;
   const { original_size: original, upscaled_size: upscaled, upscaling_strategy: strategy } = result;
-  const ending = result.url.split(".").pop();
   $("download").href = result.url;
-  $("download").download = `${name.replace(/\.[^.]+$/, "")}-${upscaled.width}x${upscaled.height}.${ending}`;
+  $("download").download = words.resultName(name, result);
   const rows = {
     Before: words.size(original),
     After: words.size(upscaled),

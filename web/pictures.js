@@ -2,6 +2,7 @@
 
 import * as api from "./api.js";
 import { look, makeSmaller, showByServer } from "./convert.js";
+import { keep, note } from "./keep.js";
 import { viewOf } from "./panel.js";
 import { isStale, modelsIn, plan } from "./plans.js";
 import { server, showServer } from "./server.js";
@@ -30,24 +31,30 @@ export function changed() {
 // the list
 
 export async function add(files) {
-  const added = [];
-  for (const file of files) {
-    const item = newItem({ id: api.newId(), name: file.name || "pasted.png", file });
-    added.push(item);
-    items.push(item);
-  }
+  const added = files.map((file) => newItem({ id: api.newId(), name: file.name || "pasted.png", file }));
+  items.push(...added);
   if (added.length) select(added[0]);
   for (const item of added) await read(item);
 }
 
-export function newItem({ id, name, file, options, request = null, at = Date.now(), over = false, asked = false }) {
+/** `at` is its place among the others after a reload; `request` what was asked for, once it has been. */
+export function newItem({
+  id, name, file, options, request = null, at = after(items.at(-1)), madeFrom = null, draft = true, queued = false, over = false, resent = false, kept = false,
+}) {
   const item = {
-    id, name, file, options: { ...usual, ...options }, request, at, over, asked,
-    job: null, plan: null, plannedAt: 0, problem: null, later: null, sent: null, note: "",
+    id, name, file, options: { ...usual, ...options }, request, at, madeFrom, draft, queued, over, resent, kept,
+    asked: !draft, job: null, plan: null, plannedAt: 0, problem: null, later: null, sent: null, note: "",
   };
   item.looked = look(item).then(changed);
-  if (asked) see(item).catch(() => {}); // the stage says so
+  if (!draft) see(item).catch(() => {}); // the stage says so
   return item;
+}
+
+let latest = 0;
+
+function after(item) {
+  latest = Math.max(Date.now(), (item?.at ?? 0) + 1, latest + 1);
+  return latest;
 }
 
 /** What the browser cannot show, the server shows, or says what is wrong with it. */
@@ -81,19 +88,33 @@ export function drop(item) {
 }
 
 /** The same picture once more, as a draft. */
-export function copy(item, then = planItem) {
-  const made = newItem({ id: api.newId(), name: item.name, file: item.file, options: item.options });
+export function copy(item, then = consider) {
+  const next = items[items.indexOf(item) + 1];
+  const at = next && (item.at + next.at) / 2;
+  const made = newItem({ id: api.newId(), name: item.name, file: item.file, options: item.options, madeFrom: item.madeFrom, at });
   items.splice(items.indexOf(item) + 1, 0, made);
+  keep(made).then(changed);
   select(made);
   return then(made);
 }
 
 /** For the selected picture, and for those that are added from now on. */
 export function setOptions(options) {
-  const replanned = options.enhance_faces !== selected.options.enhance_faces;
-  selected.options = options;
   usual = { ...options };
-  if (replanned) planItem(selected);
+  setOptionsOf(selected, options);
+}
+
+/** For all drafts, what was chosen for the selected one. */
+export function shareOptions() {
+  const drafts = items.filter((item) => viewOf(item) === "draft");
+  for (const item of drafts) setOptionsOf(item, { ...selected.options });
+}
+
+function setOptionsOf(item, options) {
+  const replanned = options.enhance_faces !== item.options.enhance_faces;
+  item.options = options;
+  note(item);
+  if (replanned) planItem(item);
   changed();
 }
 
@@ -102,8 +123,9 @@ export async function shrink(item) {
   const { problem } = item;
   item.problem = null;
   changed();
-  if (await makeSmaller(item, maxBytes())) return planItem(item);
-  return fail(item, new api.Problem("The browser cannot make this picture small enough.", problem));
+  if (!(await makeSmaller(item, maxBytes()))) return fail(item, new api.Problem("The browser cannot make this picture small enough.", problem));
+  keep(item).then(changed);
+  return planItem(item);
 }
 
 const maxBytes = () => (server?.max_image_size_mb ?? Infinity) * 2 ** 20;
@@ -120,18 +142,26 @@ async function read(item) {
   } catch {
     return fail(item, new api.Problem("The file cannot be read. Was it moved, or is it a folder?"));
   }
+  if (!items.includes(item)) return undefined; // removed meanwhile
+  keep(item).then(changed);
+  return consider(item);
+}
+
+/** Whether the server takes it, and what it would make of it. */
+export async function consider(item) {
   await item.looked;
-  if (file.size > maxBytes()) return fail(item, tooLarge(`The file has ${words.bytes(file.size)}; the server takes up to ${server.max_image_size_mb} MB.`));
+  const { size } = item.file;
+  if (size > maxBytes()) return fail(item, tooLarge(`The file has ${words.bytes(size)}; the server takes up to ${server.max_image_size_mb} MB.`));
   return planItem(item);
 }
 
 /** Ask what each size would give. */
-export async function planItem(item) {
+async function planItem(item) {
   try {
     await see(item);
     await plan(item);
   } catch (problem) {
-    if (viewOf(item) === "draft") failOrWait(item, problem, () => planItem(item));
+    if (item.draft) failOrWait(item, problem, () => planItem(item));
     return;
   }
   if (!item.later?.sending) item.later = null;

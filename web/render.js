@@ -1,5 +1,6 @@
 // What is shown: the picture on the stage, the panel, the strip of all pictures, and what is told to those who listen.
 
+import { progressOfAll, showAll } from "./batch.js";
 import { $, setText } from "./dom.js";
 import { lose } from "./jobs.js";
 import { doing, shareOf, showPanel, viewOf } from "./panel.js";
@@ -12,6 +13,7 @@ const viewer = new Viewer($("viewer"), { onZoom: showZoom, onLost: () => lose(se
 const region = new Region(viewer);
 const ZOOM_BY = 1.5; // with a button
 let announced = "";
+let running = 0; // the most pictures that have been under way together, since there was none
 let shown = null; // the selected one, when the strip was last shown
 
 export function render() {
@@ -24,6 +26,7 @@ export function render() {
   $("tools").hidden = $("viewer").hidden;
   region.check(view === "draft" && selected.natural ? selected : null);
   showStrip();
+  showAll();
   announce(selected, view);
 }
 
@@ -84,7 +87,8 @@ function showTile(button, item) {
   const view = viewOf(item);
   const share = view === "active" ? shareOf(item) : 0;
   const state = view === "failed" && !item.problem ? "cancelled" : view;
-  const says = { empty: "Add pictures", draft: "not started", active: `${Math.floor(share * 100)} %`, done: "done" }[state] ?? state;
+  const active = item?.queued || (item?.sent === null && item.job?.status !== "processing") ? "waits" : `${Math.floor(share * 100)} %`;
+  const says = { empty: "Add pictures", draft: "not started", active, done: "done" }[state] ?? state;
   button.onclick = () => (item ? select(item) : $("pick").click());
   button.dataset.state = state;
   button.style.setProperty("--share", share);
@@ -98,8 +102,13 @@ function showTile(button, item) {
 
 /** For those who listen: what may be done, every change of state, and each quarter of the way. */
 function announce(item, view) {
-  document.title = view === "active" && item.job ? `${Math.floor(item.job.progress * 100)} % – Upscale` : "Upscale";
-  if (!item) return;
+  const active = items.filter((one) => viewOf(one) === "active").length;
+  document.title = active > 1 ? `${progressOfAll()} – Upscale`
+    : view === "active" && item.job ? `${Math.floor(item.job.progress * 100)} % – Upscale` : "Upscale";
+  const ended = running > 1 && !active; // the last one of several
+  running = active && Math.max(running, active);
+  if (ended) $("announcer").textContent = announced = `${progressOfAll()} pictures are done`;
+  if (ended || !item) return;
   const quarter = Math.floor((item.job?.progress ?? 0) * 4) * 25;
   const said = view === "active" ? `${doing(item)}${quarter ? `: ${quarter} %` : ""}`
     : view === "done" ? `${item.name} is done`

@@ -29,6 +29,10 @@ export const percent = (share) => `${share < 0.1 ? (100 * share).toFixed(1) : Ma
 
 export const count = (number, one, many) => (number === 1 ? `1 ${one}` : `${number} ${many}`);
 
+/** What the file of a result is called on the disk of whoever downloads it. */
+export const resultName = (name, { upscaled_size: { width, height }, url }) =>
+  `${name.replace(/\.[^.]+$/, "")}-${width}x${height}.${url.split(".").pop()}`;
+
 export const passes = (scales) => scales.map((scale) => `${scale}×`).join(", then ");
 
 // What a server does without, by the name of the model that is missing.
