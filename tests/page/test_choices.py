@@ -50,7 +50,7 @@ def test_exact_size_is_a_choice_where_it_makes_a_difference(page: Page) -> None:
 def test_an_impossible_size_is_greyed_out_with_the_reason(page: Page) -> None:
     pick(page, file(LARGE, "large.png", "image/png"))
     expect(size_row(page, "2k").locator("small")).to_have_text("The picture is as large already")
-    expect(size_row(page, "4x").locator("small")).to_have_text("Larger than the server makes pictures")
+    expect(size_row(page, "4x").locator("small")).to_have_text("Too large for the server")
     for size in ("2k", "4x"):
         expect(size_row(page, size).locator("input")).to_be_disabled()
     expect(size_row(page, "2x").locator("input")).to_be_enabled()
