@@ -70,7 +70,9 @@ def test_a_folder_without_pictures_says_so(page: Page, tmp_path: Path) -> None:
     expect(tiles(page)).to_have_count(0)
 
 
-def test_all_are_made_with_few_of_them_at_the_server_and_one_that_fails_stops_no_other(page: Page, resolver: FakeResolver) -> None:
+def test_all_are_made_with_few_of_them_at_the_server_and_one_that_fails_stops_no_other(
+    page: Page, resolver: FakeResolver
+) -> None:
     resolver.gate.clear()
     sent: list[str] = []
     refusal = {"success": False, "error": "Not this one.", "code": "invalid_image"}
@@ -157,7 +159,9 @@ def test_all_results_come_in_one_zip_with_names_of_their_own(page: Page, site: s
         assert archive.testzip() is None
         size = r"-\d+x\d+"
         for name, pattern in zip(
-            archive.namelist(), [f"Grüße aus Köln 😀{size}.jpg", f"IMG_1{size}.jpg", rf"img_1{size} \(2\).jpg", f".*{size}.jpg"], strict=True
+            archive.namelist(),
+            [f"Grüße aus Köln 😀{size}.jpg", f"IMG_1{size}.jpg", rf"img_1{size} \(2\).jpg", f".*{size}.jpg"],
+            strict=True,
         ):
             assert re.fullmatch(pattern, name)
         results = page.evaluate("""() => Promise.all([...document.querySelectorAll("#strip li:not(:first-child) button")].map((tile) => {
@@ -175,15 +179,18 @@ def check_with_unzip(path: Path) -> None:
 
 def test_the_zip_goes_straight_onto_the_disk_where_the_browser_lets_it(page: Page) -> None:
     page.evaluate("""() => {
+        window.written = new Promise((resolve) => { window.finish = resolve; });
         window.showSaveFilePicker = async ({ suggestedName }) => {
             const folder = await navigator.storage.getDirectory();
-            return window.chosen = await folder.getFileHandle(suggestedName, { create: true });
+            const file = await folder.getFileHandle(suggestedName, { create: true });
+            const stream = await file.createWritable();
+            const close = async () => (await stream.close(), window.finish(await file.getFile()));
+            return { createWritable: async () => ({ write: (part) => stream.write(part), close }) };
         };
     }""")
     make_all(page, 3)
     button(page, "Download all").click()
-    page.wait_for_function("window.chosen && window.chosen.getFile().then(({ size }) => size > 0)")
-    data = page.evaluate("window.chosen.getFile().then(async (file) => [...new Uint8Array(await file.arrayBuffer())])")
+    data = page.evaluate("window.written.then((file) => file.arrayBuffer()).then((buffer) => [...new Uint8Array(buffer)])")
     with zipfile.ZipFile(io.BytesIO(bytes(data))) as archive:
         assert archive.testzip() is None
         assert len(archive.namelist()) == 3
