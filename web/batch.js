@@ -73,7 +73,7 @@ function said(drafts, active, done) {
   const failed = are("failed").length;
   if (failed) parts.push(`${failed} not`);
   if (active.length && time) parts.push(`${words.about(time)} left`);
-  else if (drafts.length > 1 && time) parts.push(`${words.about(time)} for all`);
+  else if (drafts.length > 1 && time) parts.push(words.about(time));
   return parts.join(", ");
 }
 
