@@ -23,9 +23,7 @@ const actions = {
 
 bar.addEventListener("click", (event) => {
   const pressed = event.target.closest("button");
-  if (!pressed || event.detail > 1) return;
-  actions[pressed.dataset.do]();
-  if (pressed.hidden) bar.querySelector("p").focus(); // it is not thrown back to the top of the page
+  if (pressed && event.detail <= 1) actions[pressed.dataset.do](); // a double click means one button
 });
 
 /** Send the next of those that wait, if it is time: one at a time, and no more than the server has a use for. Call it after every change. */
@@ -61,6 +59,7 @@ export function showAll() {
 
 function show(name, shown, text = "") {
   const button = bar.querySelector(`[data-do=${name}]`);
+  if (!shown && button === document.activeElement) bar.querySelector("p").focus(); // not thrown back to the top of the page
   button.hidden = !shown;
   if (text) setText(button, text);
 }
@@ -74,7 +73,7 @@ function said(drafts, active, done) {
   const failed = are("failed").length;
   if (failed) parts.push(`${failed} not`);
   if (active.length && time) parts.push(`${words.about(time)} left`);
-  else if (drafts.length > 1 && time) parts.push(`${words.about(time)} for all`);
+  else if (drafts.length > 1 && time) parts.push(words.about(time));
   return parts.join(", ");
 }
 
