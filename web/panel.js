@@ -5,8 +5,6 @@ import { $, make, setText } from "./dom.js";
 import { again, showDraft } from "./form.js";
 import * as words from "./words.js";
 
-export { $, setText } from "./dom.js";
-
 /** "empty", "draft", "active", "done" or "failed". */
 export function viewOf(item) {
   if (!item) return "empty";

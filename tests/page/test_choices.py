@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from playwright.sync_api import Page, Route, expect
+import numpy as np
+from playwright.sync_api import Browser, Page, Route, expect
 
 from tests.helpers import encode, sample_crop
-from tests.page.actions import PHOTOGRAPH, SECOND, WIDE, button, file, pick, size_row, start, tiles
+from tests.page.actions import PHOTOGRAPH, SECOND, WIDE, box_of, button, file, pick, size_row, start, tiles
+from tests.page.conftest import visit
 
 SECONDS = {"2k": {"photo": 20, "photo_fast": 2}, "4k": {"photo": 300, "photo_fast": 30}}
 LARGE = encode(sample_crop(1, 1).repeat(2500, axis=1))
@@ -120,3 +122,27 @@ def test_the_server_is_asked_once_for_pictures_of_one_size(page: Page) -> None:
     assert [url.partition("?")[2] for url in plans] == [
         f"width=120&height=75&enhance_faces={faces}" for faces in ("true", "false")
     ]
+
+
+def test_a_picture_with_transparency_is_planned_as_one(page: Page) -> None:
+    transparent = np.full((75, 120, 4), 128, np.uint8)
+    with page.expect_request(lambda request: "/plan?" in request.url) as asked:
+        pick(page, file(encode(transparent), "transparent.png", "image/png"))
+    assert "alpha=true" in asked.value.url
+
+
+def test_a_telephone_shows_all_sizes_and_speaks_of_touch(browser: Browser, site: str) -> None:
+    with visit(browser, site, viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True) as page:
+        expect(page.get_by_text("Drop it anywhere")).to_be_hidden()
+        pick(page, file(encode(sample_crop(480, 300)), "portrait.png", "image/png"), file(SECOND, "second.jpg"))
+        expect(button(page, "Upscale")).to_be_enabled()
+        bottom = box_of(page.locator("#draft .actions"))["y"]
+        for size in ("2x", "4x", "2k", "4k", "8k"):
+            row = box_of(size_row(page, size))
+            assert row["height"] >= 44
+            assert row["y"] + row["height"] <= bottom
+        expect(page.locator("#spot")).to_have_text(re.compile("Tap a spot to preview it"), use_inner_text=True)
+        size_row(page, "4x").tap()
+        frame = box_of(page.locator("#viewer"))
+        page.touchscreen.tap(frame["x"] + frame["width"] / 2, frame["y"] + frame["height"] / 2)
+        expect(page.locator("#spot-says")).to_have_text("This spot at 4×")
