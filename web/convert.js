@@ -3,7 +3,7 @@
 import * as api from "./api.js";
 
 const SEEN_PX = 64; // of a copy on which transparency is looked for
-const SMALLER_PX = [3840, 2560, 1920]; // long sides, the first that the server takes
+const SMALLER_PX = [3840, 2560, 1920, 1280, 960, 640]; // long sides
 const JPEG_QUALITY = 0.95;
 const WITHOUT_ALPHA = /^image\/(jpeg|bmp|x-ms-bmp)$/;
 
@@ -33,19 +33,18 @@ function hasAlpha(image) {
   return context.getImageData(0, 0, SEEN_PX, SEEN_PX).data.some((value, index) => index % 4 === 3 && value < 255);
 }
 
-/** The long side that a smaller copy of it would have; null where it cannot have one here. */
-export function smallerPx({ natural, url }) {
+/** The long side, of at most that many pixels, that a smaller copy of it would have; null where it cannot have one here. */
+export function smallerPx({ natural, url }, most = Infinity) {
   if (!natural || !url) return null;
-  return Math.min(SMALLER_PX[0], Math.max(natural.width, natural.height));
+  return Math.min(SMALLER_PX.find((px) => px <= most) ?? SMALLER_PX.at(-1), Math.max(natural.width, natural.height));
 }
 
 /** Make the picture smaller, in place; false where no copy has few enough bytes. */
-export async function makeSmaller(item, maxBytes) {
+export async function makeSmaller(item, most, maxBytes) {
   const image = new Image();
   image.src = item.url;
   await image.decode();
   const type = item.alpha ? "image/png" : "image/jpeg";
-  const most = smallerPx(item);
   for (const px of [most, ...SMALLER_PX.filter((less) => less < most)]) {
     const canvas = scaled(image, item.natural, px);
     const file = await new Promise((resolve) => { canvas.toBlob(resolve, type, JPEG_QUALITY); });

@@ -1,6 +1,5 @@
 // What the panel says of one picture, in each of its states.
 
-import { smallerPx } from "./convert.js";
 import { $, make, setText } from "./dom.js";
 import { again, showDraft } from "./form.js";
 import * as words from "./words.js";
@@ -79,8 +78,8 @@ function showDone({ id, name, options, job: { result } }) {
   $("warnings").replaceChildren(...result.warnings.map((warning) => make("li", warning)));
 }
 
-function showFailed({ problem, job, plan, natural, url }) {
-  const px = problem?.code === "too_large" && smallerPx({ natural, url });
+function showFailed({ problem, job, plan, natural }) {
+  const px = problem?.details?.smallerPx;
   $("shrink").hidden = !px;
   if (px) setText($("shrink"), words.shrink(px, natural));
   $("problem").classList.toggle("calm", !problem);

@@ -1,10 +1,10 @@
 // The list of pictures, one of which is selected: each is a draft first, with what the server plans for it.
 
 import * as api from "./api.js";
-import { look, makeSmaller, showByServer } from "./convert.js";
+import { look, makeSmaller, showByServer, smallerPx } from "./convert.js";
 import { keep, note } from "./keep.js";
 import { viewOf } from "./panel.js";
-import { isStale, modelsIn, plan } from "./plans.js";
+import { isStale, obstacle, plan } from "./plans.js";
 import { server, showServer } from "./server.js";
 import * as words from "./words.js";
 
@@ -120,9 +120,10 @@ function setOptionsOf(item, options) {
 
 /** A copy of fewer pixels takes the picture's place. */
 export async function shrink(item) {
+  const px = item.problem.details.smallerPx;
   item.problem = null;
   changed();
-  if (!(await makeSmaller(item, maxBytes()))) return fail(item, new api.Problem("The browser cannot make this picture small enough."));
+  if (!(await makeSmaller(item, px, maxBytes()))) return fail(item, new api.Problem("The browser cannot make this picture small enough."));
   keep(item).then(changed);
   return planItem(item);
 }
@@ -150,7 +151,7 @@ async function read(item) {
 export async function consider(item) {
   await item.looked;
   const { size } = item.file;
-  if (size > maxBytes()) return fail(item, tooLarge(`The file has ${words.bytes(size)}; the server takes up to ${server.max_image_size_mb} MB.`));
+  if (size > maxBytes()) return refuse(item, `The file has ${words.bytes(size)}; the server takes up to ${server.max_image_size_mb} MB.`);
   return planItem(item);
 }
 
@@ -164,11 +165,15 @@ async function planItem(item) {
     return;
   }
   if (!item.later?.sending) item.later = null;
-  if (!modelsIn(item.plan).length) fail(item, tooLarge(`The picture is ${words.size(item.natural)}: too large for every size.`));
-  changed();
+  const against = obstacle(item);
+  if (against) refuse(item, against.message, against.px);
+  else changed();
 }
 
-const tooLarge = (message) => new api.Problem(message, { code: "too_large" });
+/** It is too large; a copy of at most that many pixels a side would do, if the browser can make one. */
+function refuse(item, message, px) {
+  fail(item, new api.Problem(message, { details: { smallerPx: smallerPx(item, px) } }));
+}
 
 // what went wrong
 

@@ -2,6 +2,7 @@
 
 import * as api from "./api.js";
 import { canRestoreFaces, hasCard } from "./server.js";
+import * as words from "./words.js";
 
 export const SIZES = ["2x", "4x", "2k", "4k", "8k"];
 const PREFERRED = ["4k", "2k", "4x", "2x", "8k"];
@@ -54,6 +55,17 @@ export function chosenWith(item, wanted) {
 }
 
 export const canStart = (item) => chosen(item) !== null;
+
+/** Why the picture cannot start, and how long a side it may have to: `{ message, px }`; null where it can. */
+export function obstacle(item) {
+  if (canStart(item)) return null;
+  const { natural, plan: { sizes, timeout_seconds: limit } } = item;
+  const seconds = modelsOf(item).flatMap((model) => sizes.map((plan) => plan.predicted_seconds?.[model] ?? Infinity));
+  const least = Math.min(...seconds);
+  if (least === Infinity) return { message: `The picture is ${words.size(natural)}: too large for every size.` };
+  const px = Math.max(natural.width, natural.height) * Math.sqrt(limit / least);
+  return { message: `It would take ${words.about(least)}; the server allows ${words.whole(limit)}.`, px };
+}
 
 /** Of the work alone; null while that is not known. */
 export const secondsOf = (item) => chosen(item)?.seconds ?? null;

@@ -6,7 +6,7 @@ import { chosen, requestOf } from "./plans.js";
 import * as words from "./words.js";
 
 const SIDE_PX = 256; // of the spot, in pixels of the original
-const LEAST_PX = 64; // where that would take longer than
+const LEAST_PX = 48; // where that would take longer than
 const SECONDS = 6;
 const MARGIN_PX = 12; // around it, which is made and not shown: the network sees the picture go on there
 const MAX_SCALE = 16; // of a request

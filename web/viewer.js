@@ -87,6 +87,7 @@ export class Viewer {
   async fillSpot(box, url, outer, finer) {
     this.made.src = url;
     await this.made.decode();
+    if (this.made.getAttribute("src") !== url) return; // closed meanwhile
     Object.assign(this.made.style, {
       width: `${(outer.width / box.width) * 100}%`, height: `${(outer.height / box.height) * 100}%`,
       left: `${((outer.left - box.left) / box.width) * 100}%`, top: `${((outer.top - box.top) / box.height) * 100}%`,

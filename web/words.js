@@ -16,7 +16,7 @@ export function about(seconds) {
   return `about ${whole(seconds > 30 ? Math.round(seconds / 5) * 5 : seconds)}`;
 }
 
-function whole(seconds) {
+export function whole(seconds) {
   const rounded = Math.round(seconds);
   if (rounded < 90) return `${rounded} s`;
   const minutes = Math.floor(rounded / 60);

@@ -67,6 +67,16 @@ def test_a_size_that_would_take_too_long_is_greyed_out_and_the_others_are_not(pa
     expect(button(page, "Upscale")).to_be_enabled()
 
 
+def test_a_picture_of_which_every_size_would_take_too_long_is_made_smaller_first(page: Page) -> None:
+    plan_seconds(page, {}, others=8000)
+    pick(page, file(encode(sample_crop(480, 300).repeat(5, axis=1).repeat(5, axis=0), "JPEG")))
+    expect(page.locator("#problem")).to_have_text("It would take about 2 h 13 min; the server allows 30 min.")
+    page.unroute("**/plan?*")
+    button(page, "Make it 960 px wide first").click()  # 2400 px, and 8000 seconds in place of 1800
+    expect(page.locator("#draft .facts")).to_contain_text("960 × 600")
+    expect(button(page, "Upscale")).to_be_enabled()
+
+
 def test_a_factor_reaches_the_server_as_a_scale(page: Page) -> None:
     pick(page)
     size_row(page, "4x").click()
