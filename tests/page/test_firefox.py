@@ -13,7 +13,8 @@ pytestmark = needs_firefox
 
 DROP = """
     const data = new DataTransfer();
-    arguments[0].forEach((bytes, index) => data.items.add(new File([new Uint8Array(bytes)], `${index}.jpg`, { type: "image/jpeg" })));
+    const photograph = (bytes, index) => new File([new Uint8Array(bytes)], `${index}.jpg`, { type: "image/jpeg" });
+    arguments[0].map(photograph).forEach((file) => data.items.add(file));
     document.body.dispatchEvent(new DragEvent("drop", { bubbles: true, cancelable: true, dataTransfer: data }));
 """
 
