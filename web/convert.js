@@ -45,7 +45,8 @@ export async function makeSmaller(item, maxBytes) {
   image.src = item.url;
   await image.decode();
   const type = item.alpha ? "image/png" : "image/jpeg";
-  for (const px of [smallerPx(item), ...SMALLER_PX.slice(1)]) {
+  const most = smallerPx(item);
+  for (const px of [most, ...SMALLER_PX.filter((less) => less < most)]) {
     const canvas = scaled(image, item.natural, px);
     const file = await new Promise((resolve) => { canvas.toBlob(resolve, type, JPEG_QUALITY); });
     if (!file || file.size > maxBytes) continue;

@@ -120,10 +120,9 @@ function setOptionsOf(item, options) {
 
 /** A copy of fewer pixels takes the picture's place. */
 export async function shrink(item) {
-  const { problem } = item;
   item.problem = null;
   changed();
-  if (!(await makeSmaller(item, maxBytes()))) return fail(item, new api.Problem("The browser cannot make this picture small enough.", problem));
+  if (!(await makeSmaller(item, maxBytes()))) return fail(item, new api.Problem("The browser cannot make this picture small enough."));
   keep(item).then(changed);
   return planItem(item);
 }

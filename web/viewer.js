@@ -145,13 +145,14 @@ export class Viewer {
   #zoom(scale, event = null) {
     const real = 1 / devicePixelRatio;
     const least = Math.min(this.#fitScale, real);
-    const wanted = Math.min(Math.max(scale, least), Math.max(CLOSEST * real, this.#fitScale, this.#scale));
+    const isFit = Math.abs(scale / this.#fitScale - 1) < 0.001; // steps in and out again make no rounder figures
+    const wanted = isFit ? this.#fitScale : Math.min(Math.max(scale, least), Math.max(CLOSEST * real, this.#fitScale, this.#scale));
     const { x, y } = this.#fromMiddle(event);
     const change = 1 / this.#scale - 1 / wanted;
     this.#center.x += (x * change) / this.#size.width;
     this.#center.y += (y * change) / this.#size.height;
     this.#scale = wanted;
-    this.#fitted = wanted === least && least === this.#fitScale;
+    this.#fitted = wanted === this.#fitScale;
     this.#back = null;
     this.#layout();
   }

@@ -78,7 +78,7 @@ export const sizeName = (size) => size.replace("x", "×");
 /** Why that size is not possible for the picture: the server's own plan for it says no, or none of its models is quick enough. */
 export function reason({ possible, predicted_seconds: seconds }, size, { plan, natural }) {
   if (possible) return `Takes ${about(Math.min(...Object.values(seconds)))}, over the server's ${whole(plan.timeout_seconds)}`;
-  if (size.endsWith("x")) return "Larger than the server makes pictures";
+  if (size.endsWith("x")) return "Too large for the server";
   return Math.max(natural.width, natural.height) ? "The picture is as large already" : "";
 }
 

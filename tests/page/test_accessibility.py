@@ -54,6 +54,7 @@ def test_everything_can_be_done_with_the_keyboard(page: Page) -> None:
         page.keyboard.press("Space")
     chooser.value.set_files([file()])
     expect(button(page, "Upscale")).to_be_enabled()
+    expect(size_row(page, "4k").locator("input")).to_be_checked()
     tab_to(size_row(page, "4k").locator("input"))
     page.keyboard.press("ArrowUp")
     expect(size_row(page, "2k").locator("input")).to_be_checked()
