@@ -102,7 +102,7 @@ function showTile(button, item) {
 
 /** For those who listen: what may be done, every change of state, and each quarter of the way. */
 function announce(item, view) {
-  const active = items.filter((one) => viewOf(one) === "active").length;
+  const active = items.filter((one) => viewOf(one) === "active" && !one.asked).length;
   document.title = active > 1 ? `${progressOfAll()} – Upscale`
     : view === "active" && item.job ? `${Math.floor(item.job.progress * 100)} % – Upscale` : "Upscale";
   const ended = running > 1 && !active; // the last one of several
