@@ -12,7 +12,7 @@ from tests.helpers import encode, sample_crop
 from tests.page.actions import PHOTOGRAPH, SECOND, WIDE, box_of, button, file, pick, size_row, start, tiles
 from tests.page.conftest import visit
 
-SECONDS = {"2k": {"photo": 20, "photo_fast": 2}, "4k": {"photo": 300, "photo_fast": 30}}
+SECONDS: dict[str, dict[str, float]] = {"2k": {"photo": 20, "photo_fast": 2}, "4k": {"photo": 300, "photo_fast": 30}}
 LARGE = encode(sample_crop(1, 1).repeat(2500, axis=1))
 
 

@@ -6,7 +6,7 @@ import io
 import re
 
 import numpy as np
-import pillow_heif  # type: ignore[import-untyped]
+import pillow_heif
 import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect
