@@ -49,6 +49,7 @@ async function pack(signal) {
     throw error;
   }
   await target.close();
+  notify(`${words.count(files.length, "picture is", "pictures are")} in ${NAME}.`);
 }
 
 /** Where they are, how large, and their names in the file; those that the server does not have any more are lost. */
