@@ -1,9 +1,10 @@
 // The jobs of the service that the pictures become: sent, followed, cancelled, and found again after a reload.
 
 import * as api from "./api.js";
-import { forget, keep, kept } from "./keep.js";
+import { forget, keep, kept, note } from "./keep.js";
 import { viewOf } from "./panel.js";
-import { changed, copy, drop, fail, failOrWait, items, newItem, select, selected } from "./pictures.js";
+import { changed, consider, copy, drop, fail, failOrWait, items, newItem, select, selected } from "./pictures.js";
+import { requestOf } from "./plans.js";
 import { server, showServer } from "./server.js";
 
 const follower = new api.Follower(onJob, onJobProblem);
@@ -13,13 +14,12 @@ const follower = new api.Follower(onJob, onJobProblem);
 export async function start(item) {
   item.stop?.abort();
   item.stop = new AbortController();
-  item.sent = 0;
-  item.problem = null;
+  Object.assign(item, { sent: 0, problem: null, draft: false, queued: false, request: item.request ?? requestOf(item) });
   if (!item.later?.sending) item.later = null; // that was for its plan
   changed();
   try {
-    await remember(item);
-    const job = await api.submit(item.id, item.file, item.options, (share) => { item.sent = share; changed(); }, item.stop.signal);
+    await note(item);
+    const job = await api.submit(item.id, item.file, item.request, (share) => { item.sent = share; changed(); }, item.stop.signal);
     item.sent = item.later = null;
     onJob(job);
     if (item.cancelled) cancel(item);
@@ -30,44 +30,46 @@ export async function start(item) {
   }
 }
 
-async function remember(item) {
-  const { id, at, name, file, options, job } = item;
-  item.over = api.FINAL.includes(job?.status);
-  try {
-    await keep({ id, at, name, file, options, over: item.over });
-  } catch (error) {
-    console.warn("This browser keeps nothing, so that a reload would lose the pictures.", error);
-  }
+/** Once more, since the server has been restarted and lost it; under another id, for that one may be taken. */
+function resend(item) {
+  forget(item);
+  Object.assign(item, { id: api.newId(), job: null, asked: false, resent: true, note: "" });
+  keep(item).then(changed);
+  return start(item);
 }
 
 // following
 
 /** Call it now and then: the selected picture's job is followed most closely. */
 export function followJobs() {
-  const active = items.filter((item) => viewOf(item) === "active" && item.sent === null && !item.later);
+  const active = items.filter((item) => viewOf(item) === "active" && !item.queued && item.sent === null && !item.later);
   active.sort((a, b) => (b === selected) - (a === selected) || (a.job?.position ?? 0) - (b.job?.position ?? 0));
   follower.follow(active.map(({ id }) => id));
 }
 
-/** The pictures that were sent before the page was reloaded. */
+/** The pictures that were there before the page was reloaded. */
 export async function restore() {
-  const records = await kept();
-  for (const record of records.sort((a, b) => a.at - b.at)) {
-    const item = newItem({ ...record, asked: true });
-    items.push(item);
-    follower.ask(item.id);
-  }
+  const restored = (await kept()).map((record) => newItem({ ...record, draft: record.draft ?? false }));
+  items.push(...restored);
   if (items.length && !selected) select(items.at(-1));
+  for (const item of restored) {
+    if (item.draft) await consider(item);
+    else await follower.ask(item.id);
+  }
 }
 
 function onJob(job) {
   const item = items.find(({ id }) => id === job.id);
   if (!item || api.FINAL.includes(item.job?.status)) return;
-  const finished = api.FINAL.includes(job.status);
+  if (job.error?.code === "interrupted" && !item.resent) return void resend(item);
   item.fresh = job.status === "succeeded" && !item.asked;
+  if (job.result) job.result.url = api.fileOf(job.result);
   Object.assign(item, { job, note: "", asked: false });
   if (job.status === "failed") item.problem = problemOf(job.error);
-  if (finished && !item.over) remember(item);
+  if (api.FINAL.includes(job.status) && !item.over) {
+    item.over = true;
+    note(item);
+  }
   changed();
 }
 
@@ -79,15 +81,16 @@ function onJobProblem(id, problem) {
   const item = items.find((one) => one.id === id);
   if (!item) return;
   if (problem.status === 404) forgotten(item, problem);
+  else if (problem.status === 401) fail(item, problem);
   else item.note = `${problem.message} Trying again…`;
   if (problem.code === "unreachable" && server) showServer();
   changed();
 }
 
 /** The server does not know this job: a result that it has removed since, or one that was lost with a restart. */
-async function forgotten(item, problem) {
-  await forget(item.id);
-  if (item.over) return drop(item);
+function forgotten(item, problem) {
+  if (item.over) return remove(item);
+  if (!item.resent && !item.cancelled) return resend(item);
   Object.assign(item, { job: null, asked: false });
   problem.message = "The server does not know this picture any more, or has never got all of it. Send it again.";
   return fail(item, problem, () => start(item));
@@ -97,6 +100,7 @@ async function forgotten(item, problem) {
 
 /** What is still being sent has made no job yet; what has just been sent will have, which `start` then cancels. */
 export async function cancel(item) {
+  if (item.queued) return wait(item, false);
   item.cancelled = true;
   if (item.later && item.sent === null) return giveUp(item);
   if (item.sent !== null && item.sent < 1) item.stop.abort();
@@ -110,10 +114,17 @@ export async function cancel(item) {
   }
 }
 
+/** Let it wait until it is its turn to be sent, or be a draft again. */
+export function wait(item, queued = true) {
+  item.queued = queued;
+  note(item);
+  changed();
+}
+
 /** Of what was being sent; the server may have got it all the same, and only its response was lost. */
 async function giveUp(item) {
   item.later = null;
-  forget(item.id);
+  forget(item);
   changed();
   try {
     await api.cancelJob(item.id);
@@ -130,7 +141,7 @@ export function retry(item) {
 }
 
 export function remove(item) {
-  forget(item.id);
+  forget(item);
   drop(item);
 }
 

@@ -1,25 +1,61 @@
-// What outlives a reload: the pictures that were sent, in the browser's own database.
+// What outlives a reload: the pictures and what was chosen for them, in the browser's own database.
 
-const STORE = "pictures";
+const PICTURES = "pictures"; // what never changes, and is large
+const STATES = "states"; // what changes
 
 const opened = new Promise((resolve) => {
-  const request = indexedDB.open("upscale", 1);
-  request.onupgradeneeded = () => request.result.createObjectStore(STORE, { keyPath: "id" });
+  const request = indexedDB.open("upscale", 2);
+  request.onupgradeneeded = () => {
+    for (const name of [PICTURES, STATES]) {
+      if (!request.result.objectStoreNames.contains(name)) request.result.createObjectStore(name, { keyPath: "id" });
+    }
+  };
   request.onsuccess = () => resolve(request.result);
   request.onerror = () => resolve(null);
 }).catch(() => null); // a browser that keeps nothing: the page works until it is reloaded
 
 async function run(mode, act) {
   const database = await opened;
-  if (!database) return undefined;
+  if (!database) throw new Error("There is no database.");
   return new Promise((resolve, reject) => {
-    const transaction = database.transaction(STORE, mode);
-    const request = act(transaction.objectStore(STORE));
-    transaction.oncomplete = () => resolve(request.result);
+    const transaction = database.transaction([PICTURES, STATES], mode);
+    const requests = act(transaction.objectStore(PICTURES), transaction.objectStore(STATES));
+    transaction.oncomplete = () => resolve(requests.map(({ result }) => result));
     transaction.onabort = () => reject(transaction.error);
   });
 }
 
-export const keep = (record) => run("readwrite", (store) => store.put(record));
-export const forget = (id) => run("readwrite", (store) => store.delete(id));
-export const kept = async () => (await run("readonly", (store) => store.getAll())) ?? [];
+const stateOf = ({ id, options, request, draft, queued, over, resent }) => ({ id, options, request, draft, queued, over, resent });
+
+/** Keep a picture; `item.kept` tells whether that worked, which a full disk or a private window may prevent. */
+export async function keep(item) {
+  const { id, at, name, file, madeFrom } = item;
+  try {
+    await run("readwrite", (pictures, states) => [pictures.put({ id, at, name, file, madeFrom }), states.put(stateOf(item))]);
+    item.kept = item.id === id;
+  } catch (error) {
+    console.info("This browser does not keep the picture, so that a reload would lose it.", error);
+  }
+}
+
+/** Keep what has changed of a picture that is kept. */
+export async function note(item) {
+  if (item.kept) await run("readwrite", (_, states) => [states.put(stateOf(item))]).catch(() => { item.kept = false; });
+}
+
+export async function forget(item) {
+  const { id } = item;
+  item.kept = false;
+  await run("readwrite", (pictures, states) => [pictures.delete(id), states.delete(id)]).catch(() => {}); // nor is it there
+}
+
+/** All of them, the oldest first. */
+export async function kept() {
+  try {
+    const [pictures, states] = await run("readonly", (...stores) => stores.map((store) => store.getAll()));
+    const byId = new Map(states.map((state) => [state.id, state]));
+    return pictures.map((picture) => ({ ...picture, ...byId.get(picture.id), kept: true })).sort((a, b) => a.at - b.at);
+  } catch {
+    return [];
+  }
+}

@@ -1,17 +1,15 @@
 // What the panel says of one picture, in each of its states.
 
+import { $, make, setText } from "./dom.js";
+import { again, showDraft } from "./form.js";
 import * as words from "./words.js";
-
-export const TARGETS = ["2k", "4k", "8k"];
-export const $ = (id) => document.getElementById(id);
-const form = $("draft");
 
 /** "empty", "draft", "active", "done" or "failed". */
 export function viewOf(item) {
   if (!item) return "empty";
   if (item.problem || item.job?.status === "canceled") return "failed";
   if (item.cancelled && !item.job && item.sent === null) return "failed";
-  if (item.sent !== null || item.later?.sending || ["starting", "processing"].includes(item.job?.status)) return "active";
+  if (item.queued || item.sent !== null || item.later?.sending || ["starting", "processing"].includes(item.job?.status)) return "active";
   if (item.job?.status === "succeeded") return "done";
   return item.asked ? "active" : "draft";
 }
@@ -23,59 +21,11 @@ export function showPanel(section, view, item) {
   ({ draft: showDraft, active: showActive, done: showDone, failed: showFailed })[view](item);
 }
 
-function factsOf({ job, file, plans, natural }) {
-  const size = job?.plan.original_size ?? Object.values(plans).find((plan) => plan.original_size)?.original_size ?? natural;
+function factsOf({ job, file, natural, madeFrom }) {
+  const size = job?.plan.original_size ?? natural;
   const larger = job ? ` → ${words.size(job.plan.upscaled_size)}` : `, ${words.bytes(file.size)}`;
-  return size ? words.size(size) + larger : words.bytes(file.size);
-}
-
-function showDraft({ options, plans, later }) {
-  for (const target of TARGETS) showSize(target, plans, options.target_resolution === target, later);
-  const { elements } = form;
-  elements.enhance_faces.checked = options.enhance_faces;
-  elements.face_strength.value = options.face_strength;
-  elements.face_strength.disabled = !options.enhance_faces;
-  setText($("strength-note"), options.enhance_faces ? `${Math.round(options.face_strength * 100)} % restored` : "Faces stay as they are");
-  elements.fit.checked = options.fit === "exact";
-  elements.model.value = options.model;
-  elements.output_format.value = options.output_format;
-  elements.quality.value = options.quality;
-  elements.quality.disabled = options.output_format === "png";
-  setText($("quality-note"), options.output_format === "png" ? "PNG loses nothing" : `${options.quality} of 100`);
-  const plan = plans[options.target_resolution];
-  $("go").disabled = !plan || Boolean(plan.error);
-  setText($("estimate"), later ? `${later.message} ${again(later)}` : estimate(plan));
-}
-
-function again({ at }) {
-  return at < Infinity ? `Asking again in ${Math.max(Math.ceil((at - Date.now()) / 1000), 0)} s.` : "Asking again…";
-}
-
-function showSize(target, plans, chosen, later) {
-  const plan = plans[target];
-  const row = $(`size-${target}`);
-  row.querySelector("input").checked = chosen;
-  row.querySelector("input").disabled = Boolean(plan?.error);
-  setText(row.querySelector(".result"), plan?.upscaled_size ? words.size(plan.upscaled_size) : "");
-  setText(row.querySelector("small"), plan ? plan.error ?? sizeNote(plan, sameAs(target, plans)) : later ? "" : "Asking the server…");
-}
-
-/** The smaller target that gives the same size, if there is one. */
-function sameAs(target, plans) {
-  const width = (name) => plans[name]?.upscaled_size?.width;
-  return TARGETS.slice(0, TARGETS.indexOf(target)).find((smaller) => width(smaller) === width(target));
-}
-
-function sizeNote({ upscaling_strategy: passes, predicted_seconds: seconds, warnings }, same) {
-  if (same) return `The same as ${same}, unless the size is to be exact`;
-  return [`${words.passes(passes)} · ${words.about(seconds)}`, ...warnings].join(". ");
-}
-
-function estimate(plan) {
-  if (!plan) return "…";
-  if (plan.error) return "This size is not possible.";
-  const own = `Takes ${words.about(plan.predicted_seconds)}`;
-  return plan.queue_seconds >= 1 ? `${own}, after ${words.about(plan.queue_seconds)} in the queue` : own;
+  const made = madeFrom && !job ? `, made smaller from ${words.size(madeFrom)}` : "";
+  return (size ? words.size(size) + larger : words.bytes(file.size)) + made;
 }
 
 /** Between 0 and 1: of the sending, or of the work. */
@@ -90,10 +40,11 @@ function showActive(item) {
   if (waiting) $("bar").removeAttribute("aria-valuenow");
   else $("bar").setAttribute("aria-valuenow", Math.floor(share * 100));
   setText($("doing"), doing(item));
-  setText($("left"), item.note || left(item));
+  setText($("left"), [item.resent && "Sent again, since the server was restarted.", item.note || left(item)].filter(Boolean).join(" "));
 }
 
-export function doing({ sent, job, cancelled, later, over }) {
+export function doing({ queued, sent, job, cancelled, later, over }) {
+  if (queued) return "Will be sent after those before it";
   if (cancelled) return "Cancelling";
   if (later) return later.message;
   if (sent !== null) return sent < 1 ? "Sending the picture" : "The server looks at it";
@@ -113,9 +64,8 @@ function showDone({ id, name, options, job: { result } }) {
   if ($("report").dataset.of === id) return;
   $("report").dataset.of = id;
   const { original_size: original, upscaled_size: upscaled, upscaling_strategy: strategy } = result;
-  const ending = result.url.split(".").pop();
   $("download").href = result.url;
-  $("download").download = `${name.replace(/\.[^.]+$/, "")}-${upscaled.width}x${upscaled.height}.${ending}`;
+  $("download").download = words.resultName(name, result);
   const rows = {
     Before: words.size(original),
     After: words.size(upscaled),
@@ -128,21 +78,14 @@ function showDone({ id, name, options, job: { result } }) {
   $("warnings").replaceChildren(...result.warnings.map((warning) => make("li", warning)));
 }
 
-function showFailed({ problem, job, plans }) {
+function showFailed({ problem, job, plan, natural }) {
+  const px = problem?.details?.smallerPx;
+  $("shrink").hidden = !px;
+  if (px) setText($("shrink"), words.shrink(px, natural));
   $("problem").classList.toggle("calm", !problem);
   setText($("problem"), problem ? problem.message : "Cancelled. Nothing was kept.");
   setText($("reference"), problem?.requestId ? `${problem.code}, request ${problem.requestId}` : "");
   setText($("retry"), problem ? "Try again" : "Upscale again");
   $("retry").hidden = Boolean(problem) && !job && !problem.again;
-  $("other").hidden = !job && !Object.keys(plans).length;
-}
-
-export function setText(element, text) {
-  if (element && element.textContent !== text) element.textContent = text;
-}
-
-function make(name, text) {
-  const element = document.createElement(name);
-  element.textContent = text;
-  return element;
+  $("other").hidden = !job && !plan || Boolean(px);
 }

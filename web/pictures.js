@@ -1,18 +1,20 @@
 // The list of pictures, one of which is selected: each is a draft first, with what the server plans for it.
 
 import * as api from "./api.js";
-import { TARGETS, viewOf } from "./panel.js";
+import { look, makeSmaller, showByServer, smallerPx } from "./convert.js";
+import { keep, note } from "./keep.js";
+import { viewOf } from "./panel.js";
+import { isStale, obstacle, plan } from "./plans.js";
 import { server, showServer } from "./server.js";
 import * as words from "./words.js";
 
 const NO_USE = [400, 413]; // the same request would get the same response
-const STALE_MS = 15000; // after which a plan's waiting time is asked for again
 const LONGEST_PAUSE_SECONDS = 30; // between two tries of what the server cannot take just now
 
 export const items = [];
 export let selected = null; // an item; null: the invitation to choose a picture
-let usual = { // as last chosen
-  target_resolution: "4k", enhance_faces: true, face_strength: "1", fit: "passes", output_format: "", quality: "95", model: "",
+let usual = { // as last chosen; no size and no speed: the page chooses
+  size: "", speed: "", kind: "photo", exact: false, enhance_faces: true, face_strength: "1", output_format: "", quality: "95",
 };
 let listener = () => {};
 
@@ -29,39 +31,49 @@ export function changed() {
 // the list
 
 export async function add(files) {
-  const added = [];
-  for (const file of files) {
-    const item = newItem({ id: api.newId(), name: file.name || "pasted.png", file });
-    added.push(item);
-    items.push(item);
-  }
+  const added = files.map((file) => newItem({ id: api.newId(), name: file.name || "pasted.png", file }));
+  items.push(...added);
   if (added.length) select(added[0]);
   for (const item of added) await read(item);
 }
 
-export function newItem({ id, name, file, options, at = Date.now(), over = false, asked = false }) {
-  const item = { id, name, file, options: { ...usual, ...options }, at, over, asked, job: null, plans: {}, plannedAt: 0, problem: null, later: null, sent: null, note: "" };
-  preview(item);
+/** `at` is its place among the others after a reload; `request` what was asked for, once it has been. */
+export function newItem({
+  id, name, file, options, request = null, at = after(items.at(-1)), madeFrom = null, draft = true, queued = false, over = false, resent = false, kept = false,
+}) {
+  const item = {
+    id, name, file, options: { ...usual, ...options }, request, at, madeFrom, draft, queued, over, resent, kept,
+    asked: !draft, job: null, plan: null, plannedAt: 0, problem: null, later: null, sent: null, note: "",
+  };
+  item.looked = look(item).then(changed);
+  if (!draft) see(item).catch(() => {}); // the stage says so
   return item;
 }
 
-/** `natural` is the size that the browser finds, null where it cannot show such a picture. */
-async function preview(item) {
-  const image = new Image();
-  image.src = item.url = URL.createObjectURL(item.file);
+let latest = 0;
+
+function after(item) {
+  latest = Math.max(Date.now(), (item?.at ?? 0) + 1, latest + 1);
+  return latest;
+}
+
+/** What the browser cannot show, the server shows, or says what is wrong with it. */
+async function see(item) {
+  await item.looked;
+  if (item.natural) return;
   try {
-    await image.decode();
-    item.natural = { width: image.naturalWidth, height: image.naturalHeight };
-  } catch {
-    URL.revokeObjectURL(item.url);
-    item.url = item.natural = null; // the server will say what is wrong with it
+    await showByServer(item);
+  } catch (problem) {
+    item.natural = null;
+    throw problem;
+  } finally {
+    changed();
   }
-  changed();
 }
 
 export function select(item) {
   selected = item;
-  if (viewOf(item) === "draft" && item.plannedAt && Date.now() - item.plannedAt > STALE_MS) planAll(item);
+  if (viewOf(item) === "draft" && isStale(item)) planItem(item);
   changed();
 }
 
@@ -76,72 +88,91 @@ export function drop(item) {
 }
 
 /** The same picture once more, as a draft. */
-export function copy(item, then = planAll) {
-  const made = newItem({ id: api.newId(), name: item.name, file: item.file, options: item.options });
+export function copy(item, then = consider) {
+  const next = items[items.indexOf(item) + 1];
+  const at = next && (item.at + next.at) / 2;
+  const made = newItem({ id: api.newId(), name: item.name, file: item.file, options: item.options, madeFrom: item.madeFrom, at });
   items.splice(items.indexOf(item) + 1, 0, made);
+  keep(made).then(changed);
   select(made);
   return then(made);
 }
 
 /** For the selected picture, and for those that are added from now on. */
-export function setOptions(options, replanned) {
-  selected.options = options;
+export function setOptions(options) {
   usual = { ...options };
-  if (replanned) {
-    selected.plans = {};
-    planAll(selected);
-  }
+  setOptionsOf(selected, options);
+}
+
+/** For all drafts, what was chosen for the selected one. */
+export function shareOptions() {
+  const drafts = items.filter((item) => viewOf(item) === "draft");
+  for (const item of drafts) setOptionsOf(item, { ...selected.options });
+}
+
+function setOptionsOf(item, options) {
+  const replanned = options.enhance_faces !== item.options.enhance_faces;
+  item.options = options;
+  note(item);
+  if (replanned) planItem(item);
   changed();
 }
+
+/** A copy of fewer pixels takes the picture's place. */
+export async function shrink(item) {
+  const px = item.problem.details.smallerPx;
+  item.problem = null;
+  changed();
+  if (!(await makeSmaller(item, px, maxBytes()))) return fail(item, new api.Problem("The browser cannot make this picture small enough."));
+  keep(item).then(changed);
+  return planItem(item);
+}
+
+const maxBytes = () => (server?.max_image_size_mb ?? Infinity) * 2 ** 20;
 
 // the plans
 
 /** Copy the file into memory, so that it stays what it is, and refuse what is known to fail. */
 async function read(item) {
   const { file } = item;
-  const maxMb = server?.max_image_size_mb ?? Infinity;
-  const reason = words.unsupported({ name: item.name, type: file.type })
-    || (file.size > maxMb * 2 ** 20 && `The file has ${words.bytes(file.size)}; the server takes up to ${maxMb} MB.`);
+  const reason = words.unsupported({ name: item.name, type: file.type });
   if (reason) return fail(item, new api.Problem(reason));
   try {
     item.file = new Blob([await file.arrayBuffer()], { type: file.type });
   } catch {
     return fail(item, new api.Problem("The file cannot be read. Was it moved, or is it a folder?"));
   }
-  return planAll(item);
+  if (!items.includes(item)) return undefined; // removed meanwhile
+  keep(item).then(changed);
+  return consider(item);
 }
 
-/** Ask for each target what it would give; that of the chosen one first tells whether the picture is any good. */
-async function planAll(item) {
-  item.stop?.abort();
-  const stop = (item.stop = new AbortController());
-  item.plannedAt = Date.now();
-  const chosen = item.options.target_resolution;
+/** Whether the server takes it, and what it would make of it. */
+export async function consider(item) {
+  await item.looked;
+  const { size } = item.file;
+  if (size > maxBytes()) return refuse(item, `The file has ${words.bytes(size)}; the server takes up to ${server.max_image_size_mb} MB.`);
+  return planItem(item);
+}
+
+/** Ask what each size would give. */
+async function planItem(item) {
   try {
-    await planOne(item, chosen, stop);
-    await Promise.all(TARGETS.filter((target) => target !== chosen).map((target) => planOne(item, target, stop)));
+    await see(item);
+    await plan(item);
   } catch (problem) {
-    if (stop.signal.aborted) return;
-    stop.abort(); // the other sizes are asked for again with this one
-    failOrWait(item, problem, () => planAll(item));
+    if (item.draft) failOrWait(item, problem, () => planItem(item));
     return;
   }
-  item.later = null;
-  if (item.plans[chosen].error) {
-    item.options.target_resolution = TARGETS.findLast((target) => !item.plans[target].error) ?? chosen;
-  }
-  changed();
+  if (!item.later?.sending) item.later = null;
+  const against = obstacle(item);
+  if (against) refuse(item, against.message, against.px);
+  else changed();
 }
 
-/** What that size would be, or why it cannot be; throws what is wrong with all sizes, or with the server. */
-async function planOne(item, target, stop) {
-  try {
-    item.plans[target] = await api.plan(item.file, { ...item.options, target_resolution: target }, stop.signal);
-  } catch (problem) {
-    if (problem.code !== "image_too_large" && !problem.field && !problem.details.predicted_seconds) throw problem;
-    item.plans[target] = { error: words.reason(problem, server?.limits?.[target], item.options.fit) };
-  }
-  changed();
+/** It is too large; a copy of at most that many pixels a side would do, if the browser can make one. */
+function refuse(item, message, px) {
+  fail(item, new api.Problem(message, { details: { smallerPx: smallerPx(item, px) } }));
 }
 
 // what went wrong

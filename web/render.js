@@ -1,12 +1,19 @@
 // What is shown: the picture on the stage, the panel, the strip of all pictures, and what is told to those who listen.
 
+import { progressOfAll, showAll } from "./batch.js";
+import { $, setText } from "./dom.js";
 import { lose } from "./jobs.js";
-import { $, doing, shareOf, showPanel, viewOf } from "./panel.js";
+import { doing, shareOf, showPanel, viewOf } from "./panel.js";
 import { items, select, selected } from "./pictures.js";
+import { Region } from "./region.js";
 import { Viewer } from "./viewer.js";
+import * as words from "./words.js";
 
-const viewer = new Viewer($("viewer"), { onZoom: showZoom, onLost: () => lose(selected) });
+const viewer = new Viewer($("viewer"), { onZoom: showZoom, onLost: () => lose(selected), onSpot: (point) => region.make(selected, point) });
+const region = new Region(viewer);
+const ZOOM_BY = 1.5; // with a button
 let announced = "";
+let running = 0; // the most pictures that have been under way together, since there was none
 let shown = null; // the selected one, when the strip was last shown
 
 export function render() {
@@ -16,8 +23,10 @@ export function render() {
     showPanel(section, view, selected);
     showPicture(selected);
   }
-  $("tools").hidden = view !== "done";
+  $("tools").hidden = $("viewer").hidden;
+  region.check(view === "draft" && selected.natural ? selected : null);
   showStrip();
+  showAll();
   announce(selected, view);
 }
 
@@ -39,7 +48,7 @@ function showSection(view) {
 function showPicture(item) {
   const result = item.job?.result;
   const size = result?.upscaled_size ?? item.natural;
-  $("blank").hidden = Boolean(size) || item.natural === undefined;
+  $("blank").hidden = Boolean(size) || (item.natural === undefined && !item.problem);
   $("viewer").hidden = !size;
   $("faces").hidden = !result?.faces?.length;
   if (!size) return;
@@ -48,11 +57,14 @@ function showPicture(item) {
   viewer.show({ before: item.natural && item.url, after: result?.url, size, original: result?.original_size, faces: result?.faces, fresh });
 }
 
-function showZoom({ fitted, real }) {
+function showZoom({ fitted, real, share }) {
+  setText($("zoom"), words.percent(share));
   $("fit").setAttribute("aria-pressed", fitted);
   $("real").setAttribute("aria-pressed", real);
 }
 
+$("closer").onclick = () => viewer.step(ZOOM_BY);
+$("farther").onclick = () => viewer.step(1 / ZOOM_BY);
 $("fit").onclick = () => viewer.fit();
 $("real").onclick = () => viewer.real();
 $("faces").onclick = () => {
@@ -75,8 +87,9 @@ function showTile(button, item) {
   const view = viewOf(item);
   const share = view === "active" ? shareOf(item) : 0;
   const state = view === "failed" && !item.problem ? "cancelled" : view;
-  const says = { empty: "Another picture", draft: "not started", active: `${Math.floor(share * 100)} %`, done: "done" }[state] ?? state;
-  button.onclick = () => select(item);
+  const active = item?.queued || (item?.sent === null && item.job?.status !== "processing") ? "waits" : `${Math.floor(share * 100)} %`;
+  const says = { empty: "Add pictures", draft: "not started", active, done: "done" }[state] ?? state;
+  button.onclick = () => (item ? select(item) : $("pick").click());
   button.dataset.state = state;
   button.style.setProperty("--share", share);
   button.setAttribute("aria-label", item ? `${item.name}: ${says}` : says);
@@ -89,8 +102,13 @@ function showTile(button, item) {
 
 /** For those who listen: what may be done, every change of state, and each quarter of the way. */
 function announce(item, view) {
-  document.title = view === "active" && item.job ? `${Math.floor(item.job.progress * 100)} % – Upscale` : "Upscale";
-  if (!item) return;
+  const active = items.filter((one) => viewOf(one) === "active" && !one.asked).length;
+  document.title = active > 1 ? `${progressOfAll()} – Upscale`
+    : view === "active" && item.job ? `${Math.floor(item.job.progress * 100)} % – Upscale` : "Upscale";
+  const ended = running > 1 && !active; // the last one of several
+  running = active && Math.max(running, active);
+  if (ended) $("announcer").textContent = announced = `${progressOfAll()} pictures are done`;
+  if (ended || !item) return;
   const quarter = Math.floor((item.job?.progress ?? 0) * 4) * 25;
   const said = view === "active" ? `${doing(item)}${quarter ? `: ${quarter} %` : ""}`
     : view === "done" ? `${item.name} is done`

@@ -16,7 +16,7 @@ export function about(seconds) {
   return `about ${whole(seconds > 30 ? Math.round(seconds / 5) * 5 : seconds)}`;
 }
 
-function whole(seconds) {
+export function whole(seconds) {
   const rounded = Math.round(seconds);
   if (rounded < 90) return `${rounded} s`;
   const minutes = Math.floor(rounded / 60);
@@ -24,9 +24,48 @@ function whole(seconds) {
   return `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
 }
 
+/** Of a zoom. */
+export const percent = (share) => `${share < 0.1 ? (100 * share).toFixed(1) : Math.round(100 * share)} %`;
+
 export const count = (number, one, many) => (number === 1 ? `1 ${one}` : `${number} ${many}`);
 
+/** What the file of a result is called on the disk of whoever downloads it. */
+export const resultName = (name, { upscaled_size: { width, height }, url }) =>
+  `${name.replace(/\.[^.]+$/, "")}-${width}x${height}.${url.split(".").pop()}`;
+
 export const passes = (scales) => scales.map((scale) => `${scale}×`).join(", then ");
+
+// What a server does without, by the name of the model that is missing.
+const WITHOUT = {
+  face_restoration: "face restoration",
+  face_detection: "face restoration",
+  face_parsing: "soft edges of faces",
+  upscale_x4_anime: "a model for drawings",
+  upscale_x4_photo_fast: "fast photographs",
+  upscale_x4_anime_fast: "fast drawings",
+  upscale_x2: "a quick 2×",
+};
+
+/** What a server that is degraded cannot do, the gravest of it, as the end of a sentence. */
+export function lacks({ status, models, workers }) {
+  if (status !== "degraded") return "";
+  if (workers.some(({ state }) => state === "lost" || state === "absent")) return ", with a part out of use";
+  const missing = Object.keys(WITHOUT).filter((name) => models[name]?.loaded === false);
+  return `, without ${WITHOUT[missing[0]] ?? "all its models"}`;
+}
+
+/** The operator's reasons for it. */
+export function whyDegraded(server) {
+  if (server?.status !== "degraded") return "";
+  const reasons = [...server.workers, ...Object.values(server.models)].map(({ reason }) => reason).filter(Boolean);
+  return reasons.join(". ");
+}
+
+/** What a button says that makes a picture of that size smaller. */
+export function shrink(px, { width, height }) {
+  if (px >= Math.max(width, height)) return "Make the file smaller first";
+  return `Make it ${px} px ${width < height ? "high" : "wide"} first`;
+}
 
 export function faces({ faces_detected: found, faces_enhanced: restored }, asked) {
   if (!asked) return "as they were";
@@ -34,15 +73,20 @@ export function faces({ faces_detected: found, faces_enhanced: restored }, asked
   return `${found} found, ${restored ? "restored" : "not restored"}`;
 }
 
-/** Why one of the sizes is not possible; `limits` are the server's for it, `fit` what was asked for. */
-export function reason({ code, message, details }, limits, fit) {
-  if (code === "deadline_exceeded" && details.predicted_seconds) {
-    return `Would take ${about(details.predicted_seconds)}; the server allows ${whole(details.timeout_seconds)}`;
-  }
-  if (code !== "image_too_large") return message;
-  const side = Math.max(details.width, details.height);
-  const exact = fit !== "exact" && side < limits?.target_px ? ". Exact size would reach it" : "";
-  return `Takes pictures of up to ${details.max_input_px} px a side; this has ${side}${exact}`;
+export const sizeName = (size) => size.replace("x", "×");
+
+/** Why that size is not possible for the picture: the server's own plan for it says no, or none of its models is quick enough. */
+export function reason({ possible, predicted_seconds: seconds }, size, { plan, natural }) {
+  if (possible) return `Takes ${about(Math.min(...Object.values(seconds)))}, over the server's ${whole(plan.timeout_seconds)}`;
+  if (size.endsWith("x")) return "Too large for the server";
+  return Math.max(natural.width, natural.height) ? "The picture is as large already" : "";
+}
+
+/** What was given instead of a file, if it was anything. */
+export function noFile(data) {
+  const text = (data.getData("text/uri-list") || data.getData("text/plain")).trim();
+  if (!text) return "";
+  return /^(https?|data|blob|file):/i.test(text) ? "That is a link: save the picture and drop the file." : "That is text: drop or paste the file of a picture.";
 }
 
 /** Where the type alone tells that the server will not take it, why. */

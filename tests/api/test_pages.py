@@ -22,7 +22,7 @@ async def test_the_front_door_is_the_page_and_lets_nothing_in_from_elsewhere(cli
 
 async def test_everything_the_page_names_is_there(client: httpx.AsyncClient) -> None:
     sources = {path.name: path.read_text(encoding="utf-8") for path in WEB.iterdir() if path.is_file()}
-    named = {name for text in sources.values() for name in re.findall(r'(?:"\./|/web/)([\w.]+)"', text)}
+    named = {name for text in sources.values() for name in re.findall(r'(?:"\./|"web/)([\w.]+)"', text)}
     assert named == set(sources) - {"index.html"}
     for name in named:
         assert (await client.get(f"/web/{name}")).status_code == 200

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from playwright.sync_api import FloatRect, Locator, Page, expect
 
-from tests.helpers import encode, sample_crop
+from core.progress import Progress
+from tests.helpers import FakeResolver, encode, sample_crop
 
 PHOTOGRAPH = encode(sample_crop(120, 75, left=150, top=20), "JPEG", quality=90)
 SECOND = encode(sample_crop(120, 75, left=20, top=100), "JPEG", quality=90)  # the same picture twice would be made once
@@ -46,6 +48,19 @@ def upscale(page: Page) -> None:
 
 def size_row(page: Page, target: str) -> Locator:
     return page.locator(f"#size-{target}")
+
+
+def watch_pictures(resolver: FakeResolver) -> list[NDArray[np.uint8]]:
+    """The pixels that the fake model gets from now on."""
+    seen: list[NDArray[np.uint8]] = []
+    resolve = resolver.super_resolve
+
+    def watch(image: NDArray[np.uint8], scale: int, progress: Progress) -> NDArray[np.uint8]:
+        seen.append(image)
+        return resolve(image, scale, progress)
+
+    resolver.super_resolve = watch  # type: ignore[method-assign]
+    return seen
 
 
 def box_of(locator: Locator) -> FloatRect:

@@ -20,6 +20,10 @@ def test_axe_finds_nothing_wrong_in_any_state(browser: Browser, site: str, resol
         pick(page, file(WIDE, "wide.png", "image/png"))
         expect(button(page, "Upscale")).to_be_enabled()
         assert violations(page) == []
+        page.locator("#viewer").focus()
+        page.keyboard.press("p")
+        expect(page.get_by_alt_text("This spot, upscaled")).to_be_visible()
+        assert violations(page) == []
         pick(page, file(b"none", "broken.jpg"))
         expect(page.locator("#problem")).to_be_visible()
         assert violations(page) == []
@@ -54,6 +58,7 @@ def test_everything_can_be_done_with_the_keyboard(page: Page) -> None:
         page.keyboard.press("Space")
     chooser.value.set_files([file()])
     expect(button(page, "Upscale")).to_be_enabled()
+    expect(size_row(page, "4k").locator("input")).to_be_checked()
     tab_to(size_row(page, "4k").locator("input"))
     page.keyboard.press("ArrowUp")
     expect(size_row(page, "2k").locator("input")).to_be_checked()

@@ -5,20 +5,18 @@ from __future__ import annotations
 import re
 
 import httpx
-import numpy as np
 import pytest
 from playwright.sync_api import Browser, Page, Route, expect
 
 from core.config import Settings
-from tests.helpers import FakeResolver, encode, fake_models, with_settings
-from tests.page.actions import PHOTOGRAPH, SECOND, SLOW, button, file, pick, size_row, start, tiles, upscale
+from tests.helpers import FakeResolver, fake_models, with_settings
+from tests.page.actions import SECOND, button, file, pick, start, tiles, upscale
 from tests.page.conftest import served, visit
 
 
-@pytest.mark.parametrize("data", [b"no picture at all", PHOTOGRAPH[:2000]], ids=["no picture", "half a picture"])
-def test_an_error_of_the_server_is_said_in_its_words(page: Page, data: bytes) -> None:
-    with page.expect_response("**/plan?*") as answered:
-        pick(page, file(data, "broken.jpg"))
+def test_what_is_no_picture_is_said_in_the_words_of_the_server(page: Page) -> None:
+    with page.expect_response("**/preview?*") as answered:
+        pick(page, file(b"no picture at all", "broken.jpg"))
     error = answered.value.json()
     expect(page.locator("#problem")).to_have_text(error["error"])
     expect(page.locator("#reference")).to_contain_text(error["request_id"])
@@ -45,10 +43,11 @@ def test_a_full_queue_counts_down_and_tries_again(browser: Browser, settings: Se
         start(page)
         expect(page.locator("#doing")).to_have_text("Making it larger")
         pick(page, file(SECOND, "second.jpg"))
-        expect(page.locator("#estimate")).to_have_text(re.compile(r"^The queue is full.*Asking again in \d+ s\.$"))
         page.get_by_label("Restore faces").uncheck()  # it can be set up meanwhile
-        resolver.gate.set()
         start(page)
+        expect(page.locator("#doing")).to_have_text(re.compile("^The queue is full"))
+        expect(page.locator("#left")).to_have_text(re.compile(r"^Asking again in \d+ s\.$"))
+        resolver.gate.set()
         expect(page.get_by_role("link", name="Download")).to_be_visible()
 
 
@@ -80,44 +79,13 @@ def test_what_finds_no_place_waits_for_one_and_sends_the_picture_no_oftener_than
         expect(page.get_by_role("link", name="Download")).to_be_visible()
 
 
-def test_a_size_that_would_take_too_long_is_greyed_out_and_the_others_are_not(page: Page) -> None:
-    too_long = {
-        "success": False,
-        "error": "Too long.",
-        "code": "deadline_exceeded",
-        "predicted_seconds": 3963,
-        "timeout_seconds": 1800,
-    }
-    page.route("**/plan?target_resolution=8k*", lambda route: route.fulfill(status=504, json=too_long))
-    pick(page)
-    expect(size_row(page, "8k").locator("small")).to_have_text("Would take about 1 h 6 min; the server allows 30 min")
-    expect(size_row(page, "8k").locator("input")).to_be_disabled()
-    expect(button(page, "Upscale")).to_be_enabled()
-
-
-def refuse_once(page: Page, target: str) -> None:
-    """The server is full when it is asked for that size, the first time."""
+def test_a_plan_that_was_refused_for_now_is_asked_for_again(page: Page) -> None:
     full = {"success": False, "error": "The queue is full.", "code": "queue_full"}
-    response = {"status": 503, "json": full, "headers": {"Retry-After": "1"}}
-    page.route(f"**/plan?target_resolution={target}*", lambda route: route.fulfill(**response), times=1)
-
-
-def test_a_size_that_was_refused_for_now_is_asked_for_again_though_the_others_were_answered(page: Page) -> None:
-    refuse_once(page, "2k")
+    page.route("**/plan?*", lambda route: route.fulfill(status=503, json=full, headers={"Retry-After": "1"}), times=1)
     pick(page)
-    expect(size_row(page, "2k").locator(".result")).to_have_text("1920 × 1200")
+    expect(page.locator("#estimate")).to_have_text(re.compile("^The queue is full. Asking again"))
     expect(button(page, "Upscale")).to_be_enabled()
     expect(page.locator("#estimate")).to_have_text(re.compile("^Takes about"))
-
-
-def test_a_plan_that_is_asked_for_again_does_not_stop_what_is_sent(page: Page, resolver: FakeResolver) -> None:
-    refuse_once(page, "8k")
-    page.context.new_cdp_session(page).send("Network.emulateNetworkConditions", SLOW)
-    noise = np.random.default_rng(0).integers(0, 256, (500, 600, 3), dtype=np.uint8)  # some 900 kB: seconds at that rate
-    pick(page, file(encode(noise), "noise.png", "image/png"))
-    start(page)
-    expect(page.locator("#doing")).to_have_text("Sending the picture")
-    expect(page.get_by_role("link", name="Download")).to_be_visible()
 
 
 def test_a_job_whose_acceptance_was_lost_can_be_cancelled(page: Page, site: str, resolver: FakeResolver) -> None:
@@ -155,13 +123,13 @@ def test_a_double_click_is_one_click(page: Page, resolver: FakeResolver) -> None
     expect(tiles(page)).to_have_count(2)
 
 
-def test_a_picture_that_the_browser_cannot_show_is_compared_with_nothing(page: Page) -> None:
-    page.evaluate("() => { Image.prototype.decode = () => Promise.reject(new Error('not here')) }")
+def test_a_picture_that_nobody_can_show_is_compared_with_nothing(page: Page) -> None:
     upscale(page)
-    result = page.get_by_alt_text("The result")
-    expect(result).to_be_visible()
-    assert page.locator(".layer.after").evaluate("layer => getComputedStyle(layer).getPropertyValue('--split')") == "0px"
-    expect(page.get_by_role("slider", name="How much")).to_be_hidden()
+    page.evaluate("() => { Image.prototype.decode = () => Promise.reject(new Error('not here')) }")
+    page.route("**/preview?*", lambda route: route.fulfill(status=500, json={}))
+    button(page, "Other settings").click()
+    expect(page.locator("#problem")).to_be_visible()
+    expect(page.locator("#blank")).to_be_visible()
 
 
 def test_a_result_that_is_gone_says_so_when_it_is_asked_for_and_not_when_nobody_knows(page: Page) -> None:

@@ -59,7 +59,7 @@ def test_faces_are_outlined_on_demand(browser: Browser, settings: Settings) -> N
     face = type("Face", (), {"box": (30.0, 15.0, 60.0, 45.0)})
     methods = {"detect": lambda *_: [face], "flops": lambda *_: 0.0, "measure": lambda *_: None}
     detector = type("OneFace", (), {name: staticmethod(method) for name, method in methods.items()})()
-    status = {"face_restoration": ModelStatus(reason="GFPGANv1.4.pth is missing", fix="Fetch it.")}
+    status = {"face_restoration": ModelStatus("restorer.pth")}
     models = replace(fake_models(), face_detector=detector, face_restorer=None, status=status)
     with served(settings, lambda _: models) as url, visit(browser, url) as page:
         upscale(page)
