@@ -35,6 +35,7 @@ DEFAULTS = Settings()
 MAX_README_LINES = 150
 MAX_PAGE_LINES = 200
 LAYERED_FOLDERS = ("api", "serving", "storage", "outbound", "schemas", "imaging", "models", "core", "weights", "workers")
+LAYERED_FOLDERS += ("command",)
 
 
 def weights_row(file: WeightFile) -> str:
