@@ -66,4 +66,4 @@ STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=30s --timeout=5s --start-period=10m --retries=3 CMD ["python", "-m", "scripts.health"]
 
 # The kernel drops a signal for which process 1 has no handler yet, but keeps a blocked one until Python takes it.
-CMD ["env", "--block-signal=TERM,INT", "python", "-m", "weights.fetch", "python", "app.py"]
+CMD ["env", "--block-signal=TERM,INT,HUP", "python", "-m", "weights.fetch", "python", "app.py"]

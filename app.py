@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import gc
 
-from core.signals import STOP_SIGNALS, end_at_once, on_stop
+from core.signals import STOP_SIGNALS, end_at_once, hold_reload, on_reload, on_stop
 
 if __name__ == "__main__":
     on_stop(end_at_once)
+    hold_reload()
     gc.disable()  # while modules are imported and models loaded: without it, /health answers a tenth later
 
 import asyncio
@@ -114,6 +115,7 @@ async def _serve(settings: Settings) -> int:
         logger.critical("cannot listen on %s:%d: %s", settings.host, settings.port, exc.strerror)
         return 1
     access: Access = app.extensions["access"]
+    on_reload(partial(_read_keys_again, access))
     logger.info("API_KEY is not set: anybody who reaches the port is served" if access.is_open else "an API key is required")
     logger.info("loading the models")
     await serve(app, server_config, shutdown_trigger=partial(_drain, service))
@@ -134,6 +136,15 @@ async def _drain(service: Service) -> None:
     if service.device_loss:  # a call into the driver may hold the interpreter's lock for ever; this needs none
         faulthandler.dump_traceback_later(LOST_END_SECONDS, exit=True)
     await service.drained()
+
+
+def _read_keys_again(access: Access) -> None:
+    try:
+        count = access.read_keys_again()
+    except ConfigError as exc:
+        logger.error("SIGHUP: the keys stay as they were, since %s", exc)
+    else:
+        logger.info("SIGHUP: %s", f"API_KEY_FILE has been read, keys: {count}" if count else "no API_KEY_FILE to read again")
 
 
 def _end_at_once(status: int) -> NoReturn:

@@ -16,7 +16,7 @@ import pybase64
 
 from core.config import ConfigError, Settings
 
-FREE_PATH = "/health"  # load balancers have no key
+FREE_PATHS = ("/health", "/livez")  # load balancers and supervisors have no key
 CHALLENGE = 'Basic realm="upscale", charset="UTF-8"'  # a browser asks for name and password; the key is the password
 
 # What a browser may do with a response: show the page with its own files, and the pictures that it makes.
@@ -50,6 +50,7 @@ class Access:
 
     def __init__(self, settings: Settings, result_headers: Iterable[str] = ()) -> None:
         """`result_headers` are those of a result that other origins may see too."""
+        self._settings = settings
         self._key_hashes = [_hash(key) for key in _read_keys(settings)]
         self._origins = _read_origins(settings.cors_origins)
         self._exposed = ", ".join([*_EXPOSED, *result_headers])
@@ -59,9 +60,20 @@ class Access:
         """Whether anybody who reaches the port is served."""
         return not self._key_hashes
 
+    def read_keys_again(self) -> int:
+        """Take the keys that are in API_KEY_FILE now, in place of those that were, and return how many; 0 where none is set.
+
+        Raises:
+            ConfigError: the file holds no keys; those that were stay.
+        """
+        keys = _read_keys(self._settings) if self._settings.api_key_file else []
+        if keys:
+            self._key_hashes = [_hash(key) for key in keys]
+        return len(keys)
+
     def admits(self, path: str, presented: Iterable[str]) -> bool:
         """Whether one of these keys opens this path. It takes the same time whichever key it is, and whether it is one."""
-        if self.is_open or path == FREE_PATH:
+        if self.is_open or path in FREE_PATHS:
             return True
         hashes = [_hash(key) for key in presented]
         return any([hmac.compare_digest(given, known) for given in hashes for known in self._key_hashes])  # noqa: C419 - all

@@ -118,6 +118,7 @@ def _paths() -> Fields:
         "/jobs/{id}/events": {"parameters": [_JOB_ID], "get": _follow_job()},
         "/files/{name}": {"get": _get_file()},
         "/health": {"get": _get_health()},
+        "/livez": {"get": _get_livez()},
         "/metrics": {"get": _plain("getMetrics", "Metrics for Prometheus", "text/plain", {"type": "string"})},
         "/openapi.json": {"get": _plain("getOpenapi", "This document", JSON, {"type": "object"})},
     }
@@ -253,6 +254,13 @@ def _get_health() -> Fields:
     }
     description = "Answers at once, whatever else runs, and asks for no key."
     return _operation("getHealth", "service", "How the service is", description, responses, security=[])
+
+
+def _get_livez() -> Fields:
+    schema = {"type": "object", "properties": {"alive": {"type": "boolean"}}, "required": ["alive"]}
+    responses = {"200": _response("The process answers.", {JSON: {"schema": schema}})}
+    description = "200 as long as the process answers, whatever it can serve; asks for no key."
+    return _operation("getLivez", "service", "Whether the process lives", description, responses, security=[])
 
 
 def _path_parameter(name: str, description: str, example: str) -> Fields:

@@ -92,6 +92,10 @@ def add_routes(app: Quart, service: Service, jobs: Jobs) -> None:
         serving = service.state in (ServiceState.HEALTHY, ServiceState.DEGRADED)
         return json_response(service.health(), 200 if serving else 503)
 
+    @app.get("/livez")
+    async def livez() -> Response:
+        return Response(b'{"alive":true}', content_type="application/json")
+
     @app.get("/metrics")
     async def metrics() -> Response:
         return Response(service.metrics.page(), content_type=CONTENT_TYPE)

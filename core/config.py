@@ -140,8 +140,10 @@ class Settings(BaseModel):
         False, "`True`: webhooks may go to your own network, and to this machine"
     )
 
-    api_key: str = _setting("", "comma-separated keys; every request except `/health` must carry one", secret=True)
-    api_key_file: str = _setting("", "file with such keys, one a line, read once at the start")
+    api_key: str = _setting(
+        "", "comma-separated keys; every request except `/health` and `/livez` must carry one", secret=True
+    )
+    api_key_file: str = _setting("", "file with such keys, one a line, read at the start and on SIGHUP")
     cors_origins: str = _setting("", "comma-separated origins whose pages may use the service, or `*`")
 
     registry_url: str = _setting("", "URL to which heartbeats are posted; empty: none are sent", secret=True, pattern=_URL)

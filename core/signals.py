@@ -1,4 +1,4 @@
-"""The signals that stop a process, also one that is the first of a container.
+"""The signals that stop a process or have it read its keys again, also one that is the first of a container.
 
 The kernel drops a signal for which such a process has no handler, and Python takes a while to install one. A signal that is
 blocked it keeps, so whatever starts this process may block both, until `on_stop` takes them.
@@ -6,6 +6,7 @@ blocked it keeps, so whatever starts this process may block both, until `on_stop
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 from collections.abc import Callable
@@ -13,6 +14,19 @@ from types import FrameType
 from typing import NoReturn
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+RELOAD_SIGNAL = signal.SIGHUP
+
+
+def hold_reload() -> None:
+    """Keep RELOAD_SIGNAL, which would end this process, until `on_reload`."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, [RELOAD_SIGNAL])
+
+
+def on_reload(handler: Callable[[], object]) -> None:
+    """Call this on the event loop that runs, for each RELOAD_SIGNAL from now on, and for one that was held."""
+    asyncio.get_running_loop().add_signal_handler(RELOAD_SIGNAL, handler)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [RELOAD_SIGNAL])
 
 
 def on_stop(handler: Callable[[int, FrameType | None], object] | signal.Handlers) -> None:

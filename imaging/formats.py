@@ -28,6 +28,7 @@ from imaging.containers.png import PNG_SIGNATURE
 from imaging.containers.tiff import TiffHeader
 from imaging.sanitize import SanitizedFile, sanitize_jpeg, sanitize_png
 
+RECOGNISED_BYTES = 4096  # at a file's start, which tell its format
 MAX_EXIF_ENTRIES = 1000  # among which the orientation is looked for; cameras write some fifty
 
 DIB_HEADER_BYTES = (12, 40, 52, 56, 64, 108, 124)
@@ -165,6 +166,11 @@ def open_image(data: bytes, limits: InputLimits = InputLimits()) -> OpenedImage:
         frames = "pages" if format_name == "TIFF" else "frames"
         raise AnimatedImage(f"The {format_name} file has {frame_count} {frames}: send a single still image.")
     return opened
+
+
+def is_image(start: bytes) -> bool:
+    """Whether a file that begins with these bytes, up to RECOGNISED_BYTES of it, is of a format that can be opened."""
+    return _recognise(start) in INPUT_FORMATS
 
 
 def _recognise(data: bytes) -> str | None:

@@ -32,7 +32,7 @@ from tqdm import tqdm
 
 from core.config import ConfigError, Settings
 from core.host import unusable_folder
-from core.signals import become, end_at_once, on_stop
+from core.signals import become, end_at_once, hold_reload, on_stop
 from weights.download import Downloader, Patience, SourceError
 from weights.manifest import WeightFile, Wheel, is_genuine, read_manifest, sha256_of, too_little_memory
 
@@ -52,6 +52,8 @@ def main(command: list[str]) -> int:
         and its number.
     """
     on_stop(_stop)
+    if command:
+        hold_reload()  # for the command
     if command and (reason := too_little_memory()):
         say(reason)
         return 1

@@ -1,11 +1,13 @@
 """Show what the service does: `make demo` posts the sample photograph, and keeps the result and a before/after picture.
 
-It uses the running service (`PORT`, else 10005), or starts one for the moment.
+It uses the running service (`PORT`, else 10005), or starts one for the moment. The network runs each time.
 """
 
 from __future__ import annotations
 
 import base64
+import io
+import secrets
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -21,23 +23,36 @@ from core.config import Settings
 FOLDER = ROOT / "demo"
 
 
-def main() -> int:
+def main(folder: Path = FOLDER) -> int:
     """Post the sample to 2k, and write `demo/astronaut-2k.jpg` and `demo/before-after.png`."""
     with _service() as server:
         _say(f"Posting {SAMPLE.relative_to(ROOT)} to {server.url}/upscale …")
-        response = server.upscale(SAMPLE.read_bytes())
-    FOLDER.mkdir(exist_ok=True)
-    result = FOLDER / "astronaut-2k.jpg"
+        response = server.upscale(unseen(SAMPLE))
+    folder.mkdir(exist_ok=True)
+    result = folder / "astronaut-2k.jpg"
     result.write_bytes(base64.b64decode(response["base64"]))
-    comparison = FOLDER / "before-after.png"
+    comparison = folder / "before-after.png"
     with Image.open(SAMPLE) as before, Image.open(result) as after:
         compare(before, after).save(comparison)
     size = "{width}×{height}".format(**response["upscaled_size"])
-    _say(f"{size} in {response['processing_time']} s; faces found: {response['faces_detected']}.")
+    source = "from the cache" if response["cached"] else "newly made"
+    _say(f"{size} in {response['processing_time']} s, {source}; faces found: {response['faces_detected']}.")
     for warning in response["warnings"]:
         _say(f"Warning: {warning}")
-    _say(f"Look at {result.relative_to(ROOT)} and {comparison.relative_to(ROOT)}.")
+    _say(f"Look at {result} and {comparison}.")
     return 0
+
+
+def unseen(path: Path) -> bytes:
+    """The picture as PNG, with other lowest bits in a few pixels than ever before: no cache has it, and nobody sees it."""
+    with Image.open(path) as opened:
+        image = opened.convert("RGB")
+    for x, bit in enumerate(f"{secrets.randbits(64):064b}"):
+        red, green, blue = image.getpixel((x, 0))  # type: ignore[misc]
+        image.putpixel((x, 0), (red & 254 | int(bit), green, blue))
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return file.getvalue()
 
 
 def compare(before: Image.Image, after: Image.Image) -> Image.Image:

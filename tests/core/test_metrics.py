@@ -14,7 +14,7 @@ from grafana_foundation_sdk.models.dashboard import Dashboard
 from prometheus_client.parser import text_string_to_metric_families
 
 from bench.server import ROOT
-from core.config import Settings
+from core.config import VERSION, Settings
 from core.metrics import Metrics, MetricsSnapshot, WorkerGauges
 from tests.helpers import FakeResolver, b64, encode, fake_models, ready, sample_crop, serving, until, with_settings
 
@@ -56,7 +56,7 @@ async def test_an_upscale_is_counted_by_stage_pixels_and_outcome(client: httpx.A
     assert value(samples, "upscale_requests_total", **upscales, status="400", code="invalid_base64") == 1
     assert value(samples, "upscale_request_seconds_count", route="/upscale") == 3
     assert (value(samples, "process_resident_memory_bytes") or 0) > 10e6
-    assert value(samples, "upscale_build_info", version="0.2.0", device="cpu", precision="fp32") == 1
+    assert value(samples, "upscale_build_info", version=VERSION, device="cpu", precision="fp32") == 1
 
 
 async def test_a_repeat_is_a_cache_hit_and_no_second_upscale(client: httpx.AsyncClient) -> None:

@@ -66,7 +66,10 @@ def test_a_pod_is_not_killed_while_it_drains() -> None:
     drain = next(float(variable["value"]) for variable in CONTAINER["env"] if variable["name"] == "DRAIN_SECONDS")
     waits = float(CONTAINER["lifecycle"]["preStop"]["exec"]["command"][-1])
     assert POD["terminationGracePeriodSeconds"] > waits + drain + CANCEL_SECONDS
-    assert "tcpSocket" in CONTAINER["livenessProbe"], "/health is 503 while the pod drains"
+    probes = {name: CONTAINER[f"{name}Probe"]["httpGet"]["path"] for name in ("startup", "readiness", "liveness")}
+    assert probes == {"startup": "/health", "readiness": "/health", "liveness": "/livez"}, (
+        "/health is 503 while the pod drains"
+    )
 
 
 def test_the_ingress_says_what_nginx_says() -> None:

@@ -34,7 +34,8 @@ from workers.ray_client import SILENCE_SECONDS
 DEFAULTS = Settings()
 MAX_README_LINES = 150
 MAX_PAGE_LINES = 200
-LAYERED_FOLDERS = ("api", "serving", "storage", "outbound", "schemas", "imaging", "models", "core", "weights", "workers")
+LAYERED_FOLDERS = ["api", "serving", "storage", "outbound", "schemas", "imaging", "models", "core", "weights", "workers"]
+LAYERED_FOLDERS += ["command"]
 
 
 def weights_row(file: WeightFile) -> str:

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, suppress
 from functools import partial
+from http.client import HTTPConnection
 from pathlib import Path
 
 import pytest
@@ -152,12 +153,15 @@ def test_a_second_signal_ends_it_at_once(start: Callable[..., First], second: si
         assert first.end()[0] == 128 + second
 
 
-def _unfinished_request(first: First) -> socket.socket:
+def _unfinished_request(first: First, key: str = "") -> socket.socket:
     """A connection whose request the drain waits for."""
     client = socket.socket()
     client.settimeout(HANG_SECONDS)
     wait_until(lambda: client.connect_ex(("127.0.0.1", first.port)) == 0)
-    client.sendall(b"POST /upscale HTTP/1.1\r\nHost: test\r\nContent-Length: 100\r\nExpect: 100-continue\r\n\r\n")
+    client.sendall(
+        b"POST /upscale HTTP/1.1\r\nHost: test\r\nContent-Length: 100\r\nExpect: 100-continue\r\n"
+        + f"X-API-Key: {key}\r\n\r\n".encode()
+    )
     assert client.recv(100).startswith(b"HTTP/1.1 100 ")  # it has been taken in
     return client
 
@@ -173,6 +177,51 @@ def test_the_log_ends_with_the_address_and_a_command_that_works(start: Callable[
     subprocess.run(["sh", "-c", command.replace("KEY", key)], cwd=tmp_path, check=True)  # noqa: S603, S607
     with Image.open(tmp_path / "larger.jpg") as larger:
         assert (larger.format, larger.size) == ("JPEG", (1920, 1200))
+
+
+def _status(first: First, key: str = "") -> int:
+    """Of a request that needs a key; 0 while nobody listens."""
+    connection = HTTPConnection("127.0.0.1", first.port, timeout=HANG_SECONDS)
+    with closing(connection), suppress(ConnectionError):
+        connection.request("GET", "/files/none", headers={"X-API-Key": key})
+        return connection.getresponse().status
+    return 0
+
+
+def test_sighup_has_the_keys_read_again_and_a_file_without_any_changes_nothing(
+    start: Callable[..., First], tmp_path: Path
+) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text("first-key\n")
+    first = start(API_KEY_FILE=str(keys))
+    wait_until(lambda: _status(first, "first-key") == 404)
+    keys.write_text("second-key\nthird-key\n")
+    assert _status(first, "second-key") == 401
+    with closing(_unfinished_request(first, "first-key")) as begun:
+        first.send(signal.SIGHUP)
+        wait_until(lambda: _status(first, "second-key") == 404)
+        assert _status(first, "first-key") == 401
+        begun.sendall(b"x" * 100)
+        assert begun.recv(12) in (b"HTTP/1.1 400", b"HTTP/1.1 503")  # it goes on; it is no JSON, and the models may load
+    for broken in ("", "with spaces in it\n"):
+        before = first.said().count("the keys stay as they were")
+        keys.write_text(broken)
+        first.send(signal.SIGHUP)
+        wait_until(lambda before=before: first.said().count("the keys stay as they were") > before)  # type: ignore[misc]
+    keys.unlink()
+    first.send(signal.SIGHUP)
+    wait_until(lambda: "No such file" in first.said())
+    assert (_status(first, "third-key"), _status(first)) == (404, 401)
+    assert "keys: 2" in first.said()
+    assert "-key" not in first.said()
+    assert "spaces in it" not in first.said()
+
+
+def test_sighup_at_any_time_of_the_start_waits_for_the_service(start: Callable[..., First]) -> None:
+    first = start()
+    first.send(signal.SIGHUP)
+    wait_until(lambda: "SIGHUP: no API_KEY_FILE to read again" in first.said() or not first.is_running())
+    wait_until(lambda: _status(first) == 404)
 
 
 def test_it_ends_as_the_service_does(start: Callable[..., First], tmp_path: Path) -> None:
