@@ -3,6 +3,7 @@
 
 python := .venv/bin/python
 setup  := PYTHON="$(PYTHON)" scripts/setup.sh
+beside := -n auto --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
 uv     := UV_SYSTEM_CERTS=1 .venv/bin/uv --quiet
 
 .PHONY: help setup weights run test test-page test-scale demo screenshots bench audit attack overload soak sanitize lock
@@ -25,7 +26,7 @@ test: ## run the linters, the type checker and the tests (ARGS="-k name" goes to
 	$(python) -m ruff format --check .
 	$(python) -m mypy
 	$(python) scripts/layers.py
-	$(python) -m pytest $(ARGS) $(if $(COVERAGE),--cov)
+	$(python) -m pytest $(if $(COVERAGE),--cov,$(beside)) $(ARGS)
 
 test-page: ## try the page at / in a real browser, which must be there (apt-get install chromium)
 	@command -v chromium > /dev/null || { echo "make test-page needs Chromium: apt-get install chromium" >&2; exit 1; }

@@ -18,6 +18,8 @@ from bench.server import ROOT, Server, free_port
 from tests.e2e.faults import Check, assert_kept, assert_not_kept, mounts
 from tests.helpers import WEIGHTS, file_size_limit
 
+pytestmark = pytest.mark.xdist_group("faults")  # they share a server
+
 # the disk
 
 

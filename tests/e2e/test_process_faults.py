@@ -19,6 +19,8 @@ from core.config import HOURS
 from tests.e2e.faults import Check, assert_kept, new_picture
 from tests.helpers import HANG_SECONDS, SMALL_SERVER, wait_until
 
+pytestmark = pytest.mark.xdist_group("faults")  # they share a server
+
 DAYS = 24 * HOURS
 HOOKS = """
 import os, pathlib, time
