@@ -77,6 +77,11 @@ class FakeResolver:
         return image.repeat(scale, axis=0).repeat(scale, axis=1)
 
 
+class _FakeModels(Models):
+    def return_freed_memory(self) -> None:
+        """None was kept, and torch need not be imported for it."""
+
+
 def fake_models(resolver: FakeResolver | None = None) -> Models:
     """Models that repeat pixels and find no faces; nothing is missing."""
     resolver = resolver or FakeResolver()
@@ -86,7 +91,7 @@ def fake_models(resolver: FakeResolver | None = None) -> Models:
     restorer = type("NoRestorer", (), {"measure": measure})()
     fast = type("NoFastModel", (), {"can_mix": True, "at": staticmethod(lambda _denoise: resolver), "measure": measure})()
     names = ("photo", "anime", "photo_fast", "anime_fast")
-    return Models(dict.fromkeys(names, resolver), detector, restorer, fast={"photo_fast": fast})  # type: ignore[arg-type]
+    return _FakeModels(dict.fromkeys(names, resolver), detector, restorer, fast={"photo_fast": fast})  # type: ignore[arg-type]
 
 
 def fake_worker(name: str = "cpu", resolver: FakeResolver | None = None) -> LocalWorker:

@@ -8,6 +8,7 @@ import random
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -16,10 +17,8 @@ from PIL import Image
 
 from bench.server import Server, running_server
 from core.config import HOURS
-from tests.e2e.faults import Check, assert_kept, new_picture
-from tests.helpers import HANG_SECONDS, SMALL_SERVER, wait_until
-
-pytestmark = pytest.mark.xdist_group("faults")  # they share a server
+from tests.e2e.faults import Check, assert_kept, checked_by, golden_bytes, new_picture
+from tests.helpers import FAKE, HANG_SECONDS, fake_models, wait_until
 
 DAYS = 24 * HOURS
 HOOKS = """
@@ -53,10 +52,16 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def right() -> Check:
+    """With the fake network, which the servers here have too: the clock and the process are what fails."""
+    return checked_by(partial(golden_bytes, fake_models()))
+
+
+@pytest.fixture(scope="module")
 def hooked_server(hooks: Path, outputs: Path) -> Iterator[Server]:
     """Of what it keeps nothing is swept away while its clock is wrong."""
-    settings = {**SMALL_SERVER, "PYTHONPATH": str(hooks), "RETENTION_SECONDS": f"{36500 * DAYS}"}
-    with running_server(outputs, **settings) as running:
+    settings = {"PYTHONPATH": str(hooks), "RETENTION_SECONDS": f"{36500 * DAYS}"}
+    with running_server(outputs, program=FAKE, **settings) as running:
         yield running
 
 
@@ -87,7 +92,7 @@ def test_a_server_killed_while_it_writes_leaves_nothing_that_is_served(
     (unfinished,) = outputs.glob("*.part")
     two_hours_ago = time.time() - 2 * HOURS
     os.utime(unfinished, (two_hours_ago, two_hours_ago))
-    with running_server(outputs, **SMALL_SERVER) as server:
+    with running_server(outputs, program=FAKE) as server:
         for name in (unfinished.name, *(f"{unfinished.stem}.{extension}" for extension in ("jpg", "png", "webp"))):
             assert httpx.get(f"{server.url}/files/{name}", timeout=HANG_SECONDS).status_code == 404
         response = right(server, image)
@@ -111,7 +116,7 @@ def test_fifty_kills_under_load_leave_nothing_half(outputs: Path, tmp_path: Path
             server.process.kill()
             clients.shutdown(cancel_futures=True)
     assert len(jobs) > 50
-    with running_server(outputs, **SMALL_SERVER) as server:
+    with running_server(outputs, program=FAKE) as server:
         for job in jobs:
             response = ended(server, job)
             if result := response.json()["result"]:
