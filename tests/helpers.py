@@ -41,7 +41,7 @@ WEIGHTS = ROOT / "weights"
 # Of a server that only runs small pictures: threads of one pass wait for each other at every layer, and beside busy
 # processes for long.
 SMALL_SERVER = {"WEIGHTS_DIR": str(WEIGHTS), "TORCH_THREADS": "1"}
-FAKE = ("-m", "tests.fake_server")  # a program for `running_server`: the service without a real network
+FAKE = ("-m", "tests.scale.sleeping_server")  # a program for `running_server`: without torch, it starts in a fifth of the time
 HANG_SECONDS = 60.0  # after which a wait is taken for a hang; no test asserts that anything is faster than this
 _TLS = httpx.create_ssl_context()  # unused; a client would make one for itself each time, which takes longer than most tests
 

@@ -32,6 +32,7 @@ def new_picture() -> bytes:
     return encode(np.tile(sample_crop(260, 2, left=next(_numbers) % 200, top=next(_numbers) % 290), (1, 2, 1)))
 
 
+FRAGILE = ("-m", "tests.e2e.fragile_server")  # a program for `running_server`
 Check = Callable[..., dict[str, Any]]
 
 

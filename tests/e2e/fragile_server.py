@@ -1,8 +1,8 @@
 """The service on a device that tests can lose: `python -m tests.e2e.fragile_server`, with the settings of `app.py`.
 
 Its network repeats pixels. It waits while the file `$DEVICE_FILES/hold` exists, and from `$DEVICE_FILES/lost` on every pass
-raises what torch raises after a failed assertion on a card. A thread of it never ends, as a driver's call may not; from
-`$DEVICE_FILES/hang` on it does not even give the interpreter's lock back.
+raises what torch raises after a failed assertion on a card. A thread of it never ends, as a driver's call may not, unless
+there is `$DEVICE_ENDS`; from `$DEVICE_FILES/hang` on it does not even give the interpreter's lock back.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def hang() -> None:
 
 
 def load(_: Settings) -> Models:
-    threading.Thread(target=hang).start()
+    threading.Thread(target=hang, daemon="DEVICE_ENDS" in os.environ).start()
     return replace(fake_models(FragileResolver()), device_lost_reason=lost_reason)
 
 

@@ -17,7 +17,7 @@ from PIL import Image
 
 from bench.server import Server, running_server
 from core.config import HOURS
-from tests.e2e.faults import Check, assert_kept, checked_by, golden_bytes, new_picture
+from tests.e2e.faults import FRAGILE, Check, assert_kept, checked_by, golden_bytes, new_picture
 from tests.helpers import FAKE, HANG_SECONDS, fake_models, wait_until
 
 DAYS = 24 * HOURS
@@ -103,11 +103,10 @@ def test_a_server_killed_while_it_writes_leaves_nothing_that_is_served(
 
 @pytest.mark.slow
 def test_fifty_kills_under_load_leave_nothing_half(outputs: Path, tmp_path: Path, right: Check) -> None:
-    fragile = ("-m", "tests.e2e.fragile_server")
     jobs: list[str] = []
     moments = random.Random(50)  # noqa: S311
     for _ in range(50):
-        with running_server(outputs, program=fragile, DEVICE_FILES=str(tmp_path)) as server, ThreadPoolExecutor(4) as clients:
+        with running_server(outputs, program=FRAGILE, DEVICE_FILES=str(tmp_path)) as server, ThreadPoolExecutor(4) as clients:
             assert server.process
             for _ in range(100):
                 clients.submit(server.post, new_picture(), quality=moments.randrange(1, 100), output_format="png")
