@@ -3,9 +3,10 @@
 
 python := .venv/bin/python
 setup  := PYTHON="$(PYTHON)" scripts/setup.sh
+beside := -n auto --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
 uv     := UV_SYSTEM_CERTS=1 .venv/bin/uv --quiet
 
-.PHONY: help setup weights run test test-page test-clients test-scale demo screenshots bench audit attack overload soak sanitize lock
+.PHONY: help setup weights run test test-slow test-page test-clients test-scale demo screenshots bench audit attack overload soak sanitize lock
 help:     ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1:/p' Makefile | awk -F: '{ printf "  make %-12s %s\n", $$1, substr($$0, length($$1) + 2) }'
 
@@ -18,14 +19,19 @@ weights: setup  ## fetch the models' weights that are missing
 run: weights    ## start the service on port 10005
 	@$(python) app.py
 
-test: ## run the linters, the type checker and the tests (ARGS="-k name" goes to pytest; COVERAGE=1 measures)
+test: ## run the linters, the type checker and the tests (ARGS="-k name" goes to pytest; COVERAGE=1 measures, in one process)
 	@$(setup) --dev
 	@$(python) -m weights.fetch
 	$(python) -m ruff check .
 	$(python) -m ruff format --check .
 	$(python) -m mypy
 	$(python) scripts/layers.py
-	$(python) -m pytest $(ARGS) $(if $(COVERAGE),--cov)
+	$(python) -m pytest $(if $(COVERAGE),--cov,$(beside)) $(ARGS)
+
+test-slow: ## run the tests that take minutes
+	@$(setup) --dev
+	@$(python) -m weights.fetch
+	$(python) -m pytest -m slow $(ARGS)
 
 test-page: ## try the page at / in a real browser, which must be there (apt-get install chromium)
 	@command -v chromium > /dev/null || { echo "make test-page needs Chromium: apt-get install chromium" >&2; exit 1; }

@@ -13,6 +13,13 @@ from core.config import Settings
 from tests.helpers import WEIGHTS, fake_models, ready, serving
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Beside each other run files, but for those that name a group, which share a server."""
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
+
+
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
     """A service of the test's own: free port, its own output folder."""

@@ -41,6 +41,7 @@ WEIGHTS = ROOT / "weights"
 # Of a server that only runs small pictures: threads of one pass wait for each other at every layer, and beside busy
 # processes for long.
 SMALL_SERVER = {"WEIGHTS_DIR": str(WEIGHTS), "TORCH_THREADS": "1"}
+FAKE = ("-m", "tests.scale.sleeping_server")  # a program for `running_server`: without torch, it starts in a fifth of the time
 HANG_SECONDS = 60.0  # after which a wait is taken for a hang; no test asserts that anything is faster than this
 _TLS = httpx.create_ssl_context()  # unused; a client would make one for itself each time, which takes longer than most tests
 
@@ -76,6 +77,11 @@ class FakeResolver:
         return image.repeat(scale, axis=0).repeat(scale, axis=1)
 
 
+class _FakeModels(Models):
+    def return_freed_memory(self) -> None:
+        """None was kept, and torch need not be imported for it."""
+
+
 def fake_models(resolver: FakeResolver | None = None) -> Models:
     """Models that repeat pixels and find no faces; nothing is missing."""
     resolver = resolver or FakeResolver()
@@ -85,7 +91,7 @@ def fake_models(resolver: FakeResolver | None = None) -> Models:
     restorer = type("NoRestorer", (), {"measure": measure})()
     fast = type("NoFastModel", (), {"can_mix": True, "at": staticmethod(lambda _denoise: resolver), "measure": measure})()
     names = ("photo", "anime", "photo_fast", "anime_fast")
-    return Models(dict.fromkeys(names, resolver), detector, restorer, fast={"photo_fast": fast})  # type: ignore[arg-type]
+    return _FakeModels(dict.fromkeys(names, resolver), detector, restorer, fast={"photo_fast": fast})  # type: ignore[arg-type]
 
 
 def fake_worker(name: str = "cpu", resolver: FakeResolver | None = None) -> LocalWorker:

@@ -20,8 +20,8 @@ from api.access import Access
 from bench.server import ROOT, running_server
 from core.config import ConfigError, Settings
 from tests.helpers import (
+    FAKE,
     HANG_SECONDS,
-    SMALL_SERVER,
     assert_error,
     b64,
     encode,
@@ -280,9 +280,9 @@ def whole_run(outputs: Path, log_format: str) -> str:
         "HEARTBEAT_SECONDS": "0.2",
         "LOG_LEVEL": "DEBUG",
         "LOG_FORMAT": log_format,
-        **SMALL_SERVER,
     }
-    with running_server(outputs, **environment) as server, httpx.Client(base_url=server.url, timeout=HANG_SECONDS) as client:
+    started = running_server(outputs, program=FAKE, **environment)
+    with started as server, httpx.Client(base_url=server.url, timeout=HANG_SECONDS) as client:
         for headers in (
             {"X-API-Key": "the-key-of-the-house"},
             {"Authorization": "Bearer the-key-of-the-house"},

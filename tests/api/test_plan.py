@@ -119,7 +119,7 @@ sys.stdout.write(f"{(resident('VmHWM') - before) / resolver.memory_bytes(100, 15
 
 
 async def test_the_predicted_memory_is_what_the_model_takes_to_a_factor_of_two() -> None:
-    command = [sys.executable, "-c", MEASURE, str(WEIGHTS / "RealESRGAN_x4plus.pth")]
+    command = [sys.executable, "-c", MEASURE, str(WEIGHTS / "RealESRGAN_x4plus_anime_6B.pth")]
     run = await asyncio.to_thread(subprocess.run, command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
     assert 0.5 < float(run.stdout) < 2

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import os
 import shutil
 import subprocess
@@ -10,14 +9,13 @@ import threading
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from bench.server import Server, running_server
 from core.config import Settings
 from model_utility import Models, load_models
-from tests.e2e.faults import Check, Registry, golden_bytes, mounts, new_picture
+from tests.e2e.faults import Check, Registry, checked_by, golden_bytes, mounts
 from tests.helpers import SMALL_SERVER, WEIGHTS
 
 
@@ -35,14 +33,7 @@ def golden(models: Models) -> Callable[[bytes], bytes]:
 @pytest.fixture(scope="package")
 def right(golden: Callable[[bytes], bytes]) -> Check:
     """Ask for a new picture, and see that the response has the right bytes; returns its fields."""
-
-    def check(server: Server, image: bytes = b"") -> dict[str, Any]:
-        image = image or new_picture()
-        response = server.upscale(image)
-        assert base64.b64decode(response["base64"]) == golden(image)
-        return response
-
-    return check
+    return checked_by(golden)
 
 
 @pytest.fixture(scope="package")

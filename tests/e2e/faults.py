@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from bench.server import Server
 from core.progress import NullProgress
 from imaging.encode import encode_image
 from model_utility import Models
@@ -31,6 +32,7 @@ def new_picture() -> bytes:
     return encode(np.tile(sample_crop(260, 2, left=next(_numbers) % 200, top=next(_numbers) % 290), (1, 2, 1)))
 
 
+FRAGILE = ("-m", "tests.e2e.fragile_server")  # a program for `running_server`
 Check = Callable[..., dict[str, Any]]
 
 
@@ -88,3 +90,15 @@ def golden_bytes(models: Models, image: bytes) -> bytes:
     picture, _ = decode(image)
     plan = plan_upscale(Size(picture.width, picture.height), "2k")
     return encode_image(Upscaler(models).run(picture, plan, UpscaleParams(), NullProgress()).picture, "jpeg", 95)[0]
+
+
+def checked_by(golden: Callable[[bytes], bytes]) -> Check:
+    """A check whose right bytes are `golden`'s."""
+
+    def check(server: Server, image: bytes = b"") -> dict[str, Any]:
+        image = image or new_picture()
+        response = server.upscale(image)
+        assert base64.b64decode(response["base64"]) == golden(image)
+        return response
+
+    return check

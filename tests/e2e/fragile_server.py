@@ -1,8 +1,8 @@
 """The service on a device that tests can lose: `python -m tests.e2e.fragile_server`, with the settings of `app.py`.
 
 Its network repeats pixels. It waits while the file `$DEVICE_FILES/hold` exists, and from `$DEVICE_FILES/lost` on every pass
-raises what torch raises after a failed assertion on a card. A thread of it never ends, as a driver's call may not; from
-`$DEVICE_FILES/hang` on it does not even give the interpreter's lock back.
+raises what torch raises after a failed assertion on a card. A thread of it never ends, as a driver's call may not, unless
+there is `$DEVICE_ENDS`; from `$DEVICE_FILES/hang` on it does not even give the interpreter's lock back.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import os
 import sys
 import threading
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -22,7 +23,7 @@ import app
 from core.config import Settings
 from core.progress import Progress
 from model_utility import Models
-from tests.helpers import FakeResolver
+from tests.helpers import FakeResolver, fake_models
 
 FILES = Path(os.environ["DEVICE_FILES"])
 
@@ -45,10 +46,15 @@ def hang() -> None:
 
 
 def load(_: Settings) -> Models:
-    from tests.lost_device import losable_models
+    threading.Thread(target=hang, daemon="DEVICE_ENDS" in os.environ).start()
+    return replace(fake_models(FragileResolver()), device_lost_reason=lost_reason)
 
-    threading.Thread(target=hang).start()
-    return losable_models(FragileResolver())
+
+def lost_reason(error: Exception) -> str:
+    """Here torch is imported, which takes seconds: when it has something to say, and not at each start."""
+    from models.device_faults import device_lost_reason
+
+    return device_lost_reason(error, probe=lambda: None)
 
 
 if __name__ == "__main__":

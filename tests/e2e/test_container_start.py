@@ -21,7 +21,7 @@ import pytest
 from PIL import Image
 
 from bench.server import ROOT, SAMPLE, free_port
-from tests.helpers import HANG_SECONDS, SMALL_SERVER, wait_until
+from tests.helpers import FAKE, HANG_SECONDS, SMALL_SERVER, wait_until
 
 START: list[str] = json.loads(re.findall(r"^CMD (\[.*\])$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)[0])
 SERVICE = START[-2:]
@@ -168,7 +168,7 @@ def _unfinished_request(first: First, key: str = "") -> socket.socket:
 
 @pytest.mark.parametrize("key", ["", "secret"])
 def test_the_log_ends_with_the_address_and_a_command_that_works(start: Callable[..., First], tmp_path: Path, key: str) -> None:
-    first = start("python", "-m", "tests.scale.sleeping_server", SLEEP_SECONDS="0", API_KEY=key)
+    first = start("python", *FAKE, API_KEY=key)
     wait_until(lambda: "photo.jpg" in first.said())
     steps = first.said().splitlines()[-1]
     assert f"open http://localhost:{first.port}/ (port {first.port} of the container: take the one" in steps

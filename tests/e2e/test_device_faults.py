@@ -30,6 +30,8 @@ from models.super_resolution import SuperResolver
 from tests.e2e.faults import golden_bytes, new_picture
 from tests.helpers import WEIGHTS, FakeResolver, assert_error, b64, decode, fake_models, psnr, ready, serving
 
+pytestmark = pytest.mark.xdist_group("faults")  # they share a server
+
 # the network, in this process
 
 

@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,6 +16,8 @@ import pytest
 from bench.server import ROOT, Server, free_port
 from tests.e2e.faults import Check, assert_kept, assert_not_kept, mounts
 from tests.helpers import WEIGHTS, file_size_limit
+
+pytestmark = pytest.mark.xdist_group("faults")  # they share a server
 
 # the disk
 
@@ -93,21 +94,6 @@ DAMAGES = [flip_one_bit, truncate, replace_with_nonsense]
 X4PLUS = "RealESRGAN_x4plus.pth"
 
 
-@pytest.fixture(scope="module")
-def next_starts(tmp_path_factory: pytest.TempPathFactory) -> dict[Callable[[Path], None], subprocess.CompletedProcess[str]]:
-    """How the start with weights of each damage ends; all at once, since each takes seconds."""
-
-    def start(damage: Callable[[Path], None]) -> subprocess.CompletedProcess[str]:
-        folder = tmp_path_factory.mktemp("damaged")
-        damage(Path(shutil.copy(WEIGHTS / X4PLUS, folder)))
-        environment = {**os.environ, "WEIGHTS_DIR": str(folder), "HOST": "127.0.0.1", "PORT": str(free_port())}
-        command = [sys.executable, "app.py"]
-        return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)  # noqa: S603
-
-    with ThreadPoolExecutor() as starts:
-        return dict(zip(DAMAGES, starts.map(start, DAMAGES), strict=True))
-
-
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_damaged_weights_change_nothing_while_it_runs(
     server: Server, weights: Path, right: Check, damage: Callable[[Path], None]
@@ -119,11 +105,11 @@ def test_damaged_weights_change_nothing_while_it_runs(
         shutil.copy(WEIGHTS / X4PLUS, weights)
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_damaged_weights_are_refused_at_the_next_start(
-    next_starts: dict[Callable[[Path], None], subprocess.CompletedProcess[str]], damage: Callable[[Path], None]
-) -> None:
-    started = next_starts[damage]
+def test_damaged_weights_are_refused_at_the_next_start(tmp_path: Path) -> None:
+    flip_one_bit(Path(shutil.copy(WEIGHTS / X4PLUS, tmp_path)))
+    environment = {**os.environ, "WEIGHTS_DIR": str(tmp_path), "HOST": "127.0.0.1", "PORT": str(free_port())}
+    command = [sys.executable, "app.py"]
+    started = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)  # noqa: S603
     assert started.returncode == 1
     last = started.stderr.splitlines()[-1]
     assert "RealESRGAN_x4plus.pth is not the file of the manifest (wrong SHA-256)" in last

@@ -34,7 +34,8 @@ from PIL import Image, ImageCms
 
 from bench.server import ROOT, SAMPLE, Server, running_server
 from core.config import MIB
-from tests.helpers import HANG_SECONDS, WEIGHTS, encode, psnr, sample_crop
+from tests.e2e.faults import FRAGILE
+from tests.helpers import HANG_SECONDS, WEIGHTS, encode, psnr, sample_crop, wait_until
 
 get = partial(httpx.get, timeout=HANG_SECONDS)
 
@@ -52,14 +53,14 @@ def picture_of(response: dict[str, Any]) -> Image.Image:
 
 
 def test_one_4x_pass(server: Server) -> None:
-    photograph = sample_crop(260, 48, top=40)
+    photograph = sample_crop(260, 24, top=40)
     response = server.upscale(encode(photograph), output_format="png")
     assert response["upscaling_strategy"] == [4]
-    assert response["original_size"] == {"width": 260, "height": 48}
-    assert response["upscaled_size"] == {"width": 1040, "height": 192}
+    assert response["original_size"] == {"width": 260, "height": 24}
+    assert response["upscaled_size"] == {"width": 1040, "height": 96}
     picture = picture_of(response)
-    assert (picture.format, picture.mode, picture.size) == ("PNG", "RGB", (1040, 192))
-    shrunk = np.asarray(picture.resize((260, 48), Image.Resampling.BOX))
+    assert (picture.format, picture.mode, picture.size) == ("PNG", "RGB", (1040, 96))
+    shrunk = np.asarray(picture.resize((260, 24), Image.Resampling.BOX))
     assert psnr(shrunk, photograph) > 25, "the result is another picture than the input"
 
 
@@ -113,7 +114,7 @@ def test_the_file_on_disk_the_base64_and_the_download_are_the_same_bytes(server:
 
 
 def test_the_face_of_a_photograph_is_found_and_the_missing_restorer_is_named(server: Server) -> None:
-    response = server.upscale(encode(sample_crop(264, 160, left=80, top=20)))
+    response = server.upscale(encode(sample_crop(264, 160, left=80, top=20)), model="anime_fast")
     assert response["faces_detected"] == 1
     ((left, top, right, bottom),) = [face["box"] for face in response["faces"]]
     assert 60 < left < 110 < 140 < right < 190  # 80 and 20 px less than in the whole sample
@@ -166,7 +167,7 @@ def test_eight_requests_at_once_give_the_bytes_that_each_gives_alone(server: Ser
 
 
 def test_a_small_picture_overtakes_a_large_one_and_both_get_the_bytes_that_each_gets_alone(server: Server) -> None:
-    large, small = encode(sample_crop(264, 160)), encode(sample_crop(257, 6, top=90))
+    large, small = encode(sample_crop(264, 80)), encode(sample_crop(257, 6, top=90))
     with ThreadPoolExecutor(1) as client:
         running = client.submit(server.upscale, large, enhance_faces=False)
         while server.health()["queue"]["running"] == 0:
@@ -290,23 +291,25 @@ def registry() -> Iterator[tuple[str, Queue[dict[str, Any]]]]:
 
 
 def test_sigterm_finishes_what_runs_refuses_what_is_new_and_says_so(tmp_path: Path) -> None:
+    hold = tmp_path / "hold"
+    settings = {"DEVICE_FILES": str(tmp_path), "DEVICE_ENDS": "1", "HEARTBEAT_SECONDS": "0.2"}
     with (
         registry() as (registry_url, beats),
-        running_server(tmp_path, WEIGHTS_DIR=str(WEIGHTS), REGISTRY_URL=registry_url, HEARTBEAT_SECONDS="0.2") as server,
+        running_server(tmp_path / "outputs", program=FRAGILE, REGISTRY_URL=registry_url, **settings) as server,
         ThreadPoolExecutor(1) as client,
     ):
         assert beats.get(timeout=HANG_SECONDS)["type"] == "upscale"
-        job = client.submit(server.upscale, encode(sample_crop(260, 96)))
-        while server.health()["queue"]["running"] == 0:
-            assert not job.done()
+        hold.touch()
+        job = client.submit(server.upscale, encode(sample_crop(260, 4)))
+        wait_until(lambda: bool(server.health()["queue"]["running"]))
         assert server.process
         server.process.send_signal(signal.SIGTERM)
-        while server.health()["status"] != "draining":
-            assert not job.done()
+        wait_until(lambda: server.health()["status"] == "draining")
         refused = server.post(encode(sample_crop(260, 4)))
         assert (refused.status_code, refused.json()["code"]) == (503, "shutting_down")
         assert int(refused.headers["Retry-After"]) >= 1
         assert get(f"{server.url}/health").status_code == 503
+        hold.unlink()
         assert job.result()["success"] is True
         assert server.process.wait(timeout=HANG_SECONDS) == 0
         while (beat := beats.get(timeout=HANG_SECONDS))["status"] != "draining":
@@ -331,20 +334,28 @@ def submit(server: Server, image: bytes) -> dict[str, Any]:
     return job
 
 
-def test_jobs_are_followed_and_survive_the_death_of_the_process(tmp_path: Path) -> None:
-    image = encode(sample_crop(260, 24))
-    with running_server(tmp_path, WEIGHTS_DIR=str(WEIGHTS)) as server:
-        events = list(follow(server, submit(server, image)))
-        done = events[-1]
-        assert done["status"] == "succeeded"
-        assert len({event["progress"] for event in events}) > 2, "progress is that of the network's blocks"
+def test_a_job_is_followed_block_by_block(server: Server) -> None:
+    image = encode(sample_crop(261, 24))
+    events = list(follow(server, submit(server, image)))
+    assert events[-1]["status"] == "succeeded"
+    assert len({event["progress"] for event in events}) > 2, "progress is that of the network's blocks"
+    data = get(server.url + events[-1]["result"]["url"]).content
+    assert data == base64.b64decode(server.upscale(image)["base64"])
+
+
+def test_jobs_survive_the_death_of_the_process(tmp_path: Path) -> None:
+    image, hold = encode(sample_crop(260, 24)), tmp_path / "hold"
+    start = partial(running_server, tmp_path / "outputs", program=FRAGILE, DEVICE_FILES=str(tmp_path))
+    with start() as server:
+        done = list(follow(server, submit(server, image)))[-1]
         data = get(server.url + done["result"]["url"]).content
-        assert data == base64.b64decode(server.upscale(image)["base64"])
-        running, waiting = (submit(server, encode(sample_crop(*size))) for size in ((480, 300), (100, 60)))
+        hold.touch()
+        running, waiting = (submit(server, encode(sample_crop(260, height))) for height in (4, 8))
         assert next(event for event in follow(server, running) if event["status"] == "processing")
         assert server.process
         server.process.kill()
-    with running_server(tmp_path, WEIGHTS_DIR=str(WEIGHTS)) as server:
+    hold.unlink()
+    with start() as server:
         assert get(server.url + done["urls"]["get"]).json() == done
         assert get(server.url + done["result"]["url"]).content == data
         for job in (running, waiting):

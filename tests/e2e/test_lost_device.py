@@ -15,11 +15,10 @@ import pytest
 
 from bench.server import ROOT, Server, free_port, running_server
 from core.errors import DEVICE_LOST_STATUS
-from tests.e2e.faults import new_picture
+from tests.e2e.faults import FRAGILE, new_picture
 from tests.helpers import HANG_SECONDS, b64, wait_until
 from tests.lost_device import REASON
 
-FRAGILE = ("-m", "tests.e2e.fragile_server")
 ASYNC = {"Prefer": "respond-async"}
 
 

@@ -8,6 +8,7 @@ import random
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -16,8 +17,8 @@ from PIL import Image
 
 from bench.server import Server, running_server
 from core.config import HOURS
-from tests.e2e.faults import Check, assert_kept, new_picture
-from tests.helpers import HANG_SECONDS, SMALL_SERVER, wait_until
+from tests.e2e.faults import FRAGILE, Check, assert_kept, checked_by, golden_bytes, new_picture
+from tests.helpers import FAKE, HANG_SECONDS, fake_models, wait_until
 
 DAYS = 24 * HOURS
 HOOKS = """
@@ -51,10 +52,16 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def right() -> Check:
+    """With the fake network, which the servers here have too: the clock and the process are what fails."""
+    return checked_by(partial(golden_bytes, fake_models()))
+
+
+@pytest.fixture(scope="module")
 def hooked_server(hooks: Path, outputs: Path) -> Iterator[Server]:
     """Of what it keeps nothing is swept away while its clock is wrong."""
-    settings = {**SMALL_SERVER, "PYTHONPATH": str(hooks), "RETENTION_SECONDS": f"{36500 * DAYS}"}
-    with running_server(outputs, **settings) as running:
+    settings = {"PYTHONPATH": str(hooks), "RETENTION_SECONDS": f"{36500 * DAYS}"}
+    with running_server(outputs, program=FAKE, **settings) as running:
         yield running
 
 
@@ -85,7 +92,7 @@ def test_a_server_killed_while_it_writes_leaves_nothing_that_is_served(
     (unfinished,) = outputs.glob("*.part")
     two_hours_ago = time.time() - 2 * HOURS
     os.utime(unfinished, (two_hours_ago, two_hours_ago))
-    with running_server(outputs, **SMALL_SERVER) as server:
+    with running_server(outputs, program=FAKE) as server:
         for name in (unfinished.name, *(f"{unfinished.stem}.{extension}" for extension in ("jpg", "png", "webp"))):
             assert httpx.get(f"{server.url}/files/{name}", timeout=HANG_SECONDS).status_code == 404
         response = right(server, image)
@@ -96,11 +103,10 @@ def test_a_server_killed_while_it_writes_leaves_nothing_that_is_served(
 
 @pytest.mark.slow
 def test_fifty_kills_under_load_leave_nothing_half(outputs: Path, tmp_path: Path, right: Check) -> None:
-    fragile = ("-m", "tests.e2e.fragile_server")
     jobs: list[str] = []
     moments = random.Random(50)  # noqa: S311
     for _ in range(50):
-        with running_server(outputs, program=fragile, DEVICE_FILES=str(tmp_path)) as server, ThreadPoolExecutor(4) as clients:
+        with running_server(outputs, program=FRAGILE, DEVICE_FILES=str(tmp_path)) as server, ThreadPoolExecutor(4) as clients:
             assert server.process
             for _ in range(100):
                 clients.submit(server.post, new_picture(), quality=moments.randrange(1, 100), output_format="png")
@@ -109,7 +115,7 @@ def test_fifty_kills_under_load_leave_nothing_half(outputs: Path, tmp_path: Path
             server.process.kill()
             clients.shutdown(cancel_futures=True)
     assert len(jobs) > 50
-    with running_server(outputs, **SMALL_SERVER) as server:
+    with running_server(outputs, program=FAKE) as server:
         for job in jobs:
             response = ended(server, job)
             if result := response.json()["result"]:

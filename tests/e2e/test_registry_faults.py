@@ -7,6 +7,8 @@ import pytest
 from bench.server import Server
 from tests.e2e.faults import Check, Registry
 
+pytestmark = pytest.mark.xdist_group("faults")  # they share a server
+
 MOODS: dict[str, bytes | None] = {
     "hangs": None,
     "hangs up": b"",

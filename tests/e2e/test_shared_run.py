@@ -7,9 +7,12 @@ import re
 from collections.abc import Callable
 
 import httpx
+import pytest
 
 from bench.server import Server
 from tests.e2e.faults import new_picture
+
+pytestmark = pytest.mark.xdist_group("faults")  # they share a server
 
 
 def passes_of(server: Server) -> str:

@@ -9,10 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
+import pytest
 
 from bench.server import running_server
 from tests.e2e.faults import new_picture
 from tests.helpers import SMALL_SERVER
+
+pytestmark = pytest.mark.xdist_group("faults")  # they share a server
 
 
 def test_two_workers_at_once_give_the_bytes_of_one(tmp_path: Path, golden: Callable[[bytes], bytes]) -> None:

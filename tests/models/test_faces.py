@@ -343,9 +343,16 @@ def test_faces_are_restored_once_in_the_first_of_several_passes(restorer: FaceRe
     assert calls == [4]
 
 
-def test_faces_of_a_gray_picture_stay_gray(restorer: FaceRestorer, detector: FaceDetector) -> None:
+class Tinting(torch.nn.Module):
+    """A restorer that makes every face orange."""
+
+    def forward(self, faces: torch.Tensor, **_options: bool) -> tuple[torch.Tensor, None]:
+        return faces * torch.tensor([1.0, 0.5, 0.2]).view(3, 1, 1), None
+
+
+def test_faces_of_a_gray_picture_stay_gray(detector: FaceDetector) -> None:
     gray = np.array(PILImage.fromarray(SAMPLE).convert("L"))
-    models = Models({"photo": FakeResolver()}, detector, restorer, NO_PARSER)  # type: ignore[dict-item]
+    models = Models({"photo": FakeResolver()}, detector, FaceRestorer(Tinting(), None, DEVICE), NO_PARSER)  # type: ignore[dict-item]
     upscaled = run(models, Picture(gray), plan_upscale(Size(480, 300), "2k"))
     assert upscaled.faces_enhanced
     assert upscaled.picture.pixels.shape == (1200, 1920)

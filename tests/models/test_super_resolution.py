@@ -31,7 +31,7 @@ from realesrgan import RealESRGANer  # isort: skip
 
 X4PLUS = WEIGHTS / "RealESRGAN_x4plus.pth"
 ANIME = WEIGHTS / "RealESRGAN_x4plus_anime_6B.pth"
-FACE = sample_crop(72, 64, left=170, top=60)
+FACE = sample_crop(44, 40, left=184, top=72)
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
@@ -55,7 +55,7 @@ def torch_fp32() -> TorchEngine:
 
 @pytest.fixture(scope="module")
 def fp32_with_x2plus() -> SuperResolver:
-    return SuperResolver({4: x4plus(), 2: random_network(2, 23)}, select_device("cpu", "fp32"))
+    return SuperResolver({4: x4plus(), 2: random_network(2, 6)}, select_device("cpu", "fp32"))
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +83,7 @@ def expected(reference: RealESRGANer) -> Image:
 @pytest.fixture(scope="module")
 def x2_reference() -> RealESRGANer:
     reference = RealESRGANer(2, str(X4PLUS), model=_Accepting(), tile=0, pre_pad=0, half=False, device=torch.device("cpu"))
-    reference.model = random_network(2, 23)
+    reference.model = random_network(2, 6)
     return reference
 
 
@@ -171,13 +171,6 @@ def test_upsampler_tiles_leave_no_trace(torch_fp32: TorchEngine, monkeypatch: py
     assert np.array_equal(torch_fp32.upscale(FACE, NOBODY), untiled)
 
 
-def test_a_device_with_little_memory_tiles_the_body_with_a_small_error(expected: Image) -> None:
-    small = SuperResolver({4: x4plus()}, Device(torch.device("cpu"), torch.float32, 0))
-    result = small.super_resolve(FACE, 4, NOBODY)
-    assert max_difference(result, expected) <= 24
-    assert psnr(result, expected) >= 40
-
-
 @pytest.mark.parametrize("shape", [(1, 1, 3), (1, 9, 3), (2, 3), (9, 1)])
 @pytest.mark.parametrize("scale", [2, 4])
 def test_tiny_images_and_gray_ones_keep_their_shape(fp32: SuperResolver, shape: tuple[int, ...], scale: int) -> None:
@@ -206,7 +199,7 @@ def test_a_gradient_of_sixteen_bits_has_no_steps(fp32: SuperResolver, scale: int
 
 def test_an_overflow_is_redone_in_fp32(fp32: SuperResolver, caplog: pytest.LogCaptureFixture) -> None:
     """fp16 ends at 65,504: features beyond it are NaN in the picture unless somebody looks."""
-    hot = x4plus()
+    hot = build_rrdbnet(load_state_dict(ANIME), 4)
     hot.conv_first.weight *= 1e5
     image = FACE[:8, :8]
     expected = SuperResolver({4: hot}, select_device("cpu", "fp32")).super_resolve(image, 4, NOBODY)

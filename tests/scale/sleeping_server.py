@@ -23,7 +23,7 @@ from tests.helpers import FakeResolver, fake_models
 
 class SleepingResolver(FakeResolver):
     def super_resolve(self, image: NDArray[np.uint8], scale: int, progress: Progress) -> NDArray[np.uint8]:
-        seconds, steps = float(os.environ.get("SLEEP_SECONDS", "0.5")), int(os.environ.get("SLEEP_STEPS", "10"))
+        seconds, steps = float(os.environ.get("SLEEP_SECONDS", "0")), int(os.environ.get("SLEEP_STEPS", "10"))
         for _ in range(steps):
             time.sleep(seconds / steps)
             progress.advance(self.flops(image.shape[0], image.shape[1], scale) / steps)

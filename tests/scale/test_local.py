@@ -9,15 +9,14 @@ import httpx
 import pytest
 
 from bench.server import running_server
+from tests.helpers import FAKE
 from tests.scale.crowd import crowd
-
-SLEEPING = ("-m", "tests.scale.sleeping_server")
 
 
 def rate_of(workers: int) -> float:
     """Pictures a second."""
-    device = ",".join(["cpu"] * workers)
-    with tempfile.TemporaryDirectory() as outputs, running_server(Path(outputs), program=SLEEPING, DEVICE=device) as server:
+    settings = {"DEVICE": ",".join(["cpu"] * workers), "SLEEP_SECONDS": "0.5"}
+    with tempfile.TemporaryDirectory() as outputs, running_server(Path(outputs), program=FAKE, **settings) as server:
         report = crowd(server.url, pictures=24 * workers, clients=2 * workers + 6)
         page = httpx.get(f"{server.url}/metrics").text
     assert report.faults == []

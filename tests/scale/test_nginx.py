@@ -17,12 +17,11 @@ import pytest
 from bench.server import Server, running_server
 from core.config import MAX_BODY_BYTES
 from tests.deploy.balancer import balanced, needs_nginx
-from tests.helpers import HANG_SECONDS, b64, encode, wait_until
+from tests.helpers import FAKE, HANG_SECONDS, b64, encode, wait_until
 from tests.scale.crowd import crowd, new_pixels
 
 pytestmark = [pytest.mark.scale, needs_nginx]
 
-PROGRAM = ("-m", "tests.scale.sleeping_server")
 SLEEP_SECONDS = "0.4"
 PLACES = 27  # of each instance one that runs and eight that wait
 
@@ -52,7 +51,7 @@ def instances(folder: Path, *names: str) -> Iterator[Balanced]:
     """One for each name, with a folder of results of its own; those without a name share one."""
     with ExitStack() as stack:
         started = [
-            running_server(folder / f"outputs{name}", program=PROGRAM, SLEEP_SECONDS=SLEEP_SECONDS, INSTANCE=name)
+            running_server(folder / f"outputs{name}", program=FAKE, SLEEP_SECONDS=SLEEP_SECONDS, INSTANCE=name)
             for name in names
         ]
         servers = [stack.enter_context(each) for each in started]

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from bench.server import Server, running_server
-from tests.helpers import SMALL_SERVER, encode, sample_crop
+from tests.helpers import FAKE, SMALL_SERVER, encode, sample_crop
 from tests.scale.crowd import crowd, new_pixels
 from tests.scale.ray_cluster import Cluster, cluster, needs_ray, retries, wait_long, workers_up
 
@@ -89,7 +89,7 @@ def test_a_task_takes_little_longer_on_another_machine(machines: Cluster, tmp_pa
     machines.deploy(1, SLEEP_SECONDS=steps["SLEEP_SECONDS"], SLEEP_STEPS=steps["SLEEP_STEPS"])
     with machines.gateway() as server:
         measure("ray", server)
-    with running_server(tmp_path, program=("-m", "tests.scale.sleeping_server"), **steps) as server:
+    with running_server(tmp_path, program=FAKE, **steps) as server:
         measure("local", server)
     sys.stdout.write(f"\noverhead {seconds}\n")
 

@@ -1,4 +1,4 @@
-"""A server process for attacks, started as an operator starts it."""
+"""A server process for attacks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bench.server import Server, running_server
-from tests.helpers import SMALL_SERVER
+from tests.helpers import FAKE
 
 BODY_TIMEOUT_SECONDS = 2.5
 
@@ -20,6 +20,6 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="package")
 def server(outputs: Path) -> Iterator[Server]:
-    settings = {**SMALL_SERVER, "BODY_TIMEOUT_SECONDS": str(BODY_TIMEOUT_SECONDS), "LOG_LEVEL": "INFO"}
-    with running_server(outputs, **settings) as running:
+    settings = {"BODY_TIMEOUT_SECONDS": str(BODY_TIMEOUT_SECONDS), "LOG_LEVEL": "INFO"}
+    with running_server(outputs, program=FAKE, **settings) as running:
         yield running

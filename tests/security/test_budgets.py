@@ -27,7 +27,7 @@ from schemas.json_body import LONG_BYTES, MAX_OTHER_BYTES, PIECE_BYTES
 from schemas.request import IncomingRequest, image_text, read_fields
 from serving import decoding
 from serving.decoding import LANES, LARGE_PIXELS, MAX_WAITING
-from tests.helpers import HANG_SECONDS, SMALL_SERVER, assert_error, encode, send_raw, until
+from tests.helpers import FAKE, HANG_SECONDS, assert_error, encode, send_raw, until
 from tests.security.attacked_server import processor_seconds
 from tests.serving.gated_service import ASYNC, GatedService, gated_service, gray_of, request_fields
 from utility import IO_THREADS, IOExecutor, decode_base64
@@ -247,7 +247,7 @@ FORMS = {
 
 @pytest.fixture(scope="module")
 def lone_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with running_server(tmp_path_factory.mktemp("outputs"), **SMALL_SERVER) as running:
+    with running_server(tmp_path_factory.mktemp("outputs"), program=FAKE) as running:
         yield running
 
 

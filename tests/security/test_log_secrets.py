@@ -17,7 +17,7 @@ import pytest
 
 from bench.server import Server, free_port, running_server
 from schemas.request import FIELDS
-from tests.helpers import SMALL_SERVER, b64, encode, sample_crop, wait_until
+from tests.helpers import FAKE, b64, encode, sample_crop, wait_until
 
 KEY = "the-key-of-the-house"
 TOKEN = "the-token-of-the-registry"
@@ -165,7 +165,7 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     settings = {"LOG_LEVEL": "DEBUG", "LOG_FORMAT": request.param, "API_KEY": KEY, "BODY_TIMEOUT_SECONDS": "3"}
     settings |= {"WEBHOOK_ALLOW_PRIVATE": "true", "WEBHOOK_SECRET": SIGNING, "DEVICE": "cpu"}
     settings |= {"REGISTRY_URL": f"http://user:{PASSWORD}@127.0.0.1:{free_port()}/?{PASSWORD}", "REGISTRY_TOKEN": TOKEN}
-    with running_server(tmp_path_factory.mktemp("outputs"), **SMALL_SERVER, **settings) as running:
+    with running_server(tmp_path_factory.mktemp("outputs"), program=FAKE, **settings) as running:
         yield running
 
 

@@ -71,7 +71,7 @@ async def test_a_job_that_takes_longer_than_results_are_kept_is_not_swept(
         assert await asyncio.to_thread(other.service.store.sweep, time.time()) == 0
         await other.job(job["id"])
         h.resolver.gate.set()
-        assert await other.job_is(job["id"], "succeeded") == await h.job(job["id"])
+        assert await other.job_is(job["id"], "succeeded") == await h.job_is(job["id"], "succeeded")
 
 
 async def test_who_cancels_a_job_of_a_frozen_instance_waits_no_longer_than_asked(

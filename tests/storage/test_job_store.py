@@ -151,12 +151,11 @@ def test_of_all_who_create_the_same_job_one_succeeds(tmp_path: Path) -> None:
     """In processes of their own, as instances are."""
     create = f"""
 import sys
-from tests.storage.test_job_store import a_record
-from storage.job_store import JobStore, Path
+from storage.job_store import JobRecord, JobStore, Path
 
 store = JobStore(Path({str(tmp_path)!r}))
-sys.stdin.readline()
-print([number for number in range(200) if store.create(a_record(f"job-of-mine-{{number}}"))])
+record = JobRecord.model_validate_json(sys.stdin.readline())
+print([number for number in range(100) if store.create(record.model_copy(update={{"id": f"job-of-mine-{{number}}"}}))])
 """
     command = [sys.executable, "-c", create]
     processes = [
@@ -165,10 +164,10 @@ print([number for number in range(200) if store.create(a_record(f"job-of-mine-{{
     ]
     for process in processes:
         assert process.stdin
-        process.stdin.write("\n")
+        process.stdin.write(a_record("job-of-mine").model_dump_json() + "\n")
         process.stdin.flush()
     created = [number for process in processes for number in json.loads(process.communicate()[0])]
-    assert sorted(created) == list(range(200))
+    assert sorted(created) == list(range(100))
     assert {path.suffix for path in tmp_path.iterdir()} == {".json"}
 
 
