@@ -94,7 +94,7 @@ async def _read_body(current: BodyRequest) -> bytes:
     if not (current.is_raw or current.boundary or current.mimetype == JSON):
         sent = f"{FORM} without a boundary" if current.mimetype == FORM else current.mimetype[:80] or "missing"
         raise InvalidContentType(
-            f"Content-Type must be {JSON}, {FORM} with its boundary, or image/* for the image file itself, not {sent}."
+            f"Content-Type must be {JSON}, {FORM} with its boundary, or image/* for the image itself, not {sent}."
         )
     if (encoding := current.headers.get("Content-Encoding") or "identity").lower() != "identity":
         raise InvalidContentType(f"Content-Encoding {encoding[:40]!r} is not understood here: send the body as it is.")

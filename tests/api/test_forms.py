@@ -8,7 +8,10 @@ import httpx
 import numpy as np
 import pytest
 
+from api.forms import MAX_HEAD_BYTES, MAX_PARTS, read_form
 from core.config import MAX_IMAGE_BYTES, MIB
+from core.errors import TooManyValues
+from schemas.json_body import SHOWN_CHARACTERS
 from tests.helpers import assert_error, encode, sample_crop
 
 PICTURE = sample_crop(60, 40, left=200, top=100)
@@ -93,6 +96,17 @@ async def test_what_is_wrong_with_a_form_is_said(
 ) -> None:
     error = assert_error(await client.post("/upscale", **form(*parts)), 400, code)
     assert (error.get("field"), words in error["error"]) == (field, True), error
+
+
+def test_what_is_too_long_for_any_field_is_not_kept() -> None:
+    image, query = read_form(form(part("image", PNG), *[part("x", b"a" * MIB)] * 8)["content"], "b")
+    assert (image, len(query)) == (PNG, 8 * (len("x=") + SHOWN_CHARACTERS) + 7)
+
+
+@pytest.mark.parametrize(("head", "count"), [(b"", MAX_PARTS), (b"X: " + b"x" * MAX_HEAD_BYTES + b"\r\n", 1)])
+def test_parts_and_their_heads_are_bounded(head: bytes, count: int) -> None:
+    with pytest.raises(TooManyValues, match="50 parts"):
+        read_form(form(part("image", PNG), *[head + part("x", b"")] * count)["content"], "b")
 
 
 @pytest.mark.parametrize("kind", ["multipart/form-data", "multipart/form-data; boundary=", "multipart/mixed; boundary=b"])

@@ -68,6 +68,15 @@ def test_the_example_of_the_document_works(server: Server, folder: Path) -> None
         assert image.size == (1920, 1200)
 
 
+def test_an_error_does_not_end_up_in_the_result(server: Server, folder: Path) -> None:
+    (folder / "larger.jpg").unlink(missing_ok=True)
+    (folder / "no_picture.jpg").write_text("no picture")
+    (folder / "bad.py").write_text(USE.replace(SERVER, server.url).replace("samples/astronaut.jpg", "no_picture.jpg"))
+    with pytest.raises(AssertionError, match="The data is not an image"):
+        run(folder, sys.executable, "bad.py")
+    assert not (folder / "larger.jpg").exists()
+
+
 def test_a_picture_is_sent_as_a_file_as_a_form_and_as_json(client: Generated) -> None:
     models, choices = client.models, {"scale": 2.0, "enhance_faces": False, "output_format": client.models.OutputFormat.PNG}
     raw = client.call("pictures.upscale", body=client.file(), **choices)

@@ -31,3 +31,6 @@ def test_what_the_documents_offer_to_try_works_as_it_stands(
         sent = json.loads(heard.value.request.post_data or "")
         assert set(sent) == {"image_b64", "target_resolution"}
         expect(block.locator(".live-responses-table .response-col_status").last).to_contain_text("200")
+        loaded = page.evaluate("performance.getEntriesByType('resource').map((entry) => entry.name)")
+        assert len(loaded) > 4
+        assert [each for each in loaded if not each.startswith((f"{url.rstrip('/')}{root_path}/", "data:"))] == []
