@@ -2,7 +2,10 @@
 
 export const size = ({ width, height }) => `${width} × ${height}`;
 
-export const bytes = (count) => (count < 1e6 ? `${Math.max(Math.round(count / 1e3), 1)} KB` : `${(count / 1e6).toFixed(1)} MB`);
+export function bytes(count) {
+  if (count < 1e6) return `${Math.max(Math.round(count / 1e3), 1)} KB`;
+  return count < 1e9 ? `${(count / 1e6).toFixed(1)} MB` : `${(count / 1e9).toFixed(1)} GB`;
+}
 
 /** A time that was measured: "9.4 s", "2 min 5 s". */
 export function took(seconds) {
