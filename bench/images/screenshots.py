@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect, sync_playwright
@@ -26,7 +27,7 @@ DOCS = ROOT / "docs"
 SHOTS = ROOT / "build" / "screenshots"
 DESK = {"viewport": {"width": 1440, "height": 900}}
 TELEPHONE = {"viewport": {"width": 390, "height": 844}, "device_scale_factor": 1.5, "has_touch": True, "is_mobile": True}
-SCREENS = {"desk": DESK, "telephone": TELEPHONE}
+SCREENS: dict[str, dict[str, Any]] = {"desk": DESK, "telephone": TELEPHONE}
 SCHEMES = ("light", "dark")
 STATES = ("empty", "draft", "preview", "folder", "comparison", "error")
 WAIT_MS = 300_000
