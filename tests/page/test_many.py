@@ -89,11 +89,11 @@ def test_all_are_made_with_few_of_them_at_the_server_and_one_that_fails_stops_no
     button(page, "Upscale all").click()
     expect(page.locator("#strip [data-state=active]")).to_have_count(6)
     expect(page.locator("#strip [data-state=failed]")).to_have_count(1)
-    expect(page.locator("#all p")).to_have_text(re.compile("^0 of 7 done, 1 not"))
+    expect(page.locator("#all p")).to_have_text(re.compile("^0 of 7 done, 1 failed"))
     page.wait_for_timeout(3000)
     assert len(sent) == 4, "one that failed, one that runs, and two that wait"
     resolver.gate.set()
-    expect(page.locator("#all p")).to_have_text("6 of 7 done, 1 not")
+    expect(page.locator("#all p")).to_have_text("6 of 7 done, 1 failed")
     assert len(sent) == 7
     expect(page.locator("#announcer")).to_have_text("6 of 7 pictures are done")
 
@@ -205,7 +205,7 @@ def test_a_result_that_is_gone_is_left_out_of_the_zip_and_said(page: Page) -> No
         button(page, "Download all").click()
     with zipfile.ZipFile(download.value.path()) as archive:
         assert len(archive.namelist()) == 2
-    expect(page.locator("#all p")).to_have_text("2 of 3 done, 1 not")
+    expect(page.locator("#all p")).to_have_text("2 of 3 done, 1 failed")
     expect(page.locator("#problem")).to_have_text("The server no longer has this result.")
 
 
