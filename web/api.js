@@ -68,9 +68,6 @@ export async function health() {
   return response.json();
 }
 
-/** The head of the response for a file; null where there is none. */
-export const head = (url) => fetch(url, { method: "HEAD" }).catch(() => null);
-
 /** What each size would be for a picture of that width and height. */
 export const plan = (asked) => call("GET", `plan?${query(asked)}`);
 
@@ -84,10 +81,18 @@ export async function preview(file) {
 /** A small picture, made at once. */
 export const upscale = async (file, options, signal) => (await send(`upscale?${query(options)}`, file, signal)).blob();
 
-async function send(path, file, signal = null) {
-  const headers = { "Content-Type": file.type || "application/octet-stream", Accept: "image/*" };
-  const response = await fetch(path, { method: "POST", body: file, headers, signal }).catch((error) => {
-    throw signal?.aborted ? error : new Problem(UNREACHABLE, { code: "unreachable", retrySeconds: 5 });
+const send = (path, file, signal = null) =>
+  respond(path, { method: "POST", body: file, headers: { "Content-Type": file.type || "application/octet-stream", Accept: "image/*" }, signal });
+
+/** The bytes of a result. */
+export const download = async (url, signal) => (await respond(url, { signal })).blob();
+
+/** How many they are. */
+export const sizeOf = async (url, signal = null) => Number((await respond(url, { method: "HEAD", signal })).headers.get("Content-Length"));
+
+async function respond(path, request) {
+  const response = await fetch(path, request).catch((error) => {
+    throw request.signal?.aborted ? error : new Problem(UNREACHABLE, { code: "unreachable", retrySeconds: 5 });
   });
   if (!response.ok) throw problemOf(response.status, await response.json().catch(() => null), response.headers.get("Retry-After"));
   return response;

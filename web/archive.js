@@ -1,6 +1,6 @@
 // All results in one zip file, made in this browser: straight onto the disk where it can, else in the browser's own store first.
 
-import { head } from "./api.js";
+import * as api from "./api.js";
 import { notify } from "./dom.js";
 import { lose } from "./jobs.js";
 import { changed, items } from "./pictures.js";
@@ -20,7 +20,7 @@ export async function downloadAll() {
   try {
     await pack(stop.signal);
   } catch (error) {
-    if (!stop.signal.aborted && error.name !== "AbortError") notify(`There is no zip file: ${error.message}`);
+    if (!stop.signal.aborted && error.name !== "AbortError") notify(`There is no zip file. ${error.message}`);
   }
   packing = null;
   changed();
@@ -32,14 +32,12 @@ async function pack(signal) {
   packing.of = files.length;
   if (!files.length) return;
   const bytes = zip.sizeOf(files);
-  if (bytes > zip.MOST_BYTES) throw new Error(`it would have ${words.bytes(bytes)}, and one takes up to 4 GB. Remove some of the pictures.`);
+  if (bytes > zip.MOST_BYTES) throw new Error(`It would have ${words.bytes(bytes)}, and one takes up to 4 GB: remove some of the pictures.`);
   const target = await openTarget();
   try {
     const archive = new zip.Zip(target.write);
     for (const { name, url } of files) {
-      const response = await fetch(url, { signal });
-      if (!response.ok) throw new Error(`the server answered ${response.status} for ${name}.`);
-      await archive.add(name, await response.blob());
+      await archive.add(name, await api.download(url, signal));
       packing.done += 1;
       changed();
     }
@@ -59,11 +57,12 @@ async function results(signal) {
   const files = [];
   for (const [index, item] of done.entries()) {
     const { url } = item.job.result;
-    const response = await head(url);
-    signal.throwIfAborted();
-    if (!response) throw new Error("the server cannot be reached.");
-    if (response.status === 404) lose(item);
-    else files.push({ name: names[index], url, size: Number(response.headers.get("Content-Length")) });
+    try {
+      files.push({ name: names[index], url, size: await api.sizeOf(url, signal) });
+    } catch (problem) {
+      if (problem.status !== 404) throw problem;
+      lose(item);
+    }
   }
   return files;
 }

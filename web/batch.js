@@ -70,16 +70,17 @@ function said(drafts, active, done) {
   if (packing) return packing.done ? `Packing ${packing.done} of ${packing.of}` : "Packing";
   const time = active.length ? left(active) : drafts.reduce((sum, item) => sum + secondsOf(item), 0);
   const parts = active.length || done.length ? [`${progressOfAll()} done`] : [words.count(items.length, "picture", "pictures")];
-  const failed = are("failed").length;
-  if (failed) parts.push(`${failed} not`);
+  if (failed().length) parts.push(`${failed().length} failed`);
   if (active.length && time) parts.push(`${words.about(time)} left`);
   else if (drafts.length > 1 && time) parts.push(words.about(time));
   return parts.join(", ");
 }
 
-/** "3 of 10", of those that were started; null where none was. */
+const failed = () => are("failed").filter(({ problem }) => problem); // and not cancelled
+
+/** "3 of 10", of those that were started. */
 export function progressOfAll() {
-  return `${are("done").length} of ${are("active", "done", "failed").length}`;
+  return `${are("done").length} of ${are("active", "done").length + failed().length}`;
 }
 
 /** What the server says of its own, and what is to be sent after that. */

@@ -1,7 +1,7 @@
 // The panel's form: what can be chosen for a draft, what each choice gives and how long it takes.
 
 import { $, setText } from "./dom.js";
-import { canStart, chosen, chosenWith, isFast, modelsIn, planOf, SIZES } from "./plans.js";
+import { canStart, chosen, chosenWith, isFast, leastSeconds, modelsIn, planOf, SIZES } from "./plans.js";
 import { canRestoreFaces } from "./server.js";
 import * as words from "./words.js";
 
@@ -52,7 +52,13 @@ function showSize(item, size, isChosen) {
   row.querySelector("input").disabled = Boolean(plan) && !choice;
   row.title = plan?.possible ? [`In passes of ${words.passes(plan.upscaling_strategy)}`, ...plan.warnings].join(". ") : "";
   setText(row.querySelector(".result"), choice ? words.size(plan.upscaled_size) : "");
-  setText(row.querySelector("small"), choice ? words.about(choice.seconds) : plan ? words.reason(plan, size, item) : item.later ? "" : "…");
+  setText(row.querySelector("small"), noteOf(item, size, plan, choice));
+}
+
+function noteOf(item, size, plan, choice) {
+  if (choice) return words.about(choice.seconds);
+  if (plan) return words.reason(size, leastSeconds(item, plan), item.plan.timeout_seconds);
+  return item.later ? "" : "…";
 }
 
 /** Offered where it makes a difference: not for factors, nor where whole passes do not reach the target, or reach just it. */

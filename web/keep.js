@@ -11,7 +11,7 @@ const opened = new Promise((resolve) => {
     }
   };
   request.onsuccess = () => resolve(request.result);
-  request.onerror = () => resolve(null);
+  request.onerror = request.onblocked = () => resolve(null); // by an older page in another tab
 }).catch(() => null); // a browser that keeps nothing: the page works until it is reloaded
 
 async function run(mode, act) {
@@ -28,7 +28,12 @@ async function run(mode, act) {
 const stateOf = ({ id, options, request, draft, queued, over, resent }) => ({ id, options, request, draft, queued, over, resent });
 
 /** Keep a picture; `item.kept` tells whether that worked, which a full disk or a private window may prevent. */
-export async function keep(item) {
+export function keep(item) {
+  item.keeping = put(item);
+  return item.keeping;
+}
+
+async function put(item) {
   const { id, at, name, file, madeFrom } = item;
   try {
     await run("readwrite", (pictures, states) => [pictures.put({ id, at, name, file, madeFrom }), states.put(stateOf(item))]);
@@ -40,6 +45,7 @@ export async function keep(item) {
 
 /** Keep what has changed of a picture that is kept. */
 export async function note(item) {
+  await item.keeping;
   if (item.kept) await run("readwrite", (_, states) => [states.put(stateOf(item))]).catch(() => { item.kept = false; });
 }
 

@@ -1,6 +1,6 @@
 // The page: what people do with it, and its start.
 
-import { head } from "./api.js";
+import { sizeOf } from "./api.js";
 import { advance } from "./batch.js";
 import { take, takeFrom } from "./intake.js";
 import { cancel, followJobs, lose, remove, restore, retry, start } from "./jobs.js";
@@ -33,9 +33,9 @@ $("panel").addEventListener("click", (event) => {
   if (pressed && event.detail > 1) event.preventDefault(); // a double click means one button, not what has come in its place
   else actions[pressed?.dataset.do]?.(selected);
 });
-$("download").addEventListener("click", async ({ target }) => {
+$("download").addEventListener("click", ({ target }) => {
   const item = selected;
-  if ((await head(target.href))?.status === 404) lose(item); // of which the browser itself says nothing
+  sizeOf(target.href).catch(({ status }) => status === 404 && lose(item)); // of which the browser itself says nothing
 });
 
 $("pick").addEventListener("change", ({ target }) => {

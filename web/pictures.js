@@ -45,11 +45,13 @@ export function newItem({
     id, name, file, options: { ...usual, ...options }, request, at, madeFrom, draft, queued, over, resent, kept,
     asked: !draft, job: null, plan: null, plannedAt: 0, problem: null, later: null, sent: null, note: "",
   };
-  item.looked = look(item).then(changed);
+  looking = looking.then(() => look(item));
+  item.looked = looking.then(changed);
   if (!draft) see(item).catch(() => {}); // the stage says so
   return item;
 }
 
+let looking = Promise.resolve(); // one after another, since each is as large as its pixels meanwhile
 let latest = 0;
 
 function after(item) {

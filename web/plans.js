@@ -60,11 +60,15 @@ export const canStart = (item) => chosen(item) !== null;
 export function obstacle(item) {
   if (canStart(item)) return null;
   const { natural, plan: { sizes, timeout_seconds: limit } } = item;
-  const seconds = modelsOf(item).flatMap((model) => sizes.map((plan) => plan.predicted_seconds?.[model] ?? Infinity));
-  const least = Math.min(...seconds);
+  const least = Math.min(...sizes.map((plan) => leastSeconds(item, plan)));
   if (least === Infinity) return { message: `The picture is ${words.size(natural)}: too large for every size.` };
   const px = Math.max(natural.width, natural.height) * Math.sqrt(limit / least);
   return { message: `It would take ${words.about(least)}; the server allows ${words.whole(limit)}.`, px };
+}
+
+/** With the quickest model for that kind of picture; Infinity where none makes that size. */
+export function leastSeconds(item, { predicted_seconds: seconds = {} }) {
+  return Math.min(...modelsOf(item).map((model) => seconds[model] ?? Infinity));
 }
 
 /** Of the work alone; null while that is not known. */

@@ -2,7 +2,10 @@
 
 export const size = ({ width, height }) => `${width} × ${height}`;
 
-export const bytes = (count) => (count < 1e6 ? `${Math.max(Math.round(count / 1e3), 1)} KB` : `${(count / 1e6).toFixed(1)} MB`);
+export function bytes(count) {
+  if (count < 1e6) return `${Math.max(Math.round(count / 1e3), 1)} KB`;
+  return count < 1e9 ? `${(count / 1e6).toFixed(1)} MB` : `${(count / 1e9).toFixed(1)} GB`;
+}
 
 /** A time that was measured: "9.4 s", "2 min 5 s". */
 export function took(seconds) {
@@ -75,11 +78,10 @@ export function faces({ faces_detected: found, faces_enhanced: restored }, asked
 
 export const sizeName = (size) => size.replace("x", "×");
 
-/** Why that size is not possible for the picture: the server's own plan for it says no, or none of its models is quick enough. */
-export function reason({ possible, predicted_seconds: seconds }, size, { plan, natural }) {
-  if (possible) return `Takes ${about(Math.min(...Object.values(seconds)))}, over the server's ${whole(plan.timeout_seconds)}`;
-  if (size.endsWith("x")) return "Too large for the server";
-  return Math.max(natural.width, natural.height) ? "The picture is as large already" : "";
+/** Why that size is not possible: it is none of the server's, or takes longer than the server allows. */
+export function reason(size, seconds, limit) {
+  if (seconds < Infinity) return `Takes ${about(seconds)}, over the server's ${whole(limit)}`;
+  return size.endsWith("x") ? "Too large for the server" : "The picture is as large already";
 }
 
 /** What was given instead of a file, if it was anything. */

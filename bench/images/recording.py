@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw
 from playwright.sync_api import Locator, Page, expect
 
 SCALE = 0.7
-QUALITY = 58
+QUALITY = 75
 LOOK_MS, STEP_MS = 1400, 260  # for which a picture stands: to be read, or one of a movement
 RING_PX, RING = 20, "#e0701a"  # where is clicked
 
@@ -61,7 +61,8 @@ def record(page: Page, photographs: list[Path], path: Path) -> Path:
     expect(page.get_by_role("button", name="Upscale", exact=True)).to_be_enabled()
     page.wait_for_timeout(1000)
     recording.frame(LOOK_MS)
-    size = page.locator("#size-2x")
+    page.locator("#size-2x").click()  # so that the next is another, whatever the page has chosen
+    size = page.locator("#size-4x")
     recording.frame(LOOK_MS // 2, click=size)
     size.click()
     recording.press("Settings for all")
@@ -71,7 +72,7 @@ def record(page: Page, photographs: list[Path], path: Path) -> Path:
         recording.frame(STEP_MS)
         page.wait_for_timeout(700)
     recording.frame(LOOK_MS)
-    tile = page.locator("#strip li:nth-child(4) button")
+    tile = page.locator("#strip li:nth-child(5) button")
     recording.frame(LOOK_MS // 2, click=tile)
     tile.click()
     slider = page.locator("#viewer .divider")

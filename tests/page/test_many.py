@@ -14,7 +14,7 @@ from playwright.sync_api import Browser, Page, Route, expect
 
 from core.config import Settings
 from tests.helpers import FakeResolver, encode, fake_models, sample_crop, with_settings
-from tests.page.actions import button, file, pick, tiles
+from tests.page.actions import box_of, button, file, pick, tiles
 from tests.page.conftest import served, visit
 
 
@@ -89,11 +89,11 @@ def test_all_are_made_with_few_of_them_at_the_server_and_one_that_fails_stops_no
     button(page, "Upscale all").click()
     expect(page.locator("#strip [data-state=active]")).to_have_count(6)
     expect(page.locator("#strip [data-state=failed]")).to_have_count(1)
-    expect(page.locator("#all p")).to_have_text(re.compile("^0 of 7 done, 1 not"))
+    expect(page.locator("#all p")).to_have_text(re.compile("^0 of 7 done, 1 failed"))
     page.wait_for_timeout(3000)
     assert len(sent) == 4, "one that failed, one that runs, and two that wait"
     resolver.gate.set()
-    expect(page.locator("#all p")).to_have_text("6 of 7 done, 1 not")
+    expect(page.locator("#all p")).to_have_text("6 of 7 done, 1 failed")
     assert len(sent) == 7
     expect(page.locator("#announcer")).to_have_text("6 of 7 pictures are done")
 
@@ -205,7 +205,7 @@ def test_a_result_that_is_gone_is_left_out_of_the_zip_and_said(page: Page) -> No
         button(page, "Download all").click()
     with zipfile.ZipFile(download.value.path()) as archive:
         assert len(archive.namelist()) == 2
-    expect(page.locator("#all p")).to_have_text("2 of 3 done, 1 not")
+    expect(page.locator("#all p")).to_have_text("2 of 3 done, 1 failed")
     expect(page.locator("#problem")).to_have_text("The server no longer has this result.")
 
 
@@ -214,10 +214,10 @@ def test_without_a_zip_it_says_why(page: Page, problem: str) -> None:
     make_all(page, 2)
     if problem == "unreachable":
         page.route("**/files/*", lambda route: route.abort())
-        words = "There is no zip file: the server cannot be reached."
+        words = "There is no zip file. The server cannot be reached."
     else:
         page.route("**/files/*", lambda route: route.fulfill(headers={"Content-Length": str(2**31)}))
-        words = "There is no zip file: it would have 4295.0 MB, and one takes up to 4 GB. Remove some of the pictures."
+        words = "There is no zip file. It would have 4.3 GB, and one takes up to 4 GB: remove some of the pictures."
     button(page, "Download all").click()
     expect(page.locator("#notice")).to_have_text(words)
     expect(button(page, "Download all")).to_be_enabled()
@@ -229,3 +229,16 @@ def test_those_that_are_done_can_be_removed_together(page: Page) -> None:
     expect(tiles(page)).to_have_count(0)
     page.reload()
     expect(page.get_by_text("Make a photograph larger")).to_be_visible()
+
+
+def test_on_a_telephone_the_sizes_stay_in_sight_below_the_bar(browser: Browser, site: str) -> None:
+    with visit(browser, site, viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True) as page:
+        pick_several(page, 3)
+        page.locator("#size-2x").click()
+        expect(button(page, "Settings for all")).to_be_visible()
+        page.evaluate("scrollTo(0, 0)")
+        rows, actions = page.locator("#sizes .size"), box_of(page.locator("#draft .actions"))
+        for row in rows.all():
+            box = box_of(row)
+            assert box["y"] + box["height"] <= actions["y"]
+        assert page.evaluate("document.documentElement.scrollWidth <= 390")
