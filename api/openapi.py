@@ -16,10 +16,10 @@ from api.responses import RESULT_HEADERS
 from core import errors
 from core.config import EXTENSIONS, INPUT_FORMATS, VERSION, either
 from core.errors import ServiceError
-from schemas.json_schema import PlainJsonSchema, Schema
-from schemas.params import PARAMS
+from schemas.json_schema import PlainJsonSchema, Schema, properties_of
+from schemas.params import PARAMS, PreviewParams, SizeParams
 from schemas.request import IMAGE, IMAGE_FIELD, UpscaleBody
-from schemas.response import ErrorResponse, HealthResponse, JobResponse, PlanResponse, UpscaleResponse
+from schemas.response import ErrorResponse, HealthResponse, JobResponse, PlanResponse, SizesResponse, UpscaleResponse
 
 Fields = dict[str, Any]
 
@@ -44,7 +44,8 @@ def build_document() -> Fields:
 
 def _schemas() -> dict[str, Schema]:
     """Of every body, and of what is in them, by the names of the models."""
-    responses: list[type[BaseModel]] = [UpscaleResponse, PlanResponse, JobResponse, HealthResponse, ErrorResponse]
+    plans: list[type[BaseModel]] = [PlanResponse, SizesResponse]
+    responses = [UpscaleResponse, *plans, JobResponse, HealthResponse, ErrorResponse]
     models = [(UpscaleBody, "validation"), *((response, "serialization") for response in responses)]
     _, document = models_json_schema(models, ref_template=_REF, schema_generator=PlainJsonSchema)  # type: ignore[arg-type]
     schemas: dict[str, Schema] = document["$defs"]
@@ -84,7 +85,8 @@ _TO_UPSCALE = [*_leaves(errors.BadRequest), *_BODIES, *_OVERLOADED, errors.Deadl
 def _paths() -> Fields:
     return {
         "/upscale": {"post": _upscale()},
-        "/plan": {"post": _plan()},
+        "/plan": {"get": _sizes(), "post": _plan()},
+        "/preview": {"post": _preview()},
         "/jobs/{id}": {"parameters": [_JOB_ID], "put": _put_job(), "get": _get_job()},
         "/jobs/{id}/cancel": {"parameters": [_JOB_ID], "post": _cancel_job()},
         "/jobs/{id}/events": {"parameters": [_JOB_ID], "get": _follow_job()},
@@ -131,6 +133,42 @@ def _plan() -> Fields:
         parameters=[*_QUERY, _TIMEOUT],
         requestBody=_BODY,
     )
+
+
+def _sizes() -> Fields:
+    failures = [errors.MissingField, errors.WrongType, errors.OutOfRange, errors.RepeatedField, errors.TooManyPixels]
+    return _operation(
+        "listSizes",
+        "pictures",
+        "See what a picture of some size could become",
+        "Each target, as far as passes go and exactly, then 2× and 4×: the result's size, and the seconds of each model.",
+        {
+            "200": _response("The sizes.", {JSON: {"schema": _ref(SizesResponse)}}),
+            **_failures([*failures, errors.ModelsLoading, errors.ShuttingDown, errors.DeviceLost]),
+        },
+        parameters=_query_of(SizeParams),
+    )
+
+
+def _preview() -> Fields:
+    about = {"description": "of the picture, upright", "schema": {"type": "string"}, "required": True}
+    ok = _response("The small copy.", {"image/jpeg": {}, "image/png": {}}, {"X-Upscale-Original-Size": about})
+    failures = [*_leaves(errors.BadRequest), errors.BodyTimeout, errors.BodyTooLarge, errors.QueueFull, errors.OutOfMemory]
+    return _operation(
+        "preview",
+        "pictures",
+        "See a picture",
+        "A small copy of the image, for browsers that cannot show its format: JPEG, or PNG if it has transparency.",
+        {"200": ok, **_failures([*failures, errors.DeadlineExceeded])},
+        parameters=[*_query_of(PreviewParams), _TIMEOUT],
+        requestBody=_BODY,
+    )
+
+
+def _query_of(kind: type[BaseModel]) -> list[Fields]:
+    required = kind.model_json_schema().get("required", [])
+    schemas = properties_of(kind).items()
+    return [{"name": name, "in": "query", "required": name in required, "schema": schema} for name, schema in schemas]
 
 
 def _upscale() -> Fields:

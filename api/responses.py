@@ -16,9 +16,10 @@ from quart import Quart, Response, g, request
 from quart.wrappers.response import FileBody
 from werkzeug.exceptions import HTTPException
 
-from core.config import EXTENSIONS
+from core.config import EXTENSIONS, OutputFormat
 from core.errors import OutOfMemory, ResultExpired, ServiceError, Unavailable, internal_error
 from core.logs import current_request
+from schemas.plan import Size
 from schemas.response import ErrorResponse, ImageSize, UpscaleResult
 from utility import open_regular
 
@@ -103,6 +104,12 @@ def result_image(result: UpscaleResult) -> Response:
     return response
 
 
+def preview_image(data: bytes, image_format: OutputFormat, original: Size) -> Response:
+    """A small copy of a picture, and in a header how large the picture is."""
+    size = _header_text(ImageSize.of(original))
+    return Response(data, headers={"X-Upscale-Original-Size": size}, content_type=f"image/{image_format}")
+
+
 def _body_of(result: UpscaleResult) -> LocalFile | memoryview:
     """The file's bytes, read as the client takes them, so that slow readers hold nothing in memory.
 
@@ -142,7 +149,10 @@ def _header_text(value: object) -> str:
     return "" if value is None else json.dumps(value)
 
 
-_PLACES = "GET / (a page for people), POST /upscale, POST /plan, GET /jobs/<id>, GET /health and GET /files/<name>"
+_PLACES = (
+    "GET / (a page for people), GET /docs (all of this), POST /upscale, GET and POST /plan, POST /preview, GET /jobs/<id>, "
+    "GET /files/<name> and GET /health"
+)
 
 
 def add_error_handlers(app: Quart) -> None:

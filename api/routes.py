@@ -7,7 +7,7 @@ from quart import Quart, Response, g, request, send_file
 from api.access import CHALLENGE, Access, presented_keys, security_headers
 from api.jobs import accept_job
 from api.requests import accepted_formats, prefers_async, read_request, request_deadline
-from api.responses import json_response, result_image, result_json
+from api.responses import json_response, preview_image, result_image, result_json
 from core.errors import FileNotFound, Unauthorized
 from core.logs import current_request
 from core.metrics import CONTENT_TYPE
@@ -70,6 +70,15 @@ def add_routes(app: Quart, service: Service, jobs: Jobs) -> None:
         deadline = request_deadline(longest_seconds)
         async with deadline.enforced():
             return json_response(await service.plan(await read_request(), deadline))
+
+    @app.get("/plan")
+    async def sizes() -> Response:
+        return json_response(service.sizes(request.query_string.decode("utf-8", "replace")))
+
+    @app.post("/preview")
+    async def preview() -> Response:
+        async with request_deadline(longest_seconds).enforced():
+            return preview_image(*await service.preview(await read_request()))
 
     @app.get("/health")
     async def health() -> Response:

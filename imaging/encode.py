@@ -5,17 +5,20 @@ from __future__ import annotations
 import io
 import os
 import resource
+from dataclasses import replace
 from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image
 
+from core.config import OutputFormat
 from imaging.colour import flatten_on_white
 from imaging.containers.png import encode_png16, with_chunks
 from imaging.formats import memory_errors
 from imaging.metadata import NO_METADATA, Metadata, with_metadata
-from imaging.picture import Picture, eight_bits
+from imaging.picture import Picture, eight_bits, resized
 
+PREVIEW_QUALITY = 90
 END_OF_JPEG = b"\xff\xd9"
 
 
@@ -69,6 +72,16 @@ def encode_image(
     if image_format == "jpeg" and not data.endswith(END_OF_JPEG):  # Pillow does not look at what its writing comes to
         raise MemoryError("there is no room for the encoded picture")
     return with_metadata(data, image_format, metadata, picture.width, picture.height), warnings
+
+
+def encode_preview(picture: Picture, max_px: int) -> tuple[bytes, OutputFormat]:
+    """A file of eight bits that browsers show, and its format: no longer than `max_px` a side, and never enlarged."""
+    share = min(max_px / max(picture.width, picture.height), 1)
+    small = resized(picture, max(round(picture.width * share), 1), max(round(picture.height * share), 1))
+    image_format: OutputFormat = "jpeg" if small.alpha is None else "png"
+    alpha = None if small.alpha is None else eight_bits(small.alpha)
+    data, _ = encode_image(replace(small, pixels=eight_bits(small.pixels), alpha=alpha), image_format, PREVIEW_QUALITY)
+    return data, image_format
 
 
 def _file_in_memory() -> BinaryIO:

@@ -129,14 +129,15 @@ def translate_errors(format_name: str | None) -> Iterator[None]:
     except (BadRequest, MemoryError):
         raise
     except Image.DecompressionBombError as exc:
-        raise _too_many_pixels() from exc
+        raise too_many_pixels() from exc
     except Exception as exc:
         raise BrokenImage(
             f"The {format_name} file is damaged, incomplete or of a rare variant. Save it anew as PNG or JPEG and send that."
         ) from exc
 
 
-def _too_many_pixels() -> TooManyPixels:
+def too_many_pixels() -> TooManyPixels:
+    """What is said of an image that is too large to be opened."""
     side = TARGET_PX["8k"]
     return TooManyPixels(f"The image has more than {MAX_PIXELS:,} pixels ({side}×{side}), the most that is opened.")
 
@@ -160,7 +161,7 @@ def open_image(data: bytes, limits: InputLimits = InputLimits()) -> OpenedImage:
     with translate_errors(format_name):
         opened = _OPENERS[format_name](data)
     if opened.width * opened.height > MAX_PIXELS:
-        raise _too_many_pixels()
+        raise too_many_pixels()
     if (frame_count := opened.file.frame_count) > 1:
         frames = "pages" if format_name == "TIFF" else "frames"
         raise AnimatedImage(f"The {format_name} file has {frame_count} {frames}: send a single still image.")

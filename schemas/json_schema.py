@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 from pydantic import BaseModel
@@ -26,6 +27,7 @@ class PlainJsonSchema(GenerateJsonSchema):
         return made
 
 
+@cache
 def properties_of(model: type[BaseModel]) -> dict[str, Schema]:
     """The schema of each field of a model, by its name."""
     properties: dict[str, Schema] = model.model_json_schema(schema_generator=PlainJsonSchema)["properties"]

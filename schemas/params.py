@@ -7,7 +7,7 @@ made from it.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import orjson
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -15,6 +15,7 @@ from pydantic.json_schema import SkipJsonSchema
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from core.config import (
+    MAX_PIXELS,
     MAX_SCALE,
     MAX_URL_CHARACTERS,
     TARGET_PX,
@@ -24,11 +25,12 @@ from core.config import (
     OutputFormat,
     TargetResolution,
 )
-from core.errors import ConflictingFields, OutOfRange, ServiceError, WrongType
+from core.errors import ConflictingFields, MissingField, OutOfRange, ServiceError, WrongType
 from schemas.json_schema import Schema, properties_of
 
 _URL = r"^[Hh][Tt][Tt][Pp][Ss]?://[^\s\x1c-\x1f/?#@]+([/?#][^\s\x1c-\x1f]*)?$"
 _Scale = Annotated[float, Field(gt=1, le=MAX_SCALE)]
+P = TypeVar("P", bound=BaseModel)
 _WebhookURL = Annotated[str, Field(max_length=MAX_URL_CHARACTERS, pattern=_URL)]
 
 
@@ -114,6 +116,25 @@ class UpscaleParams(BaseModel):
     )
 
 
+class SizeParams(BaseModel):
+    """What is asked of a picture of which only the size is known."""
+
+    model_config = ConfigDict(strict=True, frozen=True)
+
+    width: int = Field(ge=1, le=MAX_PIXELS, description="of the picture, upright, in pixels", examples=[480])
+    height: int = Field(ge=1, le=MAX_PIXELS, description="likewise", examples=[300])
+    enhance_faces: bool = Field(default=True, description="whether faces are to be restored", examples=[True])
+    alpha: bool = Field(default=False, description="whether the picture has transparency, which takes twice the time")
+
+
+class PreviewParams(BaseModel):
+    """What is asked of a preview, beside the image."""
+
+    model_config = ConfigDict(strict=True, frozen=True)
+
+    max_px: int = Field(default=2048, ge=16, le=4096, description="the longest that its long side may be, in pixels")
+
+
 PARAMS = properties_of(UpscaleParams)
 KINDS = {
     "string": "a string",
@@ -129,19 +150,31 @@ def parse_params(given: Mapping[str, Any]) -> UpscaleParams:
     """Validate what was given, by name.
 
     Raises:
-        WrongType, OutOfRange: the first field that is wrong, and what would be right. Little of its value is repeated.
+        WrongType, OutOfRange: as `validated`.
         ConflictingFields: two fields say how large the result shall be.
     """
-    try:
-        params = UpscaleParams.model_validate(given)
-    except ValidationError as exc:
-        error = exc.errors(include_url=False)[0]
-        name = str(error["loc"][0])
-        raise _as_error(name, PARAMS[name], given[name], error) from None  # the exception holds all that was given
+    params = validated(UpscaleParams, given)
     for name in ("target_resolution", "fit"):
         if "scale" in given and name in given:
             raise ConflictingFields(f"scale and {name} cannot be given together: send one of them.", field="scale")
     return params
+
+
+def validated(kind: type[P], given: Mapping[str, Any]) -> P:
+    """The parameters of that kind among what was given.
+
+    Raises:
+        MissingField, WrongType, OutOfRange: the first field that is wrong, and what would be right. Little of its value is
+            repeated.
+    """
+    try:
+        return kind.model_validate(given)
+    except ValidationError as exc:
+        error, schemas = exc.errors(include_url=False)[0], properties_of(kind)
+        name = str(error["loc"][0])
+        if error["type"] == "missing":
+            raise MissingField(f"{name} is missing: it must be {KINDS[schemas[name]['type']]}.", field=name) from None
+        raise _as_error(name, schemas[name], given[name], error) from None  # the exception holds all that was given
 
 
 def _as_error(name: str, schema: Schema, value: Any, error: ErrorDetails) -> ServiceError:

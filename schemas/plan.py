@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import Literal
+from typing import Any, Literal, get_args
 
 from core.config import MAX_SCALE, TARGET_PX, Fit, ModelName, TargetResolution
 from core.errors import ConflictingFields, ImageTooLarge
-from schemas.params import UpscaleParams
+from schemas.params import UpscaleParams, parse_params
 
 MAX_PASSES = 3
+USUAL_SCALES = (2.0, 4.0)
 MAX_OUTPUT_PX = max(TARGET_PX.values())  # of a long side
 
 
@@ -136,6 +137,20 @@ def plan_scale(original: Size, scale: float, model: ModelName = "photo") -> Plan
     while (left := factor / math.prod(passes)) > 1:
         passes.append(4 if left > 2 else 2)
     return Plan(original, None, tuple(passes), output, model=model)
+
+
+def size_choices(original: Size) -> Iterator[tuple[dict[str, Any], Plan | ImageTooLarge]]:
+    """The sizes that people choose from, each target in both fits, then 2× and 4×: what to ask for, null where nothing, and
+    the plan, or why there is none.
+    """
+    choices = [(target, fit, None) for fit in get_args(Fit) for target in TARGET_PX]
+    for values in (*choices, *((None, None, scale) for scale in USUAL_SCALES)):
+        choice = dict(zip(("target_resolution", "fit", "scale"), values, strict=True))
+        asked = {name: value for name, value in choice.items() if value is not None}
+        try:
+            yield choice, plan_for(original, parse_params(asked))
+        except ImageTooLarge as exc:
+            yield choice, exc
 
 
 def max_scale(long_side: int) -> float:

@@ -18,7 +18,7 @@ from core.config import EXTENSIONS, INPUT_FORMATS, OutputFormat, either
 from core.errors import MissingField, NotAnObject, RepeatedField, WrongType
 from imaging.formats import InputLimits, OpenedImage
 from schemas.json_body import LongString, parse_json
-from schemas.json_schema import properties_of
+from schemas.json_schema import Schema, properties_of
 from schemas.params import KINDS, PARAMS, UpscaleParams, shown, usual_format
 from schemas.plan import Plan
 
@@ -80,18 +80,22 @@ class UpscaleRequest:
         return hashlib.sha256(repr((sorted(choices.items()), self.sha256)).encode()).hexdigest()
 
 
-def read_fields(incoming: IncomingRequest) -> dict[str, Any]:
+def read_fields(incoming: IncomingRequest, params: Mapping[str, Schema] = PARAMS) -> dict[str, Any]:
     """The fields of the query string and, unless it is the image itself, of the body; nothing of them is validated.
+
+    Args:
+        incoming: the request.
+        params: what it may have beside the image, by name.
 
     Raises:
         InvalidJSON, TooManyValues, NotAnObject: the body is no JSON object of a bearable size.
         RepeatedField: a field was given twice.
     """
-    query = _parse_query(incoming.query)
+    query = parse_query(incoming.query, params)
     if incoming.is_raw:
         return query
     body = _parse_object(incoming.body)
-    for name in FIELDS:
+    for name in (IMAGE_FIELD, *params):
         if name in query and name in body:
             raise RepeatedField(f"{name} is in the query string and in the body.", field=name)
     return query | body
@@ -123,13 +127,17 @@ def unknown_fields_warning(given: Iterable[str], known: Iterable[str]) -> tuple[
     return (f"Ignored unknown fields: {named}. Known fields are {', '.join(known)}.",)
 
 
-def _parse_query(query: str) -> dict[str, Any]:
-    """The fields of a query string; what is no string there is written as in JSON."""
+def parse_query(query: str, params: Mapping[str, Schema]) -> dict[str, Any]:
+    """The fields of a query string; what is no string among `params` is written as in JSON.
+
+    Raises:
+        RepeatedField: one of `params` is there twice.
+    """
     given: dict[str, Any] = {}
     for name, text in parse_qsl(query, keep_blank_values=True):
-        if name in given and name in PARAMS:
+        if name in given and name in params:
             raise RepeatedField(f"{name} is in the query string more than once.", field=name)
-        is_text = PARAMS.get(name, IMAGE)["type"] == "string"
+        is_text = params.get(name, IMAGE)["type"] == "string"
         given[name] = text if is_text else _parse_literal(text)
     return given
 

@@ -9,7 +9,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from core.config import VERSION, ModelName, OutputFormat, TargetResolution
+from core.config import VERSION, Fit, ModelName, OutputFormat, TargetResolution
 from core.errors import ResultNotSaved, ServiceError
 from core.logs import Values
 from schemas.plan import Plan, Size
@@ -179,6 +179,42 @@ class PlanResponse(PlanSummary):
     memory_bytes: _Count
     format: OutputFormat = Field(description="of the result")
     warnings: _Warnings
+
+
+class _SizeChoice(_Response):
+    target_resolution: _Target
+    fit: Fit | None = Field(description="null if a scale was asked for", examples=["passes"])
+    scale: float | None = Field(description="null if a target was asked for", examples=[2.0])
+
+
+class PossibleSize(_SizeChoice):
+    """A size that a picture can become: the fields of a request for it, and what it gives and takes."""
+
+    possible: Literal[True] = True
+    upscaled_size: ImageSize
+    upscaling_strategy: _Passes
+    total_scale: _TotalScale
+    memory_bytes: _Count
+    predicted_seconds: dict[ModelName, _Seconds] = Field(description="on this device, by model; only those that are loaded")
+    warnings: _Warnings
+
+
+class ImpossibleSize(_SizeChoice):
+    """A size that is out of reach."""
+
+    possible: Literal[False] = False
+    error: str = Field(description="why, and what would be possible")
+    code: str = Field(description="as a request would get", examples=["image_too_large"])
+
+
+class SizesResponse(_Response):
+    """The body of GET /plan."""
+
+    success: Literal[True] = True
+    original_size: ImageSize
+    queue_seconds: _Seconds = Field(description="until a request of one second would start")
+    timeout_seconds: _Seconds = Field(description="that a request may take at most")
+    sizes: tuple[PossibleSize | ImpossibleSize, ...] = Field(description="each target, each target exactly, 2×, 4×")
 
 
 class ErrorResponse(_Response):

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Callable, Coroutine, Mapping
+from functools import partial
+from typing import Any, TypeVar
 
 from core.budget import MemoryBudget, Room
-from core.config import GIB
+from core.config import GIB, OutputFormat
 from core.errors import QueueFull
 from imaging.decode import decode_image, decoding_bytes
+from imaging.encode import encode_preview
 from imaging.formats import OpenedImage
 from imaging.picture import Picture
 from utility import IO_THREADS, IOExecutor
@@ -22,6 +25,8 @@ LANES: Mapping[bool, int] = {True: 2, False: IO_THREADS - 1}  # large or not: de
 MAX_WAITING: Mapping[bool, int] = {True: 8, False: 32}  # pictures
 MAX_BYTES = 2 * GIB  # of all pictures in memory: files that wait, what decoding takes, pixels that wait for the device
 RETRY_SECONDS = 5
+
+T = TypeVar("T")
 
 Decoded = tuple[Picture, list[str]]
 
@@ -53,6 +58,18 @@ class Decoder:
             BadRequest: the image cannot be decoded.
             QueueFull: too many wait already, or their pictures take too much memory.
         """
+        return await self._in_lane(image, self._decode)
+
+    async def preview(self, image: OpenedImage, max_px: int) -> tuple[bytes, OutputFormat]:
+        """A copy of at most that long side, as a file that browsers show, and its format.
+
+        Raises:
+            BadRequest, QueueFull: as `decode`.
+        """
+        return await self._in_lane(image, partial(self._preview, max_px=max_px))
+
+    async def _in_lane(self, image: OpenedImage, work: Callable[[OpenedImage, Room], Coroutine[Any, Any, T]]) -> T:
+        """What becomes of the image, in the lane of its size and with room for decoding it, which `work` gives back."""
         large, room = is_large(image), Room(self.budget)
         try:
             if self._waiting[large] >= MAX_WAITING[large] or not room.grow(len(image.file.data)):
@@ -61,12 +78,12 @@ class Decoder:
                 await self._enter(lanes, large)
                 if not room.resize(decoding_bytes(image)):
                     raise _full()
-                decoding = asyncio.create_task(self._decode(image, room, lanes.pop_all()))
+                working = asyncio.create_task(_then_leave(lanes.pop_all(), work(image, room)))
         except BaseException:
             room.release()
             raise
-        decoding.add_done_callback(_note_end)
-        return await asyncio.shield(decoding)  # a thread cannot be stopped: what it holds is held until it ends
+        working.add_done_callback(_note_end)
+        return await asyncio.shield(working)  # a thread cannot be stopped: what it holds is held until it ends
 
     async def _enter(self, lanes: contextlib.AsyncExitStack, large: bool) -> None:
         self._waiting[large] += 1
@@ -77,22 +94,37 @@ class Decoder:
         finally:
             self._waiting[large] -= 1
 
-    async def _decode(self, image: OpenedImage, room: Room, lanes: contextlib.AsyncExitStack) -> Decoded:
-        async with lanes:
-            try:
-                picture, warnings = await self._io.run(decode_image, image)
-            except BaseException:
-                room.release()
-                raise
+    async def _decode(self, image: OpenedImage, room: Room) -> Decoded:
+        try:
+            picture, warnings = await self._io.run(decode_image, image)
+        except BaseException:
+            room.release()
+            raise
         room.resize(picture.size_bytes)
         room.hold_for(picture)
         return picture, warnings
 
+    async def _preview(self, image: OpenedImage, room: Room, max_px: int) -> tuple[bytes, OutputFormat]:
+        try:
+            return await self._io.run(_small_copy, image, max_px)
+        finally:
+            room.release()
 
-def _note_end(decoding: asyncio.Task[Decoded]) -> None:
+
+def _small_copy(image: OpenedImage, max_px: int) -> tuple[bytes, OutputFormat]:
+    picture, _ = decode_image(image)
+    return encode_preview(picture, max_px)
+
+
+async def _then_leave(lanes: contextlib.AsyncExitStack, work: Coroutine[Any, Any, T]) -> T:
+    async with lanes:
+        return await work
+
+
+def _note_end(working: asyncio.Task[Any]) -> None:
     """Of one for which nobody waits any more, too: an error that nobody asks for would be logged."""
-    if not decoding.cancelled():
-        decoding.exception()
+    if not working.cancelled():
+        working.exception()
 
 
 def _full() -> QueueFull:

@@ -20,18 +20,23 @@ from core.errors import ResultNotSaved
 from core.host import memory_limit_bytes
 from core.metrics import Metrics
 from core.stage_timer import StageTimer
-from imaging.decode import header_warnings
 from imaging.encode import encode_image
-from imaging.metadata import NO_METADATA, Metadata, kept_metadata
+from imaging.metadata import Metadata
 from imaging.picture import Picture, beside_pixels
 from schemas.params import UpscaleParams
 from schemas.plan import Plan
 from schemas.request import UpscaleRequest
-from schemas.response import FaceBox, ImageSize, PlanResponse, PlanSummary, UpscaleMetadata, UpscaleResult
+from schemas.response import (
+    FaceBox,
+    ImageSize,
+    UpscaleMetadata,
+    UpscaleResult,
+)
 from serving.admission import Admission
 from serving.deadline import Deadline
 from serving.decoding import Decoder, is_large
 from serving.pending import InFlight, PendingResult
+from serving.planning import Planner, metadata_of
 from serving.workers import Workers
 from storage.recent_pictures import RecentPictures
 from storage.result_cache import ResultCache, cache_keys
@@ -62,6 +67,7 @@ class Dispatcher:
         io: IOExecutor,
         decoder: Decoder,
         metrics: Metrics,
+        planner: Planner,
     ) -> None:
         self.cache = cache
         self._admission = admission
@@ -69,6 +75,7 @@ class Dispatcher:
         self._io = io
         self._metrics = metrics
         self._decoder = decoder
+        self._planner = planner
         self._in_flight: dict[str, InFlight[UpscaleResult]] = {}  # by their key in the cache
         self._runs: dict[str, InFlight[PipelineOutput]] = {}  # by the key of their picture; each has waiters
         kept_bytes = min(KEPT_BYTES, memory_limit_bytes() // KEPT_SHARE)
@@ -84,7 +91,7 @@ class Dispatcher:
             QueueFull: there is no place, or too much stands before it.
             DeadlineExceeded: it alone takes far longer than it may.
         """
-        timer, least = StageTimer(), self._task_of(request, has_alpha=False)
+        timer, least = StageTimer(), self._planner.task_of(request, has_alpha=False)
         if is_large(request.image):  # by its header, even if its result might be there: only seconds of decoding would tell
             self._admission.check(least, deadline.seconds_left)
         with timer.stage("decode"):
@@ -105,48 +112,13 @@ class Dispatcher:
                 run = InFlight.of_cached(output)
             cached = run is not None
             if run is None:
-                task = self._task_of(request, has_alpha)
+                task = self._planner.task_of(request, has_alpha)
                 run = self._start_run(of_picture, request, picture, task, deadline)
             in_flight = self._start(key, request, output_format, beside_pixels(picture), metadata, run)
         if cached:
             self._metrics.count_cache_hit()
         warnings = (*request.warnings, *decode_warnings, *left_out)
         return PendingResult(in_flight, self._admission, deadline, warnings, cached=cached, has_alpha=has_alpha)
-
-    async def plan(self, request: UpscaleRequest, deadline: Deadline) -> PlanResponse:
-        """What would become of a request, and what it would take, without running it. The cache is not looked at.
-
-        A large picture is not decoded: its header tells all but whether the rest of the file is whole, and whether alpha that
-        it has is full throughout.
-
-        Raises:
-            BadRequest, ModelUnavailable, QueueFull, DeadlineExceeded: as `submit`.
-        """
-        plan, has_alpha = request.plan, request.image.has_alpha
-        self._admission.check(self._task_of(request, has_alpha=False), deadline.seconds_left)
-        if is_large(request.image):
-            warnings = await self._io.run(header_warnings, request.image)
-            if has_alpha:
-                warnings.append(_ALPHA_NOT_READ)
-        else:
-            picture, warnings = await self._decoder.decode(request.image)
-            has_alpha = picture.alpha is not None
-        _, left_out = await self._io.run(_metadata_of, request, request.output_format(has_alpha))
-        task = self._task_of(request, has_alpha)
-        self._admission.check(task, deadline.seconds_left)
-        own_seconds, queue_seconds = self._admission.forecast(task)
-        return PlanResponse(
-            **dict(PlanSummary.of(plan)),
-            total_scale=float(plan.total_scale),
-            predicted_seconds=round(own_seconds, 3),
-            queue_seconds=round(queue_seconds, 3),
-            memory_bytes=self._workers.any().memory_bytes(plan),
-            format=request.output_format(has_alpha),
-            warnings=(*request.warnings, *warnings, *left_out, *plan.warnings),
-        )
-
-    def _task_of(self, request: UpscaleRequest, has_alpha: bool) -> DeviceTask:
-        return DeviceTask(self._workers.any().work(request.plan, has_alpha, request.params.enhance_faces))
 
     def cancel_all(self) -> None:
         """End everything at its next step."""
@@ -277,9 +249,6 @@ class Dispatcher:
         return held
 
 
-_ALPHA_NOT_READ = "Whether any pixel of so large a picture is transparent was not looked at: this is its plan if one is."
-
-
 def _now() -> float:
     return asyncio.get_running_loop().time()
 
@@ -290,19 +259,11 @@ def _shared(table: Mapping[str, InFlight[T]], key: str) -> InFlight[T] | None:
     return in_flight if in_flight and in_flight.waiters else None
 
 
-def _metadata_of(request: UpscaleRequest, output_format: OutputFormat) -> tuple[Metadata, list[str]]:
-    """What of the file's own goes out again, and what was left out of it."""
-    if request.params.metadata == "none":
-        return NO_METADATA, []
-    size = request.plan.output
-    return kept_metadata(request.image.file, size.width, size.height, output_format)
-
-
 def _keys_of(
     request: UpscaleRequest, picture: Picture, output_format: OutputFormat, identity: str
 ) -> tuple[Metadata, list[str], str, str]:
     """The same, and the keys of the upscaled picture and of the result."""
-    metadata, left_out = _metadata_of(request, output_format)
+    metadata, left_out = metadata_of(request, output_format)
     keys = cache_keys(picture, request.plan, request.params, output_format, identity, metadata)
     return metadata, left_out, *keys
 

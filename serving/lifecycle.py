@@ -11,20 +11,21 @@ from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from core.config import Settings
+from core.config import OutputFormat, Settings
 from core.errors import DeviceLost, JobCancelled, ModelsLoading, ShuttingDown, Unavailable
 from core.host import unusable_folder
 from core.metrics import Metrics, MetricsSnapshot
 from model_utility import Models, load_models
+from schemas.plan import Size
 from schemas.request import IncomingRequest, UpscaleRequest
-from schemas.response import HealthResponse, PlanResponse, ServiceState, ServiceStatus, UpscaleResult
+from schemas.response import HealthResponse, PlanResponse, ServiceState, ServiceStatus, SizesResponse, UpscaleResult
 from serving import health
 from serving.deadline import Deadline
 from serving.decoding import Decoder
 from serving.devices import Devices
 from serving.dispatcher import Dispatcher
 from serving.pending import PendingResult
-from serving.validation import parse_request
+from serving.planning import Planner, parse_preview, parse_request, parse_size
 from serving.workers import Workers
 from storage.result_cache import ResultCache
 from storage.result_store import ResultStore
@@ -56,7 +57,10 @@ class Service:
         self._admission, self._workers = self._devices.admission, self._devices.workers
         self._decoder = Decoder(self.io)
         cache = ResultCache(self.store)
-        self._dispatcher = Dispatcher(self._admission, self._workers, cache, self.io, self._decoder, self.metrics)
+        self._planner = Planner(self._admission, self._workers, self._decoder, self.io)
+        self._dispatcher = Dispatcher(
+            self._admission, self._workers, cache, self.io, self._decoder, self.metrics, self._planner
+        )
         self._is_loaded = False
         self._heartbeat = _build_heartbeat(settings, self._describe) if settings.registry_url else None
         self._tasks: list[asyncio.Task[None]] = []
@@ -261,7 +265,25 @@ class Service:
         Raises:
             BadRequest, Unavailable, DeadlineExceeded: as the request itself would.
         """
-        return await self._dispatcher.plan(await self.validate(incoming), deadline)
+        return await self._planner.plan(await self.validate(incoming), deadline)
+
+    def sizes(self, query: str) -> SizesResponse:
+        """What a picture of the size in a query string could become, and what each would take.
+
+        Raises:
+            BadRequest, Unavailable: see `core.errors`.
+        """
+        self._check_ready()
+        return self._planner.sizes(parse_size(query), self.settings.request_timeout_seconds)
+
+    async def preview(self, incoming: IncomingRequest) -> tuple[bytes, OutputFormat, Size]:
+        """A small copy of an image file for a browser that cannot show the file, its format, and the size of the original.
+
+        Raises:
+            BadRequest, QueueFull: see `core.errors`.
+        """
+        image, max_px = await self.io.run(parse_preview, incoming)
+        return *await self._decoder.preview(image, max_px), Size(image.width, image.height)
 
     async def submit(self, request: UpscaleRequest, deadline: Deadline) -> PendingResult:
         """Take a request in, and return without waiting for its result.

@@ -18,7 +18,7 @@ from serving.jobs.recovery import recover_until
 from serving.jobs.responses import to_response
 from serving.jobs.runner import JobRunner, LiveJob
 from serving.lifecycle import Service, shutting_down
-from serving.validation import parse_request
+from serving.planning import parse_request
 from storage.job_store import JobRecord
 from storage.unfinished import JobState
 from utility import wait_at_most

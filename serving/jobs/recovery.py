@@ -18,7 +18,7 @@ from schemas.response import JobStatus, ServiceState
 from serving.deadline import Deadline
 from serving.jobs.runner import MAX_DEATHS, JobRunner, failure
 from serving.lifecycle import Service
-from serving.validation import parse_request
+from serving.planning import parse_request
 from storage.job_store import interrupted
 from utility import wait_at_most
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from core.config import Settings
-from serving import decoding, dispatcher
+from serving import decoding, planning
 from tests.helpers import FakeResolver, assert_error, b64, encode, fake_models, ready, sample_crop, serving
 from tests.serving.gated_service import ASYNC, gated_service
 from workers.speed import Speed
@@ -92,7 +92,7 @@ async def test_a_large_picture_is_planned_as_its_header_says(
     for alpha in (254, 255):
         body = {"image_b64": b64(encode(with_alpha(alpha))), "target_resolution": "2k"}
         plan = (await client.post("/plan", json=body)).json()
-        assert (plan["format"], plan["warnings"]) == ("png", [dispatcher._ALPHA_NOT_READ])
+        assert (plan["format"], plan["warnings"]) == ("png", [planning._ALPHA_NOT_READ])
     assert (await client.post("/upscale", json=body)).json()["format"] == "jpeg"
     body = {"image_b64": b64(encode(PIXELS)), "target_resolution": "2k"}
     assert (await client.post("/plan", json=body)).json()["warnings"] == []

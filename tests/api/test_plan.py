@@ -51,7 +51,7 @@ async def test_other_refusals_are_the_same_too(client: httpx.AsyncClient) -> Non
             413,
             "body_too_large",
         )
-        assert_error(await client.get(path), 405, "method_not_allowed")
+        assert_error(await client.delete(path), 405, "method_not_allowed")
 
 
 @pytest.mark.parametrize(

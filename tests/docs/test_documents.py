@@ -87,7 +87,7 @@ def response_fields(method: str, path: str) -> set[str]:
     ("method", "path", "document", "heading"),
     [
         ("post", "/upscale", "api", "Response fields"),
-        ("post", "/plan", "api", "POST /plan"),
+        ("post", "/plan", "plans", "POST /plan"),
         ("get", "/health", "api", "GET /health"),
         ("get", "/jobs/{id}", "jobs", "Job object"),
     ],

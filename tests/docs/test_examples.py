@@ -19,7 +19,7 @@ SERVER = "http://localhost:10005"
 TOOLS = {"sh": "bash", "python": sys.executable, "javascript": "node"}
 EXAMPLES = [
     (f"{name_of(path)}-{language}-{number}", language, example)
-    for path in (README, *(ROOT / "docs" / f"{name}.md" for name in ("api", "clients", "jobs")))
+    for path in (README, *(ROOT / "docs" / f"{name}.md" for name in ("api", "clients", "jobs", "plans")))
     for language in TOOLS
     for number, example in enumerate(code_blocks(path.read_text(encoding="utf-8"), language))
     if SERVER in example

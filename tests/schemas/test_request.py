@@ -13,7 +13,7 @@ from core.errors import BadRequest, ConflictingFields, InvalidJSON, NotAnImage, 
 from schemas.params import PARAMS, UpscaleParams, parse_params
 from schemas.plan import Size, plan_upscale
 from schemas.request import FIELDS, MAX_NAMED_FIELDS, IncomingRequest, UpscaleRequest
-from serving.validation import parse_request
+from serving.planning import parse_request
 from tests.helpers import b64, encode
 
 GRAY = np.zeros((20, 30), np.uint8)
