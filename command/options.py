@@ -29,20 +29,27 @@ FLAGS = {
 }
 _KINDS: dict[str, Callable[[str], Any]] = {"string": str, "integer": int, "number": float}
 _HELP = """\
-where results go
-  Beside the picture, photo.jpg becomes photo-4k.jpg, and with --scale 2 photo-2x.jpg; in the folder of -o it keeps its name,
-  and with -r or a pattern also the folders below the one given. A result that is there is skipped, whatever it was made
-  with; --force makes it anew. What looks by its name like the result of a picture beside it that is given too (photo-4k.jpg
-  and photo.jpg) is not made larger again; give it alone for that. Two pictures for one result, also where only upper and
-  lower case differ, are refused before anything is made.
+where results go:
+  Beside the picture, photo.jpg becomes photo-4k.jpg, or photo-2x.jpg with
+  --scale 2. In the folder of -o it keeps its name, and with -r or a pattern the
+  folders that it is in. A result that is there already is skipped, whatever
+  options it was made with; --force makes it anew. Two pictures for one result
+  are refused before anything is made, also if only upper and lower case differ.
+  Of photo.jpg and photo-4k.jpg in one folder, the second is taken for a result
+  of the first, and is not made larger unless it is given without the first.
 
-what is taken
-  A folder's pictures, and with -r those of the folders in it, but no hidden files, no links to folders, and not what is in the
-  folder of -o. Files that are no pictures are skipped there, and are errors where they are named. A quoted pattern
-  ('*.png', 'photos/**/*.jpg') finds files in the same way. For a name that begins with -, write ./-name.
+what is taken:
+  Of a folder its pictures, with -r those in its folders too; no hidden files,
+  nothing behind links to folders, and nothing in the folder of -o. What is no
+  picture is skipped there, and an error where it is named. A quoted pattern
+  ('*.png', 'photos/**/*.jpg') finds files in the same way. For a name that
+  begins with -, write ./-name.
 
-exit status
-  0 all done; 1 some failed, or no picture was found; 2 wrong arguments; 130 stopped by Ctrl-C
+exit status:
+  0  all done
+  1  some failed, or no picture was found
+  2  wrong arguments; nothing was made
+  130  stopped by Ctrl-C
 """
 
 
