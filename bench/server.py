@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
@@ -23,6 +24,9 @@ ROOT = Path(__file__).parent.parent
 SAMPLE = ROOT / "samples" / "astronaut.jpg"
 START_SECONDS = 300
 POLL_SECONDS = 0.01
+RESERVED_PORTS = 30
+
+_reserved: deque[socket.socket] = deque()
 
 
 @dataclass
@@ -124,8 +128,15 @@ def _becomes_ready(server: Server, process: subprocess.Popen[str]) -> bool:
 
 
 def free_port() -> int:
-    """A port of loopback that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port of loopback that nobody listens on, and that the kernel gives to nobody else before thirty more are asked for.
+
+    A server binds it all the same: both sockets have SO_REUSEADDR, and this one does not listen.
+    """
+    reserved = socket.socket()
+    reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    reserved.bind(("127.0.0.1", 0))
+    _reserved.append(reserved)
+    if len(_reserved) > RESERVED_PORTS:
+        _reserved.popleft().close()
+    port: int = reserved.getsockname()[1]
+    return port

