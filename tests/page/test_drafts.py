@@ -85,6 +85,7 @@ def test_faces_are_left_alone_where_the_server_cannot_restore_them(browser: Brow
         expect(page.locator("#faces-row")).to_have_attribute("title", reason)
         with page.expect_request(lambda request: request.method == "PUT" and "enhance_faces=false" in request.url):
             start(page)
+        expect(page.locator("#report")).to_contain_text("Facesas they were")
 
 
 def test_a_format_that_the_server_does_not_take_is_refused_before_it_is_sent(page: Page) -> None:
