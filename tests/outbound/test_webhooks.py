@@ -41,6 +41,21 @@ async def test_the_job_object_is_posted_when_the_job_is_done(open_settings: Sett
         assert hook.got.empty()
 
 
+@pytest.mark.parametrize("root_path", ["", "/up"])
+async def test_its_urls_have_the_path_of_the_settings_and_none_that_the_client_said(
+    open_settings: Settings, root_path: str
+) -> None:
+    settings = with_settings(open_settings, root_path=root_path)
+    async with receiver() as hook, serving(settings, lambda _: fake_models()) as (client, _):
+        await ready(client)
+        headers = {**ASYNC, "X-Forwarded-Prefix": "/of-the-client"}
+        started = await client.post("/upscale", json=request_fields(webhook=hook.url), headers=headers)
+        async with asyncio.timeout(HANG_SECONDS):
+            posted = json.loads(await hook.got.get())
+    assert posted["urls"]["get"] == f"{root_path}/jobs/{started.json()['id']}"
+    assert posted["result"]["url"].startswith(f"{root_path}/files/")
+
+
 async def test_every_attempt_is_signed_as_standard_webhooks_says(open_settings: Settings) -> None:
     async with receiver() as hook, webhooks(open_settings) as sender:
         hook.responses = [b"HTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"]
