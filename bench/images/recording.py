@@ -76,6 +76,7 @@ def record(page: Page, photographs: list[Path], path: Path) -> Path:
     recording.frame(LOOK_MS // 2, click=tile)
     tile.click()
     slider = page.locator("#viewer .divider")
+    expect(slider).to_be_visible()  # the result is loaded
     slider.focus()
     for key in ["PageUp"] * 3 + ["PageDown"] * 6 + ["PageUp"] * 3:
         page.keyboard.press(key)

@@ -132,6 +132,7 @@ def take_states(shots: Shots, photographs: list[Path]) -> None:
     expect(page.locator("#problem")).to_be_visible()
     shots.take("error")
     page.locator("#strip [data-state=active]").first.click()
+    expect(page.locator("#doing")).to_have_text("Making it larger")
     page.evaluate("scrollTo(0, 0)")
     shots.take("folder")
     page.get_by_role("button", name="Cancel all").click()
