@@ -158,10 +158,14 @@ def _unfinished_request(first: First, key: str = "") -> socket.socket:
     client = socket.socket()
     client.settimeout(HANG_SECONDS)
     wait_until(lambda: client.connect_ex(("127.0.0.1", first.port)) == 0)
-    client.sendall(
-        b"POST /upscale HTTP/1.1\r\nHost: test\r\nContent-Length: 100\r\nExpect: 100-continue\r\n"
-        + f"X-API-Key: {key}\r\n\r\n".encode()
-    )
+    head = [
+        "POST /upscale HTTP/1.1",
+        "Host: test",
+        "Content-Type: application/json",
+        "Content-Length: 100",
+        f"X-API-Key: {key}",
+    ]
+    client.sendall("\r\n".join([*head, "Expect: 100-continue", "", ""]).encode())
     assert client.recv(100).startswith(b"HTTP/1.1 100 ")  # it has been taken in
     return client
 
