@@ -30,11 +30,11 @@ FILES = Path(os.environ["DEVICE_FILES"])
 
 class FragileResolver(FakeResolver):
     def super_resolve(self, image: NDArray[np.uint8], scale: int, progress: Progress) -> NDArray[np.uint8]:
-        from tests.lost_device import accelerator_error
-
         while (FILES / "hold").exists():
             time.sleep(0.01)
         if (FILES / "lost").exists():
+            from tests.lost_device import accelerator_error
+
             raise accelerator_error()
         return super().super_resolve(image, scale, progress)
 

@@ -154,6 +154,7 @@ async def test_a_job_in_another_format_has_its_own_end(settings: Settings) -> No
 
 async def test_a_picture_is_kept_for_minutes_after_its_last_use(settings: Settings) -> None:
     async with gated_service(settings) as h:
+        h.client.headers["Connection"] = "close"  # the server ends an idle one when its time has come
         h.resolver.gate.set()
         await upscale(h)
         for quality in (50, 60):
