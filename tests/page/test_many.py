@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import shutil
 import subprocess
 import zipfile
 from pathlib import Path
@@ -154,7 +155,8 @@ def test_all_results_come_in_one_zip_with_names_of_their_own(page: Page, site: s
         button(page, "Download all").click()
     assert download.value.suggested_filename == "upscaled.zip"
     path = download.value.path()
-    check_with_unzip(path)
+    if unzip := shutil.which("unzip"):  # a reader that is not Python's
+        subprocess.run([unzip, "-tq", str(path)], check=True, capture_output=True)  # noqa: S603
     with zipfile.ZipFile(path) as archive:
         assert archive.testzip() is None
         size = r"-\d+x\d+"
@@ -171,10 +173,6 @@ def test_all_results_come_in_one_zip_with_names_of_their_own(page: Page, site: s
         assert [archive.read(name) for name in archive.namelist()] == [httpx.get(url).content for url in results]
         assert {info.compress_type for info in archive.infolist()} == {zipfile.ZIP_STORED}
         assert {oct(info.external_attr >> 16) for info in archive.infolist()} == {"0o100644"}
-
-
-def check_with_unzip(path: Path) -> None:
-    subprocess.run(["unzip", "-tq", str(path)], check=True, capture_output=True)  # noqa: S603, S607
 
 
 def test_the_zip_goes_straight_onto_the_disk_where_the_browser_lets_it(page: Page) -> None:
