@@ -27,10 +27,11 @@ from core.config import (
     either,
 )
 from core.errors import ServiceError
+from schemas.health import HealthResponse
 from schemas.json_schema import PlainJsonSchema, Schema, properties_of, with_default_in_words, with_named_choices
 from schemas.params import PARAMS, PreviewParams, SizeParams
 from schemas.request import IMAGE, IMAGE_FIELD, UpscaleBody
-from schemas.response import ErrorResponse, HealthResponse, JobResponse, PlanResponse, SizesResponse, UpscaleResponse
+from schemas.response import ErrorResponse, JobResponse, PlanResponse, SizesResponse, UpscaleResponse
 
 Fields = dict[str, Any]
 

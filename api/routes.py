@@ -14,7 +14,7 @@ from api.responses import json_response, preview_image, result_image, result_jso
 from core.errors import FileNotFound, ForeignOrigin, Unauthorized
 from core.logs import current_request
 from core.metrics import CONTENT_TYPE
-from schemas.response import ServiceState
+from schemas.health import ServiceState
 from serving.jobs import Jobs
 from serving.lifecycle import Service
 

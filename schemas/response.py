@@ -1,4 +1,4 @@
-"""What the service says, as JSON: results, plans, jobs, health, errors. The OpenAPI document describes these models."""
+"""What the service says, as JSON: results, plans, jobs, errors. The OpenAPI document describes these models."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from core.config import VERSION, Fit, ModelName, OutputFormat, TargetResolution
+from core.config import Fit, ModelName, OutputFormat, TargetResolution
 from core.errors import ResultNotSaved, ServiceError
 from core.logs import Values
 from schemas.plan import Plan, Size
@@ -19,8 +19,8 @@ JOB_ID = "^[A-Za-z0-9_-]{8,64}$"
 _REQUEST_ID = "0d9f2c5a7be84c0f9a6b1e3d5c7f8a90"
 _RESULT_NAME = "5b1c0e7d9f2a4c6e8b0d1f3a5c7e9b2d.jpg"
 
-_Count = Annotated[int, Field(ge=0)]
-_Seconds = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(ge=0)]
+Seconds = Annotated[float, Field(ge=0)]
 _Time = Annotated[
     str,
     Field(description="ISO 8601, in UTC", examples=["2026-11-22T12:00:00.000Z"], json_schema_extra={"format": "date-time"}),
@@ -32,7 +32,9 @@ _RequestId = Annotated[str, Field(description="as in X-Request-ID", examples=[_R
 _TotalScale = Annotated[float, Field(description="ratio of the long sides", examples=[4.0])]
 
 
-class _Response(BaseModel):
+class Response(BaseModel):
+    """What all of them have in common."""
+
     model_config = ConfigDict(
         strict=True,
         frozen=True,
@@ -42,7 +44,7 @@ class _Response(BaseModel):
     )
 
 
-class ImageSize(_Response):
+class ImageSize(Response):
     """In pixels, after EXIF rotation."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"width": 480, "height": 300}]})
@@ -58,13 +60,13 @@ class ImageSize(_Response):
         return f"{self.width}x{self.height}"
 
 
-class FaceBox(_Response):
+class FaceBox(Response):
     box: tuple[int, int, int, int] = Field(
         description="left, top, right, bottom, in pixels of the original", examples=[[171, 62, 260, 183]]
     )
 
 
-class UpscaleMetadata(_Response):
+class UpscaleMetadata(Response):
     """What is said of a result to everybody who asks for it; it is kept with the file."""
 
     original_size: ImageSize
@@ -88,7 +90,7 @@ class UpscaleSummary(UpscaleMetadata):
         description="where the server keeps it; empty, with a warning, if it could not", examples=[f"/data/{_RESULT_NAME}"]
     )
     cached: bool = Field(default=False, description="whether no network ran for it alone", examples=[False])
-    processing_time: _Seconds = Field(description="seconds inside the server, waiting included", examples=[1.234])
+    processing_time: Seconds = Field(description="seconds inside the server, waiting included", examples=[1.234])
     request_id: _RequestId
 
 
@@ -151,7 +153,7 @@ class UpscaleResult:
         )
 
 
-class PlanSummary(_Response):
+class PlanSummary(Response):
     """What will be done to an image."""
 
     original_size: ImageSize
@@ -174,14 +176,14 @@ class PlanResponse(PlanSummary):
 
     success: Literal[True] = True
     total_scale: _TotalScale
-    predicted_seconds: _Seconds = Field(description="on this device")
-    queue_seconds: _Seconds = Field(description="of work before it")
-    memory_bytes: _Count
+    predicted_seconds: Seconds = Field(description="on this device")
+    queue_seconds: Seconds = Field(description="of work before it")
+    memory_bytes: Count
     format: OutputFormat = Field(description="of the result")
     warnings: _Warnings
 
 
-class _SizeChoice(_Response):
+class _SizeChoice(Response):
     target_resolution: _Target
     fit: Fit | None = Field(description="null if a scale was asked for", examples=["passes"])
     scale: float | None = Field(description="null if a target was asked for", examples=[2.0])
@@ -194,8 +196,8 @@ class PossibleSize(_SizeChoice):
     upscaled_size: ImageSize
     upscaling_strategy: _Passes
     total_scale: _TotalScale
-    memory_bytes: _Count
-    predicted_seconds: dict[ModelName, _Seconds] = Field(description="on this device, by model; only those that are loaded")
+    memory_bytes: Count
+    predicted_seconds: dict[ModelName, Seconds] = Field(description="on this device, by model; only those that are loaded")
     warnings: _Warnings
 
 
@@ -207,17 +209,17 @@ class ImpossibleSize(_SizeChoice):
     code: str = Field(description="as a request would get", examples=["image_too_large"])
 
 
-class SizesResponse(_Response):
+class SizesResponse(Response):
     """The body of GET /plan."""
 
     success: Literal[True] = True
     original_size: ImageSize
-    queue_seconds: _Seconds = Field(description="until a request of one second would start")
-    timeout_seconds: _Seconds = Field(description="that a request may take at most")
+    queue_seconds: Seconds = Field(description="until a request of one second would start")
+    timeout_seconds: Seconds = Field(description="that a request may take at most")
     sizes: tuple[PossibleSize | ImpossibleSize, ...] = Field(description="each target, each target exactly, 2×, 4×")
 
 
-class ErrorResponse(_Response):
+class ErrorResponse(Response):
     """Some errors have further fields, such as the name of the `field` that is wrong."""
 
     model_config = ConfigDict(extra="allow")
@@ -267,19 +269,19 @@ class JobStatus(StrEnum):
     CANCELED = "canceled"
 
 
-class JobLinks(_Response):
+class JobLinks(Response):
     get: str
     events: str
     cancel: str
 
 
-class JobResponse(_Response):
+class JobResponse(Response):
     """What clients see of a job."""
 
     id: str = Field(description="the job's id", examples=[_REQUEST_ID], pattern=JOB_ID)
     status: JobStatus = Field(description="starting: it waits for its turn")
     progress: float = Field(ge=0, le=1, description="of the work that is done", examples=[0.42])
-    position: _Count = Field(description="jobs before it", examples=[0])
+    position: Count = Field(description="jobs before it", examples=[0])
     eta_seconds: float | None = Field(description="an estimate, if there is one")
     created_at: _Time
     started_at: _Time | None
@@ -288,73 +290,3 @@ class JobResponse(_Response):
     result: JobResult | None
     error: JobError | None
     urls: JobLinks
-
-
-class ServiceState(StrEnum):
-    """What a load balancer should know."""
-
-    STARTING = "starting"
-    HEALTHY = "healthy"
-    DEGRADED = "degraded"  # serving, but a configured model is missing
-    DRAINING = "draining"
-
-
-class QueueStatus(_Response):
-    running: _Count
-    waiting: _Count
-    capacity: _Count
-    wait_seconds: _Seconds = Field(description="until a request of one second on the device would start", examples=[1.5])
-    backlog_seconds: _Seconds = Field(description="until all is done", examples=[7.2])
-
-
-class ServiceStatus(_Response):
-    """What the registry hears of the service."""
-
-    status: ServiceState = Field(description="degraded: a model is missing")
-    queue: QueueStatus
-    device: str | None = Field(description="null while the models load", examples=["cpu (8 threads), winograd fp32 (avx512)"])
-    version: str = Field(default=VERSION, description="of the service", examples=[VERSION])
-
-
-class TargetLimits(_Response):
-    target_px: int
-    max_input_px: int
-
-
-class LoadedModel(_Response):
-    loaded: Literal[True] = True
-    file: str
-
-
-class MissingModel(_Response):
-    loaded: Literal[False] = False
-    reason: str
-
-
-class WorkerState(StrEnum):
-    IDLE = "idle"
-    RUNNING = "running"
-    ABSENT = "absent"  # elsewhere, and not there at the moment
-    LOST = "lost"  # gets no more tasks
-
-
-class WorkerStatus(_Response):
-    """One of what runs networks, one picture at a time."""
-
-    name: str = Field(examples=["cuda:0"])
-    state: WorkerState = Field(description="absent: not there at the moment; lost: until the service starts again")
-    reason: str | None = Field(description="why it is lost")
-
-
-class HealthResponse(ServiceStatus):
-    """The body of GET /health."""
-
-    reason: str | None = Field(description="why the device was lost, for which the server drains and ends; else null")
-    timestamp: float = Field(description="seconds since the epoch", examples=[1795348800.0])
-    max_image_size_mb: int
-    supported_resolutions: tuple[TargetResolution, ...]
-    limits: dict[TargetResolution, TargetLimits]
-    models: dict[str, LoadedModel | MissingModel]
-    workers: tuple[WorkerStatus, ...] = Field(description="empty while the models load")
-    heartbeat_active: bool
-    uptime_seconds: _Seconds

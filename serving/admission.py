@@ -16,7 +16,7 @@ from statistics import fmean
 from typing import Any
 
 from core.errors import DeadlineExceeded, QueueFull
-from schemas.response import QueueStatus
+from schemas.health import QueueStatus
 from serving.workers import SHORT_SHARE
 from workers.speed import Speed
 from workers.task import DeviceTask

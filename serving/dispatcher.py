@@ -26,12 +26,7 @@ from imaging.picture import Picture, beside_pixels
 from schemas.params import UpscaleParams
 from schemas.plan import Plan
 from schemas.request import UpscaleRequest
-from schemas.response import (
-    FaceBox,
-    ImageSize,
-    UpscaleMetadata,
-    UpscaleResult,
-)
+from schemas.response import FaceBox, ImageSize, UpscaleMetadata, UpscaleResult
 from serving.admission import Admission
 from serving.deadline import Deadline
 from serving.decoding import Decoder, is_large

@@ -9,8 +9,7 @@ from collections.abc import Mapping
 from core.config import TARGET_PX, Settings
 from core.metrics import MetricsSnapshot, WorkerGauges
 from model_utility import ModelStatus
-from schemas.plan import max_input_px
-from schemas.response import (
+from schemas.health import (
     HealthResponse,
     LoadedModel,
     MissingModel,
@@ -20,6 +19,7 @@ from schemas.response import (
     WorkerState,
     WorkerStatus,
 )
+from schemas.plan import max_input_px
 from serving.admission import Admission
 from serving.workers import Place, Workers
 

@@ -16,9 +16,10 @@ from core.errors import DeviceLost, JobCancelled, ModelsLoading, ShuttingDown, U
 from core.host import unusable_folder
 from core.metrics import Metrics, MetricsSnapshot
 from model_utility import Models, load_models
+from schemas.health import HealthResponse, ServiceState, ServiceStatus
 from schemas.plan import Size
 from schemas.request import IncomingRequest, UpscaleRequest
-from schemas.response import HealthResponse, PlanResponse, ServiceState, ServiceStatus, SizesResponse, UpscaleResult
+from schemas.response import PlanResponse, SizesResponse, UpscaleResult
 from serving import health
 from serving.deadline import Deadline
 from serving.decoding import Decoder

@@ -31,7 +31,7 @@ from imaging.decode import decode_image
 from imaging.formats import open_image
 from imaging.picture import Picture
 from model_utility import Models
-from schemas.response import ServiceState
+from schemas.health import ServiceState
 from serving.lifecycle import Service
 from tests.documented import DocumentedClient
 from upscale import Upscaler

@@ -11,8 +11,9 @@ from pathlib import PurePath
 from weakref import WeakValueDictionary
 
 from core import errors
+from schemas.health import ServiceState
 from schemas.request import IncomingRequest
-from schemas.response import JOB_ID, JobError, JobResponse, JobStatus, ServiceState
+from schemas.response import JOB_ID, JobError, JobResponse, JobStatus
 from serving.deadline import Deadline
 from serving.jobs.recovery import recover_until
 from serving.jobs.responses import to_response

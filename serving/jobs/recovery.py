@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 from core.errors import MEMORY_SECONDS, Interrupted, Unavailable, WebhookRefused
 from core.logs import Values, begin_request
 from imaging.formats import InputLimits
+from schemas.health import ServiceState
 from schemas.request import UpscaleRequest
-from schemas.response import JobStatus, ServiceState
+from schemas.response import JobStatus
 from serving.deadline import Deadline
 from serving.jobs.runner import MAX_DEATHS, JobRunner, failure
 from serving.lifecycle import Service

@@ -15,7 +15,7 @@ import pytest
 from bench.server import ROOT
 from core.config import Settings
 from model_utility import Models
-from schemas.response import ServiceState
+from schemas.health import ServiceState
 from tests.helpers import HANG_SECONDS, fake_models, serving, until, with_settings
 
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
