@@ -193,6 +193,7 @@ async def test_events_tell_every_change_of_state_and_end(settings: Settings) -> 
         assert [event["progress"] for event in seen] == sorted(event["progress"] for event in seen)
         assert seen[-1] == await h.job(job["id"])
         assert [event async for event in h.follow(job["id"])] == [seen[-1]]
+        await h.job_is(before["id"], "succeeded")  # its result may be encoded for longer
         assert [event["status"] async for event in h.follow(before["id"])] == ["succeeded"]
         ended = await h.client.get(f"/jobs/{job['id']}/events", headers={"Last-Event-ID": "succeeded"})
         assert (ended.status_code, ended.content) == (204, b"")
