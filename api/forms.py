@@ -39,7 +39,8 @@ def read_form(body: bytes, boundary: str) -> tuple[bytes, str]:
                 raise RepeatedField(f"The form has two parts {IMAGE_PART!r}: send one picture a request.", field=IMAGE_PART)
     except RequestEntityTooLarge as exc:
         raise TooManyValues(
-            f"The form has more than {MAX_PARTS} parts, or over {MAX_HEAD_BYTES // 1024} KB of headers in one, or of text around them."
+            f"The form has more than {MAX_PARTS} parts, "
+            f"or over {MAX_HEAD_BYTES // 1024} KB of headers in one, or of text around them."
         ) from exc
     except ValueError as exc:
         raise InvalidForm(
