@@ -112,6 +112,11 @@ async def test_a_heic_is_shown(client: httpx.AsyncClient) -> None:
     assert decode(response.content)[0].pixels.shape == (48, 64, 3)
 
 
+async def test_a_limit_is_said_in_digits(client: httpx.AsyncClient) -> None:
+    response = await client.get("/plan?width=0&height=1")
+    assert assert_error(response, 400, "out_of_range")["error"] == "width must be from 1 to 58982400, not 0."
+
+
 async def test_a_wrong_request_for_a_preview_says_why(client: httpx.AsyncClient) -> None:
     for query, body, code in [
         ("max_px=0", encode(sample_crop(8, 8)), "out_of_range"),
