@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import gc
 
-from core.signals import STOP_SIGNALS, end_at_once, hold_reload, on_reload, on_stop
+from core.signals import STOP_SIGNALS, end_at_once, hold_reload, ignore_reload, on_reload, on_stop
 
 if __name__ == "__main__":
     on_stop(end_at_once)
@@ -119,6 +119,7 @@ async def _serve(settings: Settings) -> int:
     logger.info("API_KEY is not set: anybody who reaches the port is served" if access.is_open else "an API key is required")
     logger.info("loading the models")
     await serve(app, server_config, shutdown_trigger=partial(_drain, service))
+    ignore_reload()
     if service.device_loss:
         _end_at_once(DEVICE_LOST_STATUS)
     if service.failure:

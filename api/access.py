@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import hmac
+import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,8 +16,10 @@ from pathlib import Path
 import pybase64
 
 from core.config import ConfigError, Settings
+from utility import read_regular
 
 FREE_PATHS = ("/health", "/livez")  # load balancers and supervisors have no key
+MAX_KEYS_BYTES = 256 * 1024  # of API_KEY_FILE, which is read on the event loop, and whose keys are all compared
 CHALLENGE = 'Basic realm="upscale", charset="UTF-8"'  # a browser asks for name and password; the key is the password
 
 # What a browser may do with a response: show the page with its own files, and the pictures that it makes.
@@ -134,7 +137,9 @@ def _read_keys(settings: Settings) -> list[str]:
     keys = _checked("API_KEY", settings.api_key.split(",")) if settings.api_key else []
     if settings.api_key_file:
         try:
-            lines = Path(settings.api_key_file).read_text(encoding="utf-8").splitlines()
+            # By its real path: a mounted secret is a link.
+            data = read_regular(Path(os.path.realpath(settings.api_key_file)), MAX_KEYS_BYTES)
+            lines = data.decode("utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as exc:
             reason = exc.strerror if isinstance(exc, OSError) else "it is not UTF-8"
             raise ConfigError(f"API_KEY_FILE {settings.api_key_file!r} cannot be read: {reason}") from exc

@@ -24,7 +24,7 @@ def read_form(body: bytes, boundary: str) -> tuple[bytes, str]:
     Raises:
         InvalidForm: it is not what its Content-Type says, or ends too early.
         InvalidContentType: a part is coded.
-        TooManyValues: there are too many parts, or one has too many headers.
+        TooManyValues: there are too many parts, or one has too many headers, or there is too much around them.
         MissingField, RepeatedField: there is not one image.
     """
     image: bytes | None = None
@@ -38,7 +38,10 @@ def read_form(body: bytes, boundary: str) -> tuple[bytes, str]:
             else:
                 raise RepeatedField(f"The form has two parts {IMAGE_PART!r}: send one picture a request.", field=IMAGE_PART)
     except RequestEntityTooLarge as exc:
-        raise TooManyValues(f"The form has more than {MAX_PARTS} parts, or one with too many headers.") from exc
+        raise TooManyValues(
+            f"The form has more than {MAX_PARTS} parts, "
+            f"or over {MAX_HEAD_BYTES // 1024} KB of headers in one, or of text around them."
+        ) from exc
     except ValueError as exc:
         raise InvalidForm(
             "The body is no whole multipart/form-data with the boundary that Content-Type names, or a part in it has no name."

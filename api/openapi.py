@@ -164,7 +164,8 @@ def _sizes() -> Fields:
 def _preview() -> Fields:
     about = {"description": "of the picture, upright", "schema": {"type": "string"}, "required": True}
     ok = _response("The small copy.", _images("jpeg", "png"), {"X-Upscale-Original-Size": about})
-    failures = [*_leaves(errors.BadRequest), *_BODIES, errors.QueueFull, errors.OutOfMemory]
+    ending = [errors.ShuttingDown, errors.DeviceLost]
+    failures = [*_leaves(errors.BadRequest), *_BODIES, errors.QueueFull, errors.OutOfMemory, *ending]
     return _operation(
         "preview",
         "pictures",

@@ -78,42 +78,32 @@ def find_tasks(options: argparse.Namespace, params: UpscaleParams) -> tuple[list
     """
     output = Output(options, params)
     finder = Finder(options.recursive, output.folder)
-    tasks, failed = _open_all(finder, options, params, output)
-    if output.is_one and len(tasks) + failed > 1:
-        raise WrongArguments(f"-o {options.output} is one file for {len(tasks) + failed} pictures: give a folder")
-    tasks = _without_results(tasks)
+    sources, useless = _pictures(options, finder)
+    if output.is_one and len(sources) + useless > 1:
+        raise WrongArguments(f"-o {options.output} is one file for {len(sources) + useless} pictures: give a folder")
+    tasks, failed = _planned(_without_results(sources), params, output)
     tasks, broken = _settled(tasks, options.dry_run)
     tasks = _apart(tasks)
     left = [task for task in tasks if options.force or not _is_there(task)]
     if not options.dry_run:
         for folder in dict.fromkeys(path.parent for task in left for path in task.paths):
             make_writable(folder)
-    return left, failed + broken
+    return left, useless + failed + broken
 
 
-def _open_all(finder: Finder, options: argparse.Namespace, params: UpscaleParams, output: Output) -> tuple[list[Task], int]:
-    """What can be planned of what is found, and how many cannot."""
-    tasks, failed, held, others, fruitful = [], 0, 0, 0, set()
+def _pictures(options: argparse.Namespace, finder: Finder) -> tuple[list[Source], int]:
+    """What is found, but for what is no picture and was not named, and how many inputs are no use."""
+    sources, failed, others, fruitful = [], 0, 0, set()
     for source in finder.find(options.inputs):
         try:
             if source.found_by and not _is_picture(source.path):
                 others += 1
                 continue
-            fruitful.add(source.found_by)
-            image = open_source(source)
-            plan = plan_for(Size(image.width, image.height), params)
-            results = output.results(source, image.has_alpha)
-            for path in results.values():
-                if path and path.is_dir():
-                    raise IsADirectoryError(errno.EISDIR, f"{shown(path)}, where the result belongs, is a folder")
-        except (ServiceError, OSError, MemoryError) as exc:
-            fruitful.add(source.found_by)
+            sources.append(source)
+        except OSError as exc:
             say_failure(source.path, exc)
             failed += 1
-            continue
-        held += len(image.file.data)
-        is_read_once = held <= HELD_BYTES or source.is_stdin or not source.path.is_file()  # as a pipe
-        tasks.append(Task(source, results, plan, image.has_alpha, image if is_read_once else None))
+        fruitful.add(source.found_by)
     if others:
         say(f"{others} {'file is' if others == 1 else 'files are'} no {either(INPUT_FORMATS)}, and skipped")
     for text in finder.searched:
@@ -121,7 +111,7 @@ def _open_all(finder: Finder, options: argparse.Namespace, params: UpscaleParams
             deeper = "; -r looks in its folders too" if is_folder(text) and not options.recursive else ""
             say(f"{shown(text)}: no picture was found{deeper}")
             failed += 1
-    return tasks, failed + finder.failed
+    return sources, failed + finder.failed
 
 
 def _is_picture(path: Path) -> bool:
@@ -137,21 +127,41 @@ def _is_picture(path: Path) -> bool:
         return is_image(file.read(RECOGNISED_BYTES))
 
 
-def _without_results(tasks: list[Task]) -> list[Task]:
+def _without_results(sources: list[Source]) -> list[Source]:
     """Without those that have the name of another one's result beside it, whatever the parameters were."""
-    stems = {(task.source.path.parent, task.source.path.stem): task for task in tasks}
+    stems = {(source.path.parent, source.path.stem): source.path for source in sources if not source.is_stdin}
     left, results = [], []
-    for task in tasks:
-        path = task.source.path
-        stem, dash, label = path.stem.rpartition("-")
-        origin = stems.get((path.parent, stem)) if dash and is_label(label) and path.suffix.lower() in FORMATS else None
-        if origin:
-            results.append(f"{shown(path)} of {shown(origin.source.path)}")
+    for source in sources:
+        stem, dash, label = source.path.stem.rpartition("-")
+        is_result = dash and is_label(label) and source.path.suffix.lower() in FORMATS
+        if origin := is_result and stems.get((source.path.parent, stem)):
+            results.append(f"{shown(source.path)} of {shown(origin)}")
         else:
-            left.append(task)
+            left.append(source)
     if results:
         say(f"{len(results)} skipped as results of others by their names, such as {results[0]}: to enlarge one, give it alone")
     return left
+
+
+def _planned(sources: list[Source], params: UpscaleParams, output: Output) -> tuple[list[Task], int]:
+    """What would become of each, and how many cannot be made."""
+    tasks, failed, held = [], 0, 0
+    for source in sources:
+        try:
+            image = open_source(source)
+            plan = plan_for(Size(image.width, image.height), params)
+            results = output.results(source, image.has_alpha)
+            for path in results.values():
+                if path and path.is_dir():
+                    raise IsADirectoryError(errno.EISDIR, f"{shown(path)}, where the result belongs, is a folder")
+        except (ServiceError, OSError, MemoryError) as exc:
+            say_failure(source.path, exc)
+            failed += 1
+            continue
+        held += len(image.file.data)
+        is_read_once = held <= HELD_BYTES or source.is_stdin or not source.path.is_file()  # as a pipe
+        tasks.append(Task(source, results, plan, image.has_alpha, image if is_read_once else None))
+    return tasks, failed
 
 
 def _settled(tasks: list[Task], is_dry_run: bool) -> tuple[list[Task], int]:

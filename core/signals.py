@@ -24,9 +24,18 @@ def hold_reload() -> None:
 
 
 def on_reload(handler: Callable[[], object]) -> None:
-    """Call this on the event loop that runs, for each RELOAD_SIGNAL from now on, and for one that was held."""
-    asyncio.get_running_loop().add_signal_handler(RELOAD_SIGNAL, handler)
+    """Call this on the event loop that runs, for each RELOAD_SIGNAL until `ignore_reload`, and for one that was held.
+
+    The loop's own `add_signal_handler` would bring the default action back when the loop is closed.
+    """
+    loop = asyncio.get_running_loop()
+    signal.signal(RELOAD_SIGNAL, lambda *_: loop.call_soon_threadsafe(handler))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [RELOAD_SIGNAL])
+
+
+def ignore_reload() -> None:
+    """From now on RELOAD_SIGNAL does nothing: this process ends."""
+    signal.signal(RELOAD_SIGNAL, signal.SIG_IGN)
 
 
 def on_stop(handler: Callable[[int, FrameType | None], object] | signal.Handlers) -> None:

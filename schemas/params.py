@@ -190,8 +190,8 @@ def _as_error(name: str, schema: Schema, value: Any, error: ErrorDetails) -> Ser
 
 def limits_of(schema: Mapping[str, Any]) -> str:
     """The range of a number."""
-    least = f"from {schema['minimum']:g} to" if "minimum" in schema else f"above {schema['exclusiveMinimum']:g} and at most"
-    return f"{least} {schema['maximum']:g}"
+    least, most = schema.get("minimum", schema.get("exclusiveMinimum")), f"{schema['maximum']:.10g}"
+    return f"from {least:.10g} to {most}" if "minimum" in schema else f"above {least:.10g} and at most {most}"
 
 
 def shown(value: object) -> str:

@@ -281,8 +281,9 @@ class Service:
         """A small copy of an image file for a browser that cannot show the file, its format, and the size of the original.
 
         Raises:
-            BadRequest, QueueFull: see `core.errors`.
+            BadRequest, Unavailable: see `core.errors`. It needs no models, so it is there before they are.
         """
+        self._check_running()
         image, max_px = await self.io.run(parse_preview, incoming)
         return *await self._decoder.preview(image, max_px), Size(image.width, image.height)
 
@@ -298,9 +299,12 @@ class Service:
             pending.cancel()
         return pending
 
-    def _check_ready(self) -> None:
+    def _check_running(self) -> None:
         if self._stop.is_set():
             raise self._ending()
+
+    def _check_ready(self) -> None:
+        self._check_running()
         if not self._is_loaded:
             raise ModelsLoading("The models are still loading. Try again soon.", retry_after_seconds=LOADING_RETRY_SECONDS)
 

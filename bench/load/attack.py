@@ -33,7 +33,7 @@ def main() -> int:
     if not (TOOL / "bin" / "st").exists():
         venv.create(TOOL, with_pip=True)
         subprocess.run([TOOL / "bin" / "pip", "install", "--quiet", SCHEMATHESIS], check=True)  # noqa: S603 - constants
-    with tempfile.TemporaryDirectory() as folder, running_server(Path(folder), REQUEST_TIMEOUT_SECONDS="10") as server:
+    with tempfile.TemporaryDirectory() as folder, running_server(Path(folder), REQUEST_TIMEOUT_SECONDS="5") as server:
         config = Path(folder, "schemathesis.toml")
         config.write_text(CONFIG, encoding="utf-8")
         command = [str(TOOL / "bin" / "st"), "--config-file", str(config), "run", f"{server.url}/openapi.json", *OPTIONS]

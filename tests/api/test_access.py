@@ -5,8 +5,10 @@ from __future__ import annotations
 import base64
 import logging
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -16,7 +18,7 @@ from typing import Any
 import httpx
 import pytest
 
-from api.access import Access
+from api.access import MAX_KEYS_BYTES, Access
 from bench.server import ROOT, running_server
 from core.config import ConfigError, Settings
 from tests.helpers import (
@@ -139,7 +141,9 @@ def test_keys_come_from_a_file_too(settings: Settings, tmp_path: Path) -> None:
         ({"api_key_file": "empty"}, "must hold at least one key"),
         ({"api_key_file": "missing"}, "No such file"),
         ({"api_key_file": "binary"}, "not UTF-8"),
-        ({"api_key_file": "."}, "Is a directory"),
+        ({"api_key_file": "."}, "no regular file"),
+        ({"api_key_file": "pipe"}, "no regular file"),
+        ({"api_key_file": "long"}, "too large"),
         ({"cors_origins": "page.example"}, "'page.example'"),
         ({"cors_origins": "https://page.example/"}, "'https://page.example/'"),
     ],
@@ -149,6 +153,8 @@ def test_what_would_leave_it_open_or_useless_is_refused_at_the_start(
 ) -> None:
     (tmp_path / "empty").write_text("\n \n")
     (tmp_path / "binary").write_bytes(b"\xff\xfe")
+    (tmp_path / "long").write_text("k" * (MAX_KEYS_BYTES + 1))
+    os.mkfifo(tmp_path / "pipe")
     if "api_key_file" in changes:
         changes = {"api_key_file": str(tmp_path / changes["api_key_file"])}
     with pytest.raises(ConfigError) as caught:
@@ -312,3 +318,14 @@ def test_no_key_token_or_image_is_in_the_log_of_a_whole_run(logs: dict[str, str]
     encoded = base64.b64encode(b":the-key-of-the-house").decode()
     for secret in ("the-key", "the-token", "the-password", "the-query", encoded, LOGGED_IMAGE[:40]):
         assert secret not in log
+
+
+def test_sighup_does_not_change_how_it_ends(tmp_path: Path) -> None:
+    with running_server(tmp_path, program=FAKE) as server:
+        assert server.process
+        server.process.terminate()
+        while server.process.poll() is None:
+            server.process.send_signal(signal.SIGHUP)
+            time.sleep(0.001)
+    assert server.process.returncode == 0
+    assert not [line for line in server.log if "Traceback" in line]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 from typing import Any
 
@@ -13,6 +14,7 @@ from PIL import Image
 
 from core.config import Settings
 from tests.helpers import assert_error, b64, decode, encode, fake_models, ready, sample_crop, serving
+from tests.serving.gated_service import gated_service
 from workers.speed import Speed
 
 ASKED = [(target, fit, None) for fit in ("passes", "exact") for target in ("2k", "4k", "8k")] + [
@@ -112,6 +114,11 @@ async def test_a_heic_is_shown(client: httpx.AsyncClient) -> None:
     assert decode(response.content)[0].pixels.shape == (48, 64, 3)
 
 
+async def test_a_limit_is_said_in_digits(client: httpx.AsyncClient) -> None:
+    response = await client.get("/plan?width=0&height=1")
+    assert assert_error(response, 400, "out_of_range")["error"] == "width must be from 1 to 58982400, not 0."
+
+
 async def test_a_wrong_request_for_a_preview_says_why(client: httpx.AsyncClient) -> None:
     for query, body, code in [
         ("max_px=0", encode(sample_crop(8, 8)), "out_of_range"),
@@ -120,3 +127,14 @@ async def test_a_wrong_request_for_a_preview_says_why(client: httpx.AsyncClient)
     ]:
         response = await client.post(f"/preview?{query}", content=body, headers={"Content-Type": "image/png"})
         assert_error(response, 400, code)
+
+
+async def test_a_service_that_drains_makes_no_preview(settings: Settings) -> None:
+    async with gated_service(settings) as h, asyncio.TaskGroup() as clients:
+        running = clients.create_task(h.post(10))
+        await h.queue_is(running=1, waiting=0)
+        h.service.stop()
+        response = await h.client.post("/preview", content=encode(sample_crop(30, 20)), headers={"Content-Type": "image/png"})
+        assert_error(response, 503, "shutting_down")
+        h.resolver.gate.set()
+    assert running.result().status_code == 200

@@ -75,6 +75,15 @@ def test_results_beside_their_pictures_are_not_made_larger_again(photos: Path, c
     assert "a-2x-2x.jpg" in files("photos")
 
 
+def test_the_same_command_again_skips_what_is_there_also_where_results_are_too_large_to_be_inputs(
+    photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for _ in range(2):
+        assert Run("photos").status == 0
+    assert {name for name in files("photos") if name.endswith(".jpg")} == {"a-4k.jpg"}
+    assert "over the limit" not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("pattern", "made"),
     [

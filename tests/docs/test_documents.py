@@ -11,6 +11,7 @@ from hypercorn.config import Config
 
 import utility
 from api import forms, middleware, server
+from api.access import MAX_KEYS_BYTES
 from api.openapi import build_document
 from api.responses import RESULT_HEADERS
 from bench.server import ROOT
@@ -110,6 +111,7 @@ LIMITS = {
     "body beside the image, of JSON or of a form": f"{json_body.MAX_OTHER_BYTES // MIB} MiB",
     "parts of a form; head of a part": f"{forms.MAX_PARTS}; {forms.MAX_HEAD_BYTES // 1024} KiB",
     "characters kept of a part that is no image": f"{json_body.SHOWN_CHARACTERS:,}",
+    "file of API keys": f"{MAX_KEYS_BYTES // 1024} KiB, a regular file or a link to one",
     "path in `X-Forwarded-Prefix`": f"{MAX_PATH_CHARACTERS} characters",
     "unknown fields listed in a response": str(request.MAX_NAMED_FIELDS),
     "image file": f"{MAX_IMAGE_BYTES // MIB} MiB",

@@ -202,6 +202,7 @@ def test_sighup_has_the_keys_read_again_and_a_file_without_any_changes_nothing(
     keys.write_text("second-key\nthird-key\n")
     assert _status(first, "second-key") == 401
     with closing(_unfinished_request(first, "first-key")) as begun:
+        assert _status(first, "first-key") == 404  # by now the key of the other has been checked, too
         first.send(signal.SIGHUP)
         wait_until(lambda: _status(first, "second-key") == 404)
         assert _status(first, "first-key") == 401
