@@ -37,12 +37,12 @@ test-page: ## try the page at / in a real browser, which must be there (apt-get 
 	@command -v chromium > /dev/null || { echo "make test-page needs Chromium: apt-get install chromium" >&2; exit 1; }
 	@$(setup) --dev
 	@$(python) -m weights.fetch
-	$(python) -m pytest -m browser tests/page $(ARGS)
+	$(python) -m pytest -m browser tests/page $(beside) $(ARGS)
 
 test-clients: ## generate clients from the OpenAPI document, in Python and TypeScript, and run them (fetches packages from npm)
 	@$(setup) --dev
 	@$(python) -m weights.fetch
-	$(python) -m pytest -m clients tests/clients $(ARGS)
+	$(python) -m pytest -m clients tests/clients $(beside) $(ARGS)
 
 test-scale: ## try several workers and servers; nginx and Redis must be there (apt-get install nginx-light redis-server)
 	@{ command -v nginx && command -v redis-server; } > /dev/null || { echo "Needed: apt-get install nginx-light redis-server" >&2; exit 1; }
