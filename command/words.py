@@ -35,5 +35,6 @@ def _reason(name: Path | str, error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         if isinstance(error, FileNotFoundError) and Path(name).is_symlink():
             return f"a link to {shown(Path(name).readlink())}, which is not there"
-        return error.strerror
+        is_of_another = error.filename is not None and Path(error.filename) != Path(name)
+        return f"{shown(error.filename)}: {error.strerror}" if is_of_another else error.strerror
     return str(error) or type(error).__name__

@@ -75,6 +75,13 @@ def test_results_beside_their_pictures_are_not_made_larger_again(photos: Path, c
     assert "a-2x-2x.jpg" in files("photos")
 
 
+def test_a_result_whose_name_would_be_too_long_is_named(room: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    name = "n" * 250
+    Path(f"{name}.png").write_bytes(SMALL)
+    assert Run(f"{name}.png").status == 1
+    assert f"{name}.png: {name}-4k.jpg: File name too long" in capsys.readouterr().err
+
+
 def test_the_same_command_again_skips_what_is_there_also_where_results_are_too_large_to_be_inputs(
     photos: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
