@@ -115,7 +115,8 @@ async def _serve(settings: Settings) -> int:
         logger.critical("cannot listen on %s:%d: %s", settings.host, settings.port, exc.strerror)
         return 1
     access: Access = app.extensions["access"]
-    on_reload(partial(_read_keys_again, access))
+    is_hang_up = not settings.api_key_file and os.isatty(0)  # what SIGHUP means where there is nothing to read again
+    on_reload(partial(_on_signal, loop, service, signal.SIGHUP) if is_hang_up else partial(_read_keys_again, access))
     logger.info("API_KEY is not set: anybody who reaches the port is served" if access.is_open else "an API key is required")
     logger.info("loading the models")
     await serve(app, server_config, shutdown_trigger=partial(_drain, service))

@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import httpx
 import pytest
 
 from api.access import MAX_KEYS_BYTES, Access
-from bench.server import ROOT, running_server
+from bench.server import ROOT, free_port, running_server
 from core.config import ConfigError, Settings
 from tests.helpers import (
     FAKE,
@@ -329,3 +330,19 @@ def test_sighup_does_not_change_how_it_ends(tmp_path: Path) -> None:
             time.sleep(0.001)
     assert server.process.returncode == 0
     assert not [line for line in server.log if "Traceback" in line]
+
+
+def test_a_terminal_that_is_closed_ends_it(tmp_path: Path) -> None:
+    terminal, end = os.openpty()
+    environment = {**os.environ, "HOST": "127.0.0.1", "PORT": str(free_port()), "OUTPUT_DIR": str(tmp_path)}
+    process = subprocess.Popen([sys.executable, *FAKE], cwd=ROOT, env=environment, preexec_fn=partial(os.login_tty, end))  # noqa: S603
+    os.close(end)
+    try:
+        seen = b""
+        while b"ready after" not in seen:
+            seen += os.read(terminal, 4096)
+        os.close(terminal)
+        assert process.wait(HANG_SECONDS) == 0
+    finally:
+        process.kill()
+        process.wait()
