@@ -60,7 +60,7 @@ function left({ sent, job, later }) {
   return job.status === "processing" ? `${time[0].toUpperCase()}${time.slice(1)} left` : `Done in ${time}`;
 }
 
-function showDone({ id, name, options, job: { result } }) {
+function showDone({ id, name, request, job: { result } }) {
   if ($("report").dataset.of === id) return;
   $("report").dataset.of = id;
   const { original_size: original, upscaled_size: upscaled, upscaling_strategy: strategy } = result;
@@ -70,7 +70,7 @@ function showDone({ id, name, options, job: { result } }) {
     Before: words.size(original),
     After: words.size(upscaled),
     Enlarged: `${+result.total_scale.toFixed(2)}×` + (strategy.length > 1 ? ` (${words.passes(strategy)})` : ""),
-    Faces: words.faces(result, options.enhance_faces),
+    Faces: words.faces(result, request?.enhance_faces ?? true),
     Format: { jpeg: "JPEG", png: "PNG", webp: "WebP" }[result.format] ?? result.format,
     Time: result.cached ? "none: the server had it" : words.took(result.processing_time),
   };

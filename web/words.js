@@ -86,7 +86,7 @@ export function reason(size, seconds, limit) {
 
 /** What was given instead of a file, if it was anything. */
 export function noFile(data) {
-  const text = (data.getData("text/uri-list") || data.getData("text/plain")).trim();
+  const text = ["text/uri-list", "text/plain", "text/html"].map((type) => data.getData(type).trim()).find(Boolean);
   if (!text) return "";
   return /^(https?|data|blob|file):/i.test(text) ? "That is a link: save the picture and drop the file." : "That is text: drop or paste the file of a picture.";
 }

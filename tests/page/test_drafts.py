@@ -85,6 +85,7 @@ def test_faces_are_left_alone_where_the_server_cannot_restore_them(browser: Brow
         expect(page.locator("#faces-row")).to_have_attribute("title", reason)
         with page.expect_request(lambda request: request.method == "PUT" and "enhance_faces=false" in request.url):
             start(page)
+        expect(page.locator("#report")).to_contain_text("as they were")
 
 
 def test_a_format_that_the_server_does_not_take_is_refused_before_it_is_sent(page: Page) -> None:
@@ -125,9 +126,9 @@ def test_enter_starts_and_plus_opens_the_chooser(page: Page) -> None:
 
 
 def test_a_picture_can_be_pasted_and_dropped_and_a_link_says_why_not(page: Page) -> None:
-    give = """([name, given]) => {
+    give = """([name, given, type = "text/plain"]) => {
         const data = new DataTransfer();
-        if (typeof given === "string") data.setData("text/plain", given);
+        if (typeof given === "string") data.setData(type, given);
         else data.items.add(new File([new Uint8Array(given)], "given.jpg", { type: "image/jpeg" }));
         const options = { bubbles: true, cancelable: true };
         document.body.dispatchEvent(name === "paste" ? new ClipboardEvent(name, { ...options, clipboardData: data })
@@ -142,4 +143,8 @@ def test_a_picture_can_be_pasted_and_dropped_and_a_link_says_why_not(page: Page)
         said = "That is a link: save the picture and drop the file." if way == "drop" else re.compile("^That is text")
         expect(page.locator("#notice")).to_have_text(said)
         expect(page.locator("#notice")).to_be_visible()
+    page.evaluate(give, ["drop", "<b>From another page</b>", "text/html"])
+    expect(page.locator("#notice")).to_have_text(re.compile("^That is text"))
+    page.evaluate(give, ["drop", "https://example.org/b.jpg", "text/uri-list"])
+    expect(page.locator("#notice")).to_have_text(re.compile("^That is a link"))
     expect(tiles(page)).to_have_count(2)
