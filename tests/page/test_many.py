@@ -60,6 +60,24 @@ def test_a_folder_is_taken_with_those_in_it_and_what_is_no_picture_is_counted(pa
     assert names == ["beach.jpg: not started", "IMG_9.JPG: not started", "IMG_10.jpg: not started"]
 
 
+def test_a_file_that_the_disk_does_not_give_stops_no_other(page: Page, tmp_path: Path) -> None:
+    page.evaluate(
+        """(picture) => {
+            const second = new File([new Uint8Array(picture)], "2.jpg", { type: "image/jpeg" });
+            const entries = [
+                { name: "1.jpg", isFile: true, file: (_, failed) => failed(new DOMException("denied", "NotReadableError")) },
+                { name: "2.jpg", isFile: true, file: (found) => found(second) },
+            ];
+            const createReader = () => ({ readEntries: (found) => found(entries.splice(0)) });
+            DataTransferItem.prototype.webkitGetAsEntry = () => ({ name: "holiday", isDirectory: true, createReader });
+        }""",
+        list(photograph(0)),
+    )
+    drop(page, tmp_path)
+    expect(page.locator("#notice")).to_have_text("1 picture added, 1 other file left out.")
+    expect(tiles(page)).to_have_count(1)
+
+
 def test_a_folder_without_pictures_says_so(page: Page, tmp_path: Path) -> None:
     (tmp_path / "texts").mkdir()
     drop(page, tmp_path / "texts")
@@ -146,10 +164,10 @@ def test_all_can_be_cancelled_and_what_was_not_sent_is_as_it_was(page: Page, res
 def test_all_results_come_in_one_zip_with_names_of_their_own(page: Page, site: str, tmp_path: Path) -> None:
     page.add_init_script("delete window.showSaveFilePicker")
     page.reload()
-    names = ["Grüße aus Köln 😀.jpg", "IMG_1.jpg", "img_1.JPG", "..jpg"]
+    names = ["Grüße aus Köln 😀.jpg", "IMG_1.jpg", "img_1.JPG", "..jpg", f"Zu{'ü' * 200}lang.jpg"]
     pick(page, *[file(photograph(number), name) for number, name in enumerate(names)])
     button(page, "Upscale all").click()
-    expect(page.locator("#all p")).to_have_text("4 of 4 done")
+    expect(page.locator("#all p")).to_have_text("5 of 5 done")
     with page.expect_download() as download:
         button(page, "Download all").click()
     assert download.value.suggested_filename == "upscaled.zip"
@@ -160,10 +178,17 @@ def test_all_results_come_in_one_zip_with_names_of_their_own(page: Page, site: s
         size = r"-\d+x\d+"
         for name, pattern in zip(
             archive.namelist(),
-            [f"Grüße aus Köln 😀{size}.jpg", f"IMG_1{size}.jpg", rf"img_1{size} \(2\).jpg", f".*{size}.jpg"],
+            [
+                f"Grüße aus Köln 😀{size}.jpg",
+                f"IMG_1{size}.jpg",
+                rf"img_1{size} \(2\).jpg",
+                f".*{size}.jpg",
+                f"Zuü+lang{size}.jpg",
+            ],
             strict=True,
         ):
             assert re.fullmatch(pattern, name)
+            assert len(name.encode()) <= 255, "a disk would not take it"
         results = []
         for tile in tiles(page).all():
             tile.click()
