@@ -19,6 +19,9 @@ export function about(seconds) {
   return `about ${whole(seconds > 30 ? Math.round(seconds / 5) * 5 : seconds)}`;
 }
 
+/** Of what waits before it, the end of a sentence. */
+export const queued = ({ queue_seconds: seconds }) => (seconds >= 1 ? `, after ${about(seconds)} in the queue` : "");
+
 export function whole(seconds) {
   const rounded = Math.round(seconds);
   if (rounded < 90) return `${rounded} s`;

@@ -11,7 +11,7 @@ from bench.server import free_port
 from core.config import Settings
 from model_utility import ModelStatus
 from tests.helpers import fake_models, with_settings
-from tests.page.actions import PHOTOGRAPH, button, file, pick, size_row, start, tiles
+from tests.page.actions import PHOTOGRAPH, SECOND, button, file, pick, size_row, start, tiles
 from tests.page.conftest import served, visit
 
 
@@ -118,11 +118,15 @@ def test_enter_starts_and_plus_opens_the_chooser(page: Page) -> None:
     expect(page.get_by_role("link", name="Download")).to_be_visible()
     with page.expect_file_chooser() as chooser:
         button(page, "Add pictures").click()
-    chooser.value.set_files([file(), file()])
+    chooser.value.set_files([file(), file(), file(SECOND, "second.jpg")])
     expect(button(page, "Upscale")).to_be_enabled()
     page.evaluate("document.activeElement.blur()")  # as after a picture was dropped
     page.keyboard.press("Enter")
     expect(tiles(page).nth(1)).to_have_attribute("aria-label", "portrait.jpg: done")
+    tiles(page).nth(3).click()
+    page.locator("#viewer").click()  # as for a preview
+    page.keyboard.press("Enter")
+    expect(tiles(page).nth(3)).to_have_attribute("aria-label", "second.jpg: done")
 
 
 def test_a_picture_can_be_pasted_and_dropped_and_a_link_says_why_not(page: Page) -> None:
