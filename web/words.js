@@ -37,7 +37,7 @@ export const count = (number, one, many) => (number === 1 ? `1 ${one}` : `${numb
 
 /** What the file of a result is called on the disk of whoever downloads it. */
 export const resultName = (name, { upscaled_size: { width, height }, url }) =>
-  `${name.replace(/\.[^.]+$/, "")}-${width}x${height}.${url.split(".").pop()}`;
+  `${name.replace(/\.\w{1,5}$/, "")}-${width}x${height}.${url.split(".").pop()}`;
 
 export const passes = (scales) => scales.map((scale) => `${scale}×`).join(", then ");
 

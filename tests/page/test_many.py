@@ -164,10 +164,10 @@ def test_all_can_be_cancelled_and_what_was_not_sent_is_as_it_was(page: Page, res
 def test_all_results_come_in_one_zip_with_names_of_their_own(page: Page, site: str, tmp_path: Path) -> None:
     page.add_init_script("delete window.showSaveFilePicker")
     page.reload()
-    names = ["Grüße aus Köln 😀.jpg", "IMG_1.jpg", "img_1.JPG", "..jpg", f"Zu{'ü' * 200}lang.jpg"]
+    names = ["Grüße aus Köln 😀.jpg", "IMG_1.jpg", "img_1.JPG", "..jpg", "Bad St. Leonhard", f"Zu{'ü' * 200}lang.jpg"]
     pick(page, *[file(photograph(number), name) for number, name in enumerate(names)])
     button(page, "Upscale all").click()
-    expect(page.locator("#all p")).to_have_text("5 of 5 done")
+    expect(page.locator("#all p")).to_have_text("6 of 6 done")
     with page.expect_download() as download:
         button(page, "Download all").click()
     assert download.value.suggested_filename == "upscaled.zip"
@@ -183,6 +183,7 @@ def test_all_results_come_in_one_zip_with_names_of_their_own(page: Page, site: s
                 f"IMG_1{size}.jpg",
                 rf"img_1{size} \(2\).jpg",
                 f".*{size}.jpg",
+                f"Bad St. Leonhard{size}.jpg",
                 f"Zuü+lang{size}.jpg",
             ],
             strict=True,
@@ -267,3 +268,8 @@ def test_on_a_telephone_the_sizes_stay_in_sight_below_the_bar(browser: Browser, 
             box = box_of(row)
             assert box["y"] + box["height"] <= actions["y"]
         assert page.evaluate("document.documentElement.scrollWidth <= 390")
+        pick(page, file(name="notes.txt", media_type="text/plain"), file(name="more.txt", media_type="text/plain"))
+        notice, go = box_of(page.locator("#notice")), box_of(button(page, "Upscale"))
+        middle = [go["x"] + go["width"] / 2, go["y"] + go["height"] / 2]
+        assert notice["y"] < middle[1] < notice["y"] + notice["height"]
+        assert page.evaluate("([x, y]) => document.elementFromPoint(x, y).id", middle) == "go"
