@@ -257,6 +257,23 @@ def test_those_that_are_done_can_be_removed_together(page: Page) -> None:
     expect(page.get_by_text("Make a photograph larger")).to_be_visible()
 
 
+@pytest.mark.parametrize("width", [360, 390, 640, 1024, 1440])
+def test_all_buttons_are_in_sight_when_some_are_done_and_others_not_started(browser: Browser, site: str, width: int) -> None:
+    with visit(browser, site, viewport={"width": width, "height": 360 if width == 640 else 800}) as page:
+        make_all(page, 2)
+        pick(page, *[file(photograph(number), f"IMG_{number}.jpg") for number in (2, 3)])
+        expect(button(page, "Upscale")).to_be_enabled()
+        page.locator("label", has_text="WebP").click()
+        for name in ("Settings for all", "Remove done", "Download all", "Upscale all"):
+            box = box_of(button(page, name))
+            assert box["x"] >= 0
+            assert (
+                box["x"] + box["width"]
+                <= page.locator("#strip").evaluate("(strip) => strip.getBoundingClientRect().right") + 1
+            )
+        assert box_of(page.locator("#all p"))["height"] < 50, "in words beside each other"
+
+
 def test_on_a_telephone_the_sizes_stay_in_sight_below_the_bar(browser: Browser, site: str) -> None:
     with visit(browser, site, viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True) as page:
         pick_several(page, 3)
