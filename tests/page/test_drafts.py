@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Route, expect
 
 from bench.server import free_port
 from core.config import Settings
@@ -108,6 +108,20 @@ def test_the_picture_is_sent_once(page: Page) -> None:
     start(page)
     expect(page.get_by_role("link", name="Download")).to_be_visible()
     assert sent == ["PUT"]
+
+
+def test_settings_may_change_before_the_first_plan_is_there(page: Page) -> None:
+    held: list[Route] = []
+    page.route("**/plan?*", lambda route: held.append(route))
+    with page.expect_request("**/plan?*"):
+        pick(page)
+    with page.expect_request("**/plan?*"):
+        page.get_by_label("Restore faces").uncheck()
+    with page.expect_response("**/plan?*"):
+        held[0].fallback()
+    expect(button(page, "Upscale")).to_be_disabled()
+    held[1].fallback()
+    expect(button(page, "Upscale")).to_be_enabled()
 
 
 def test_enter_starts_and_plus_opens_the_chooser(page: Page) -> None:
