@@ -90,6 +90,5 @@ function showModels(item, choice) {
 function estimate({ plan }, choice) {
   if (!plan) return "…";
   if (!choice) return "No size is possible.";
-  const own = `Takes ${words.about(choice.seconds)}`;
-  return plan.queue_seconds >= 1 ? `${own}, after ${words.about(plan.queue_seconds)} in the queue` : own;
+  return `Takes ${words.about(choice.seconds)}${words.queued(plan)}`;
 }

@@ -4,6 +4,7 @@ import { notify } from "./dom.js";
 import { add } from "./pictures.js";
 import * as words from "./words.js";
 
+const UNREADABLE = { name: "", type: "" }; // the disk does not give it
 const KNOWN = /\.(png|jpe?g|webp|bmp|tiff?|avif|hei[cf]|gif)$/i;
 
 /** Take them; of several, those that are no pictures are counted, where one alone is told what it is. */
@@ -31,7 +32,7 @@ export async function takeFrom(data) {
 /** The files in a folder and those below it, in the order of their names, without hidden ones. */
 async function walk(entry, found) {
   if (entry.name.startsWith(".")) return;
-  if (entry.isFile) return void found.push(await promised((...both) => entry.file(...both)));
+  if (entry.isFile) return void found.push(await promised((...both) => entry.file(...both)).catch(() => UNREADABLE));
   const reader = entry.createReader();
   const children = [];
   for (let some = await more(reader); some.length; some = await more(reader)) children.push(...some); // some hundred at a time

@@ -1,7 +1,7 @@
 // The jobs of the service that the pictures become: sent, followed, cancelled, and found again after a reload.
 
 import * as api from "./api.js";
-import { forget, keep, kept, note } from "./keep.js";
+import { forget, keep, kept, note, onChangeElsewhere, stateKept } from "./keep.js";
 import { viewOf } from "./panel.js";
 import { changed, consider, copy, drop, fail, failOrWait, items, newItem, select, selected } from "./pictures.js";
 import { requestOf } from "./plans.js";
@@ -26,15 +26,16 @@ export async function start(item) {
   } catch (problem) {
     item.sent = null;
     if (item.cancelled) giveUp(item);
+    else if (problem.status === 409) follow(item); // another tab has sent it, with other settings
     else failOrWait(item, problem, () => start(item), true);
   }
 }
 
-/** Once more, since the server has been restarted and lost it; under another id, for that one may be taken. */
+/** Once more, since the server has been restarted and lost it; under another id, for that one may be taken: the same id in every tab. */
 function resend(item) {
-  forget(item);
-  Object.assign(item, { id: api.newId(), job: null, asked: false, resent: true, note: "" });
-  keep(item).then(changed);
+  const { id } = item;
+  Object.assign(item, { id: [...id].reverse().join(""), job: null, asked: false, taken: false, resent: true, note: "" });
+  keep(item, id).then(changed);
   return start(item);
 }
 
@@ -58,6 +59,21 @@ export async function restore() {
   }
 }
 
+/** Find out what has become of it. */
+function follow(item) {
+  Object.assign(item, { draft: false, queued: false, asked: true, problem: null, later: null });
+  changed();
+  return follower.ask(item.id);
+}
+
+onChangeElsewhere(async (id) => {
+  const item = items.find((one) => one.id === id);
+  if (!item?.kept) return;
+  const state = await stateKept(id);
+  if (!state) drop(item);
+  else if (state.taken && !item.taken && item.sent === null) follow(item);
+});
+
 function onJob(job) {
   const item = items.find(({ id }) => id === job.id);
   if (!item || api.FINAL.includes(item.job?.status)) return;
@@ -66,8 +82,9 @@ function onJob(job) {
   if (job.result) job.result.url = api.fileOf(job.result);
   Object.assign(item, { job, note: "", asked: false });
   if (job.status === "failed") item.problem = problemOf(job.error);
-  if (api.FINAL.includes(job.status) && !item.over) {
-    item.over = true;
+  const over = api.FINAL.includes(job.status);
+  if (!item.taken || over !== item.over) {
+    Object.assign(item, { taken: true, over });
     note(item);
   }
   changed();
@@ -90,6 +107,7 @@ function onJobProblem(id, problem) {
 /** The server does not know this job: a result that it has removed since, or one that was lost with a restart. */
 function forgotten(item, problem) {
   if (item.over) return remove(item);
+  if (!item.taken && !item.cancelled) return start(item); // the page was left before the server had all of it
   if (!item.resent && !item.cancelled) return resend(item);
   Object.assign(item, { job: null, asked: false });
   problem.message = "The server does not know this picture any more, or has never got all of it. Send it again.";

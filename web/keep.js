@@ -25,18 +25,27 @@ async function run(mode, act) {
   });
 }
 
-const stateOf = ({ id, options, request, draft, queued, over, resent }) => ({ id, options, request, draft, queued, over, resent });
+const stateOf = ({ id, options, request, draft, queued, taken, over, resent }) => ({ id, options, request, draft, queued, taken, over, resent });
 
-/** Keep a picture; `item.kept` tells whether that worked, which a full disk or a private window may prevent. */
-export function keep(item) {
-  item.keeping = put(item);
+const tabs = new BroadcastChannel("upscale"); // this page in others: each shows, and may change, the same pictures
+
+/** `act` hears the id of each picture of which another tab has changed what is kept, or has removed it. */
+export function onChangeElsewhere(act) {
+  tabs.onmessage = ({ data: id }) => act(id);
+}
+
+/** Keep a picture, in place of that with the id `instead`; `item.kept` tells whether that worked, which a full disk or a private window may prevent. */
+export function keep(item, instead = "") {
+  item.keeping = put(item, instead);
   return item.keeping;
 }
 
-async function put(item) {
+async function put(item, instead) {
   const { id, at, name, file, madeFrom } = item;
   try {
-    await run("readwrite", (pictures, states) => [pictures.put({ id, at, name, file, madeFrom }), states.put(stateOf(item))]);
+    await run("readwrite", (pictures, states) => [
+      pictures.put({ id, at, name, file, madeFrom }), states.put(stateOf(item)), pictures.delete(instead), states.delete(instead),
+    ]);
     item.kept = item.id === id;
   } catch (error) {
     console.info("This browser does not keep the picture, so that a reload would lose it.", error);
@@ -46,14 +55,20 @@ async function put(item) {
 /** Keep what has changed of a picture that is kept. */
 export async function note(item) {
   await item.keeping;
-  if (item.kept) await run("readwrite", (_, states) => [states.put(stateOf(item))]).catch(() => { item.kept = false; });
+  if (!item.kept) return;
+  await run("readwrite", (_, states) => [states.put(stateOf(item))]).catch(() => { item.kept = false; });
+  tabs.postMessage(item.id);
 }
 
 export async function forget(item) {
   const { id } = item;
   item.kept = false;
   await run("readwrite", (pictures, states) => [pictures.delete(id), states.delete(id)]).catch(() => {}); // nor is it there
+  tabs.postMessage(id);
 }
+
+/** What is kept of that picture but its pixels; undefined where nothing is. */
+export const stateKept = async (id) => (await run("readonly", (_, states) => [states.get(id)]))[0];
 
 /** All of them, the oldest first. */
 export async function kept() {

@@ -22,8 +22,8 @@ form.addEventListener("submit", (event) => {
 });
 document.addEventListener("keydown", (event) => {
   const { target, key, repeat } = event;
-  const inForm = target === document.body || (form.contains(target) && !target.closest("button"));
-  if (key !== "Enter" || repeat || !inForm || form.hidden || $("go").disabled) return;
+  const isMeant = target === document.body || target.closest("#viewer") || (form.contains(target) && !target.closest("button"));
+  if (key !== "Enter" || repeat || !isMeant || form.hidden || $("go").disabled) return;
   event.preventDefault();
   form.requestSubmit();
 });

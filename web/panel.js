@@ -70,7 +70,7 @@ function showDone({ id, name, request, job: { result } }) {
     Before: words.size(original),
     After: words.size(upscaled),
     Enlarged: `${+result.total_scale.toFixed(2)}×` + (strategy.length > 1 ? ` (${words.passes(strategy)})` : ""),
-    Faces: words.faces(result, request?.enhance_faces),
+    Faces: words.faces(result, request?.enhance_faces ?? true),
     Format: { jpeg: "JPEG", png: "PNG", webp: "WebP" }[result.format] ?? result.format,
     Time: result.cached ? "none: the server had it" : words.took(result.processing_time),
   };

@@ -39,10 +39,10 @@ export async function add(files) {
 
 /** `at` is its place among the others after a reload; `request` what was asked for, once it has been. */
 export function newItem({
-  id, name, file, options, request = null, at = after(items.at(-1)), madeFrom = null, draft = true, queued = false, over = false, resent = false, kept = false,
+  id, name, file, options, request = null, at = after(items.at(-1)), madeFrom = null, draft = true, queued = false, taken = false, over = false, resent = false, kept = false,
 }) {
   const item = {
-    id, name, file, options: { ...usual, ...options }, request, at, madeFrom, draft, queued, over, resent, kept,
+    id, name, file, options: { ...usual, ...options }, request, at, madeFrom, draft, queued, taken, over, resent, kept,
     asked: !draft, job: null, plan: null, plannedAt: 0, problem: null, later: null, sent: null, note: "",
   };
   looking = looking.then(() => look(item));

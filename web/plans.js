@@ -56,9 +56,9 @@ export function chosenWith(item, wanted) {
 
 export const canStart = (item) => chosen(item) !== null;
 
-/** Why the picture cannot start, and how long a side it may have to: `{ message, px }`; null where it can. */
+/** Why the picture cannot start, and how long a side it may have to: `{ message, px }`; null where it can, or is not planned yet. */
 export function obstacle(item) {
-  if (canStart(item)) return null;
+  if (!item.plan || canStart(item)) return null;
   const { natural, plan: { sizes, timeout_seconds: limit } } = item;
   const least = Math.min(...sizes.map((plan) => leastSeconds(item, plan)));
   if (least === Infinity) return { message: `The picture is ${words.size(natural)}: too large for every size.` };

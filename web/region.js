@@ -38,7 +38,7 @@ export class Region {
     const { inner, outer } = boxesAround(point, item.natural, choice.seconds);
     const box = shares(inner, item.natural);
     this.viewer.placeSpot(box);
-    this.#say(`Making this spot, ${words.about((choice.seconds * areaOf(outer)) / areaOf(item.natural))}…`);
+    this.#say(`Making this spot, ${words.about((choice.seconds * areaOf(outer)) / areaOf(item.natural))}${words.queued(item.plan)}…`);
     try {
       const scale = Math.min(+choice.plan.total_scale.toFixed(4), MAX_SCALE);
       const made = await api.upscale(await cut(item, outer), { ...requestOf(item), target_resolution: "", fit: "", scale }, signal);

@@ -1,6 +1,6 @@
 // Two pictures in the same place under a slider, from the whole down to single pixels.
 
-const CLOSEST = 4; // screen pixels for one of the result
+const CLOSEST = 4; // screen pixels for one of the result, and times the whole
 const SIDEWAYS_PX = 4; // of a movement, before it moves the slider
 const NARROW_PX = 190; // of a picture, in which the two tags would be in each other's way
 const STEP = 2; // percent, for an arrow key
@@ -147,7 +147,7 @@ export class Viewer {
     const real = 1 / devicePixelRatio;
     const least = Math.min(this.#fitScale, real);
     const isFit = Math.abs(scale / this.#fitScale - 1) < 0.001; // steps in and out again make no rounder figures
-    const wanted = isFit ? this.#fitScale : Math.min(Math.max(scale, least), Math.max(CLOSEST * real, this.#fitScale, this.#scale));
+    const wanted = isFit ? this.#fitScale : Math.min(Math.max(scale, least), Math.max(CLOSEST * Math.max(real, this.#fitScale), this.#scale));
     const { x, y } = this.#fromMiddle(event);
     const change = 1 / this.#scale - 1 / wanted;
     this.#center.x += (x * change) / this.#size.width;

@@ -19,6 +19,9 @@ export function about(seconds) {
   return `about ${whole(seconds > 30 ? Math.round(seconds / 5) * 5 : seconds)}`;
 }
 
+/** Of what waits before it, the end of a sentence. */
+export const queued = ({ queue_seconds: seconds }) => (seconds >= 1 ? `, after ${about(seconds)} in the queue` : "");
+
 export function whole(seconds) {
   const rounded = Math.round(seconds);
   if (rounded < 90) return `${rounded} s`;
@@ -34,7 +37,7 @@ export const count = (number, one, many) => (number === 1 ? `1 ${one}` : `${numb
 
 /** What the file of a result is called on the disk of whoever downloads it. */
 export const resultName = (name, { upscaled_size: { width, height }, url }) =>
-  `${name.replace(/\.[^.]+$/, "")}-${width}x${height}.${url.split(".").pop()}`;
+  `${name.replace(/\.\w{1,5}$/, "")}-${width}x${height}.${url.split(".").pop()}`;
 
 export const passes = (scales) => scales.map((scale) => `${scale}×`).join(", then ");
 
@@ -86,7 +89,7 @@ export function reason(size, seconds, limit) {
 
 /** What was given instead of a file, if it was anything. */
 export function noFile(data) {
-  const text = (data.getData("text/uri-list") || data.getData("text/plain")).trim();
+  const text = ["text/uri-list", "text/plain", "text/html"].map((type) => data.getData(type).trim()).find(Boolean);
   if (!text) return "";
   return /^(https?|data|blob|file):/i.test(text) ? "That is a link: save the picture and drop the file." : "That is text: drop or paste the file of a picture.";
 }

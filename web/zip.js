@@ -1,6 +1,7 @@
 // A zip file, written from its beginning to its end: the files as they are, since pictures do not get smaller.
 
 export const MOST_BYTES = 2 ** 32 - 2; // beyond which the format needs fields that not every reader knows
+const NAME_BYTES = 255; // of a file, on most disks
 const UTF8 = 1 << 11;
 const VERSION = 20;
 const UNIX = 3 << 8;
@@ -75,11 +76,19 @@ export function sizeOf(files) {
 export function distinct(names) {
   const taken = new Set();
   return names.map((name) => {
-    const safe = name.replace(/[\\/:*?"<>|\p{Cc}]/gu, "_").replace(/^[. ]+/, "") || "picture";
-    const [, stem, ending] = /^(.*?)(\.\w+)?$/.exec(safe);
-    let free = safe;
-    for (let number = 2; taken.has(free.toLowerCase()); number += 1) free = `${stem} (${number})${ending ?? ""}`;
+    const safe = name.normalize("NFC").replace(/[\\/:*?"<>|\p{Cc}]/gu, "_").replace(/^[. ]+/, "") || "picture";
+    const [, stem, ending = ""] = /^(.*?)(\.\w+)?$/.exec(safe);
+    let free = fitting(stem, ending);
+    for (let number = 2; taken.has(free.toLowerCase()); number += 1) free = fitting(stem, ` (${number})${ending}`);
     taken.add(free.toLowerCase());
     return free;
   });
+}
+
+/** Both together, without the middle of what is too long for a file: its end tells the size. */
+function fitting(stem, ending) {
+  const letters = [...stem];
+  const bytes = () => new TextEncoder().encode(letters.join("") + ending).length;
+  while (bytes() > NAME_BYTES) letters.splice(letters.length >> 1, 1);
+  return letters.join("") + ending;
 }

@@ -68,3 +68,19 @@ def box_of(locator: Locator) -> FloatRect:
     box = locator.bounding_box()
     assert box
     return box
+
+
+def until_kept(page: Page, count: int, *, queued: bool = False) -> None:
+    """Wait until the browser's database has that many pictures, of those that wait to be sent with `queued`."""
+    page.evaluate(
+        """async ([count, queued]) => {
+            const request = indexedDB.open("upscale");
+            await new Promise((resolve) => { request.onsuccess = resolve; });
+            for (let states = []; states.filter((state) => state.queued || !queued).length < count;) {
+                const asked = request.result.transaction("states").objectStore("states").getAll();
+                states = await new Promise((resolve) => { asked.onsuccess = () => resolve(asked.result); });
+            }
+            request.result.close();
+        }""",
+        [count, queued],
+    )

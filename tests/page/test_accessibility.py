@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import re
 
+import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
+from numpy.typing import NDArray
+from PIL import Image
 from playwright.sync_api import Browser, Locator, Page, expect
 
 from tests.helpers import FakeResolver
@@ -107,6 +111,38 @@ def test_on_a_telephone_nothing_scrolls_sideways(browser: Browser, site: str, re
         tiles(page).nth(2).click()
         expect(page.locator("#problem")).to_be_visible()
         assert fits()
+
+
+def test_in_forced_colours_it_is_seen_what_is_chosen_and_how_far_it_is(
+    browser: Browser, site: str, resolver: FakeResolver
+) -> None:
+    with visit(browser, site, forced_colors="active", reduced_motion="reduce") as page:
+        pick(page)
+        expect(button(page, "Upscale")).to_be_enabled()
+        jpeg, faces = page.locator("#draft label", has_text="JPEG"), page.get_by_label("Restore faces")
+        for choice in (jpeg, faces):
+            before = pixels(choice)
+            choice.click()
+            page.mouse.move(0, 0)
+            assert difference(before, pixels(choice)) > 20
+        resolver.gate.clear()
+        start(page)
+        expect(page.locator("#percent")).to_have_text("0 %")
+        bar = page.locator("#bar")
+        empty = pixels(bar)
+        bar.locator("i").evaluate("(done) => { done.style.transform = 'none'; }")  # as at 100 %
+        assert difference(empty, pixels(bar)) > 20
+        resolver.gate.set()
+
+
+def pixels(locator: Locator) -> NDArray[np.uint8]:
+    return np.asarray(Image.open(io.BytesIO(locator.screenshot())).convert("RGB"))
+
+
+def difference(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> float:
+    """Of what both show, on average; a label that is chosen has bolder letters, and may be wider."""
+    height, width = np.minimum(one.shape[:2], other.shape[:2])
+    return float(np.abs(one[:height, :width].astype(int) - other[:height, :width]).mean())
 
 
 def test_dark_and_light_follow_the_system(browser: Browser, site: str) -> None:

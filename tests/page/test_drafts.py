@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Route, expect
 
 from bench.server import free_port
 from core.config import Settings
 from model_utility import ModelStatus
 from tests.helpers import fake_models, with_settings
-from tests.page.actions import PHOTOGRAPH, button, file, pick, size_row, start, tiles
+from tests.page.actions import PHOTOGRAPH, SECOND, button, file, pick, size_row, start, tiles
 from tests.page.conftest import served, visit
 
 
@@ -85,7 +85,7 @@ def test_faces_are_left_alone_where_the_server_cannot_restore_them(browser: Brow
         expect(page.locator("#faces-row")).to_have_attribute("title", reason)
         with page.expect_request(lambda request: request.method == "PUT" and "enhance_faces=false" in request.url):
             start(page)
-        expect(page.locator("#report")).to_contain_text("Facesas they were")
+        expect(page.locator("#report")).to_contain_text("as they were")
 
 
 def test_a_format_that_the_server_does_not_take_is_refused_before_it_is_sent(page: Page) -> None:
@@ -110,6 +110,20 @@ def test_the_picture_is_sent_once(page: Page) -> None:
     assert sent == ["PUT"]
 
 
+def test_settings_may_change_before_the_first_plan_is_there(page: Page) -> None:
+    held: list[Route] = []
+    page.route("**/plan?*", lambda route: held.append(route))
+    with page.expect_request("**/plan?*"):
+        pick(page)
+    with page.expect_request("**/plan?*"):
+        page.get_by_label("Restore faces").uncheck()
+    with page.expect_response("**/plan?*"):
+        held[0].fallback()
+    expect(button(page, "Upscale")).to_be_disabled()
+    held[1].fallback()
+    expect(button(page, "Upscale")).to_be_enabled()
+
+
 def test_enter_starts_and_plus_opens_the_chooser(page: Page) -> None:
     pick(page)
     expect(button(page, "Upscale")).to_be_enabled()
@@ -118,17 +132,21 @@ def test_enter_starts_and_plus_opens_the_chooser(page: Page) -> None:
     expect(page.get_by_role("link", name="Download")).to_be_visible()
     with page.expect_file_chooser() as chooser:
         button(page, "Add pictures").click()
-    chooser.value.set_files([file(), file()])
+    chooser.value.set_files([file(), file(), file(SECOND, "second.jpg")])
     expect(button(page, "Upscale")).to_be_enabled()
     page.evaluate("document.activeElement.blur()")  # as after a picture was dropped
     page.keyboard.press("Enter")
     expect(tiles(page).nth(1)).to_have_attribute("aria-label", "portrait.jpg: done")
+    tiles(page).nth(3).click()
+    page.locator("#viewer").click()  # as for a preview
+    page.keyboard.press("Enter")
+    expect(tiles(page).nth(3)).to_have_attribute("aria-label", "second.jpg: done")
 
 
 def test_a_picture_can_be_pasted_and_dropped_and_a_link_says_why_not(page: Page) -> None:
-    give = """([name, given]) => {
+    give = """([name, given, type = "text/plain"]) => {
         const data = new DataTransfer();
-        if (typeof given === "string") data.setData("text/plain", given);
+        if (typeof given === "string") data.setData(type, given);
         else data.items.add(new File([new Uint8Array(given)], "given.jpg", { type: "image/jpeg" }));
         const options = { bubbles: true, cancelable: true };
         document.body.dispatchEvent(name === "paste" ? new ClipboardEvent(name, { ...options, clipboardData: data })
@@ -143,4 +161,8 @@ def test_a_picture_can_be_pasted_and_dropped_and_a_link_says_why_not(page: Page)
         said = "That is a link: save the picture and drop the file." if way == "drop" else re.compile("^That is text")
         expect(page.locator("#notice")).to_have_text(said)
         expect(page.locator("#notice")).to_be_visible()
+    page.evaluate(give, ["drop", "<b>From another page</b>", "text/html"])
+    expect(page.locator("#notice")).to_have_text(re.compile("^That is text"))
+    page.evaluate(give, ["drop", "https://example.org/b.jpg", "text/uri-list"])
+    expect(page.locator("#notice")).to_have_text(re.compile("^That is a link"))
     expect(tiles(page)).to_have_count(2)

@@ -10,7 +10,7 @@ from playwright.sync_api import Browser, Dialog, Page, Route, expect
 
 from core.config import Settings
 from tests.helpers import FakeResolver, b64, fake_models, with_settings
-from tests.page.actions import SECOND, button, file, pick, size_row, start, tiles
+from tests.page.actions import SECOND, button, file, pick, size_row, start, tiles, until_kept
 from tests.page.conftest import served, visit
 
 
@@ -44,6 +44,7 @@ def test_those_that_wait_to_be_sent_are_sent_after_a_reload(page: Page, resolver
     pick(page, *[file(SECOND, f"{number}.jpg") for number in range(4)])
     button(page, "Upscale all").click()
     expect(tiles(page).nth(3)).to_have_attribute("title", "3.jpg: waits")
+    until_kept(page, 1, queued=True)
     page.reload()
     expect(tiles(page).nth(3)).to_have_attribute("title", "3.jpg: waits")
     resolver.gate.set()

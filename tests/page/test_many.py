@@ -61,6 +61,24 @@ def test_a_folder_is_taken_with_those_in_it_and_what_is_no_picture_is_counted(pa
     assert names == ["beach.jpg: not started", "IMG_9.JPG: not started", "IMG_10.jpg: not started"]
 
 
+def test_a_file_that_the_disk_does_not_give_stops_no_other(page: Page, tmp_path: Path) -> None:
+    page.evaluate(
+        """(picture) => {
+            const second = new File([new Uint8Array(picture)], "2.jpg", { type: "image/jpeg" });
+            const entries = [
+                { name: "1.jpg", isFile: true, file: (_, failed) => failed(new DOMException("denied", "NotReadableError")) },
+                { name: "2.jpg", isFile: true, file: (found) => found(second) },
+            ];
+            const createReader = () => ({ readEntries: (found) => found(entries.splice(0)) });
+            DataTransferItem.prototype.webkitGetAsEntry = () => ({ name: "holiday", isDirectory: true, createReader });
+        }""",
+        list(photograph(0)),
+    )
+    drop(page, tmp_path)
+    expect(page.locator("#notice")).to_have_text("1 picture added, 1 other file left out.")
+    expect(tiles(page)).to_have_count(1)
+
+
 def test_a_folder_without_pictures_says_so(page: Page, tmp_path: Path) -> None:
     (tmp_path / "texts").mkdir()
     drop(page, tmp_path / "texts")
@@ -147,10 +165,10 @@ def test_all_can_be_cancelled_and_what_was_not_sent_is_as_it_was(page: Page, res
 def test_all_results_come_in_one_zip_with_names_of_their_own(page: Page, site: str, tmp_path: Path) -> None:
     page.add_init_script("delete window.showSaveFilePicker")
     page.reload()
-    names = ["Grüße aus Köln 😀.jpg", "IMG_1.jpg", "img_1.JPG", "..jpg"]
+    names = ["Grüße aus Köln 😀.jpg", "IMG_1.jpg", "img_1.JPG", "..jpg", "Bad St. Leonhard", f"Zu{'ü' * 200}lang.jpg"]
     pick(page, *[file(photograph(number), name) for number, name in enumerate(names)])
     button(page, "Upscale all").click()
-    expect(page.locator("#all p")).to_have_text("4 of 4 done")
+    expect(page.locator("#all p")).to_have_text("6 of 6 done")
     with page.expect_download() as download:
         button(page, "Download all").click()
     assert download.value.suggested_filename == "upscaled.zip"
@@ -162,10 +180,18 @@ def test_all_results_come_in_one_zip_with_names_of_their_own(page: Page, site: s
         size = r"-\d+x\d+"
         for name, pattern in zip(
             archive.namelist(),
-            [f"Grüße aus Köln 😀{size}.jpg", f"IMG_1{size}.jpg", rf"img_1{size} \(2\).jpg", f".*{size}.jpg"],
+            [
+                f"Grüße aus Köln 😀{size}.jpg",
+                f"IMG_1{size}.jpg",
+                rf"img_1{size} \(2\).jpg",
+                f".*{size}.jpg",
+                f"Bad St. Leonhard{size}.jpg",
+                f"Zuü+lang{size}.jpg",
+            ],
             strict=True,
         ):
             assert re.fullmatch(pattern, name)
+            assert len(name.encode()) <= 255, "a disk would not take it"
         results = []
         for tile in tiles(page).all():
             tile.click()
@@ -229,6 +255,23 @@ def test_those_that_are_done_can_be_removed_together(page: Page) -> None:
     expect(page.get_by_text("Make a photograph larger")).to_be_visible()
 
 
+@pytest.mark.parametrize("width", [360, 390, 640, 1024, 1440])
+def test_all_buttons_are_in_sight_when_some_are_done_and_others_not_started(browser: Browser, site: str, width: int) -> None:
+    with visit(browser, site, viewport={"width": width, "height": 360 if width == 640 else 800}) as page:
+        make_all(page, 2)
+        pick(page, *[file(photograph(number), f"IMG_{number}.jpg") for number in (2, 3)])
+        expect(button(page, "Upscale")).to_be_enabled()
+        page.locator("label", has_text="WebP").click()
+        for name in ("Settings for all", "Remove done", "Download all", "Upscale all"):
+            box = box_of(button(page, name))
+            assert box["x"] >= 0
+            assert (
+                box["x"] + box["width"]
+                <= page.locator("#strip").evaluate("(strip) => strip.getBoundingClientRect().right") + 1
+            )
+        assert box_of(page.locator("#all p"))["height"] < 50, "in words beside each other"
+
+
 def test_on_a_telephone_the_sizes_stay_in_sight_below_the_bar(browser: Browser, site: str) -> None:
     with visit(browser, site, viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True) as page:
         pick_several(page, 3)
@@ -240,3 +283,8 @@ def test_on_a_telephone_the_sizes_stay_in_sight_below_the_bar(browser: Browser, 
             box = box_of(row)
             assert box["y"] + box["height"] <= actions["y"]
         assert page.evaluate("document.documentElement.scrollWidth <= 390")
+        pick(page, file(name="notes.txt", media_type="text/plain"), file(name="more.txt", media_type="text/plain"))
+        notice, go = box_of(page.locator("#notice")), box_of(button(page, "Upscale"))
+        middle = [go["x"] + go["width"] / 2, go["y"] + go["height"] / 2]
+        assert notice["y"] < middle[1] < notice["y"] + notice["height"]
+        assert page.evaluate("([x, y]) => document.elementFromPoint(x, y).id", middle) == "go"

@@ -107,6 +107,22 @@ def test_a_spot_that_fails_says_so_and_the_draft_stays(page: Page, resolver: Fak
     expect(button(page, "Upscale")).to_be_enabled()
 
 
+def test_a_spot_that_has_to_wait_says_how_long(page: Page, resolver: FakeResolver) -> None:
+    page.route("**/plan?*", lambda route: route.fulfill(json={**route.fetch().json(), "queue_seconds": 45}))
+    draft(page)
+    resolver.gate.clear()
+    click(page, 0.5, 0.5)
+    expect(page.locator("#spot-says")).to_have_text("Making this spot, about a second, after about 45 s in the queue…")
+    resolver.gate.set()
+
+
+def test_a_picture_that_is_small_can_be_seen_closer_than_the_whole(page: Page) -> None:
+    draft(page, encode(sample_crop(60, 40)))
+    whole = original(page)
+    button(page, "Zoom in").click()
+    assert original(page)["width"] == pytest.approx(1.5 * whole["width"], abs=1)
+
+
 def test_a_drag_a_double_click_and_the_wheel_move_the_draft_and_make_no_spot(page: Page) -> None:
     draft(page)
     asked: list[str] = []
