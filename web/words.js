@@ -16,7 +16,8 @@ export function took(seconds) {
 /** A time that is expected, in no more detail than it deserves. */
 export function about(seconds) {
   if (seconds < 1.5) return "about a second";
-  return `about ${whole(seconds > 30 ? Math.round(seconds / 5) * 5 : seconds)}`;
+  const step = seconds < 30 ? 1 : seconds < 300 ? 5 : 60;
+  return `about ${whole(Math.round(seconds / step) * step)}`;
 }
 
 /** Of what waits before it, the end of a sentence. */

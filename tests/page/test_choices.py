@@ -143,7 +143,7 @@ def test_a_picture_with_transparency_is_planned_as_one(page: Page) -> None:
 
 def test_a_telephone_shows_all_sizes_and_speaks_of_touch(browser: Browser, site: str) -> None:
     with visit(browser, site, viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True) as page:
-        expect(page.get_by_text("Drop it anywhere")).to_be_hidden()
+        expect(page.get_by_text("Drop them or")).to_be_hidden()
         pick(page, file(encode(sample_crop(480, 300)), "portrait.png", "image/png"), file(SECOND, "second.jpg"))
         expect(button(page, "Upscale")).to_be_enabled()
         bottom = box_of(page.locator("#draft .actions"))["y"]

@@ -35,7 +35,7 @@ def test_drafts_are_there_again_after_a_reload_in_order_and_with_their_settings(
     button(page, "Remove").click()
     expect(tiles(page)).to_have_count(0)
     page.reload()
-    expect(page.get_by_text("Make a photograph larger")).to_be_visible()
+    expect(page.get_by_text("Make photographs larger")).to_be_visible()
     expect(tiles(page)).to_have_count(0)
 
 

@@ -252,7 +252,7 @@ def test_those_that_are_done_can_be_removed_together(page: Page) -> None:
     button(page, "Remove done").click()
     expect(tiles(page)).to_have_count(0)
     page.reload()
-    expect(page.get_by_text("Make a photograph larger")).to_be_visible()
+    expect(page.get_by_text("Make photographs larger")).to_be_visible()
 
 
 @pytest.mark.parametrize("width", [360, 390, 640, 1024, 1440])
