@@ -15,7 +15,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-VERSION = "0.2.0"
+VERSION = "0.3.0"
 PROJECT = Path(__file__).resolve().parent.parent
 
 MIB = 1024 * 1024
