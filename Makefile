@@ -3,7 +3,7 @@
 
 python := .venv/bin/python
 setup  := PYTHON="$(PYTHON)" scripts/setup.sh
-beside := -n auto --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
+beside := -n $(shell nproc | awk '{ print $$1 < 4 ? $$1 + 1 : 4 }') --dist loadgroup --no-loadscope-reorder
 uv     := UV_SYSTEM_CERTS=1 .venv/bin/uv --quiet
 
 .PHONY: help setup weights run test test-slow test-page test-clients test-scale demo screenshots bench audit attack overload soak sanitize lock
