@@ -136,8 +136,12 @@ class Admission:
 
     def forecast(self, task: DeviceTask) -> tuple[float, float]:
         """Of a task that has no place yet: its own seconds, and those that it would wait; 0 while no speed is known."""
-        own = self._usual.seconds(task.work)
+        own = self.own_seconds(task.work)
         return own, self._wait_seconds(task.work, own)
+
+    def own_seconds(self, work: float) -> float:
+        """Of a task of that work on the device alone; 0 while no speed is known."""
+        return self._usual.seconds(work)
 
     def status(self) -> QueueStatus:
         """What a load balancer should know: requests, and predicted seconds."""

@@ -150,14 +150,14 @@ class Planner:
             return ImpossibleSize(**choice, error=plan.message, code=plan.code)
         worker = self._workers.any()
         plans = [replace(plan, model=model) for model in get_args(ModelName) if model in worker.capabilities.models]
-        tasks = {one.model: DeviceTask(worker.work(one, asked.alpha, asked.enhance_faces)) for one in plans}
+        work = {one.model: worker.work(one, asked.alpha, asked.enhance_faces) for one in plans}
         return PossibleSize(
             **choice,
             upscaled_size=ImageSize.of(plan.output),
             upscaling_strategy=plan.passes,
             total_scale=float(plan.total_scale),
             memory_bytes=max(map(worker.memory_bytes, plans)),
-            predicted_seconds={model: round(self._admission.forecast(task)[0], 3) for model, task in tasks.items()},
+            predicted_seconds={model: round(self._admission.own_seconds(flops), 3) for model, flops in work.items()},
             warnings=plan.warnings,
         )
 

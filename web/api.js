@@ -5,7 +5,6 @@ export const FINAL = ["succeeded", "failed", "canceled"];
 const SILENT_MS = 5000; // after which a stream of events is helped out by asking
 const POLL_MS = 2500;
 const PREVIEW_PX = 4096; // of pictures that the browser cannot show: all the pixels of most telephones
-const UNREACHABLE = "The server cannot be reached.";
 
 /** Something that went wrong, in a sentence for a person; `retrySeconds` where it may go right later. */
 export class Problem extends Error {
@@ -39,12 +38,14 @@ export function call(method, path, { file = null, headers = {}, onSent = null, s
     for (const [name, value] of Object.entries(headers)) request.setRequestHeader(name, value);
     if (onSent) request.upload.onprogress = ({ loaded, total }) => onSent(loaded / total);
     request.onload = () => (request.status < 400 && request.response ? resolve(request.response) : reject(problemOf(request.status, request.response, request.getResponseHeader("Retry-After"))));
-    request.onerror = () => reject(new Problem(UNREACHABLE, { code: "unreachable", retrySeconds: 5 }));
+    request.onerror = () => reject(unreachable());
     request.onabort = () => reject(new Problem("Stopped.", { code: "aborted" }));
     signal?.addEventListener("abort", () => request.abort());
     request.send(file);
   });
 }
+
+const unreachable = () => new Problem("The server cannot be reached.", { code: "unreachable", retrySeconds: 5 });
 
 function problemOf(status, response, pause) {
   const body = response ?? {}; // null where it is no JSON
@@ -92,7 +93,7 @@ export const sizeOf = async (url, signal = null) => Number((await respond(url, {
 
 async function respond(path, request) {
   const response = await fetch(path, request).catch((error) => {
-    throw request.signal?.aborted ? error : new Problem(UNREACHABLE, { code: "unreachable", retrySeconds: 5 });
+    throw request.signal?.aborted ? error : unreachable();
   });
   if (!response.ok) throw problemOf(response.status, await response.json().catch(() => null), response.headers.get("Retry-After"));
   return response;

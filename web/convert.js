@@ -1,4 +1,4 @@
-// Pictures that the browser cannot show, which the server then does, and pictures that are too large, which the browser makes smaller.
+// Pictures that the browser cannot show, which the server then does, pictures that are too large, which the browser makes smaller, and parts of pictures.
 
 import * as api from "./api.js";
 
@@ -9,10 +9,9 @@ const WITHOUT_ALPHA = /^image\/(jpeg|bmp|x-ms-bmp)$/;
 
 /** Find out how the browser shows the picture: `natural` is its upright size, left out where the browser cannot. */
 export async function look(item) {
-  const image = new Image();
-  image.src = item.url = URL.createObjectURL(item.file);
+  item.url = URL.createObjectURL(item.file);
   try {
-    await image.decode();
+    const image = await imageAt(item.url);
     const size = { width: image.naturalWidth, height: image.naturalHeight };
     Object.assign(item, { natural: size, alpha: !WITHOUT_ALPHA.test(item.file.type) && hasAlpha(image) });
   } catch {
@@ -41,13 +40,11 @@ export function smallerPx({ natural, url }, most = Infinity) {
 
 /** Make the picture smaller, in place; false where no copy has few enough bytes. */
 export async function makeSmaller(item, most, maxBytes) {
-  const image = new Image();
-  image.src = item.url;
-  await image.decode();
+  const image = await imageAt(item.url);
   const type = item.alpha ? "image/png" : "image/jpeg";
   for (const px of [most, ...SMALLER_PX.filter((less) => less < most)]) {
     const canvas = scaled(image, item.natural, px);
-    const file = await new Promise((resolve) => { canvas.toBlob(resolve, type, JPEG_QUALITY); });
+    const file = await encoded(canvas, type);
     if (!file || file.size > maxBytes) continue;
     URL.revokeObjectURL(item.url);
     const natural = { width: canvas.width, height: canvas.height };
@@ -72,9 +69,31 @@ function scaled(image, { width, height }, px) {
 }
 
 function drawn(source, { width, height }) {
-  const canvas = Object.assign(document.createElement("canvas"), { width, height });
+  const canvas = canvasOf(width, height);
   const context = canvas.getContext("2d");
   context.imageSmoothingQuality = "high";
   context.drawImage(source, 0, 0, width, height);
   return canvas;
+}
+
+/** That picture, decoded; throws where the browser cannot. */
+async function imageAt(url) {
+  const image = new Image();
+  image.src = url;
+  await image.decode();
+  return image;
+}
+
+const canvasOf = (width, height) => Object.assign(document.createElement("canvas"), { width, height });
+
+/** What is on a canvas, as a file; null where the browser has no memory for it. */
+const encoded = (canvas, type) => new Promise((resolve) => { canvas.toBlob(resolve, type, JPEG_QUALITY); });
+
+/** A part of the picture's own pixels, as PNG; the box is in pixels of its size. */
+export async function cut({ url, natural }, { left, top, width, height }) {
+  const image = await imageAt(url);
+  const ratio = image.naturalWidth / natural.width; // below 1 where the server shows less than all pixels
+  const canvas = canvasOf(width, height);
+  canvas.getContext("2d").drawImage(image, left * ratio, top * ratio, width * ratio, height * ratio, 0, 0, width, height);
+  return encoded(canvas, "image/png");
 }

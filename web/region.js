@@ -1,6 +1,7 @@
 // A spot of a draft, made before the whole: cut out of the original in the browser, sent alone, and shown in its place.
 
 import * as api from "./api.js";
+import { cut } from "./convert.js";
 import { $, setText } from "./dom.js";
 import { chosen, requestOf } from "./plans.js";
 import * as words from "./words.js";
@@ -100,14 +101,3 @@ function span(middle, side, whole) {
 const shares = (box, { width, height }) => ({
   left: box.left / width, top: box.top / height, width: box.width / width, height: box.height / height,
 });
-
-/** That part of the picture's own pixels, as PNG. */
-async function cut({ url, natural }, { left, top, width, height }) {
-  const image = new Image();
-  image.src = url;
-  await image.decode();
-  const ratio = image.naturalWidth / natural.width; // below 1 where the server shows less than all pixels
-  const canvas = Object.assign(document.createElement("canvas"), { width, height });
-  canvas.getContext("2d").drawImage(image, left * ratio, top * ratio, width * ratio, height * ratio, 0, 0, width, height);
-  return new Promise((resolve) => { canvas.toBlob(resolve, "image/png"); });
-}

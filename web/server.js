@@ -31,7 +31,7 @@ export async function showServer() {
 }
 
 function showLimits() {
-  setText($("limits"), `PNG, JPEG, WebP, BMP, TIFF, AVIF, HEIC or GIF, up to ${server.max_image_size_mb} MB. It goes to this server and to nobody else.`);
+  setText($("limits"), `${words.FORMATS}, up to ${server.max_image_size_mb} MB. It goes to this server and to nobody else.`);
   $("strength").hidden = !server.models?.face_restoration?.loaded;
   const canRestore = canRestoreFaces();
   $("draft").elements.enhance_faces.disabled = !canRestore;

@@ -1,5 +1,7 @@
 // Figures as people say them.
 
+export const FORMATS = "PNG, JPEG, WebP, BMP, TIFF, AVIF, HEIC or GIF";
+
 export const size = ({ width, height }) => `${width} × ${height}`;
 
 export function bytes(count) {
@@ -100,5 +102,5 @@ export function unsupported({ name, type }) {
   const ending = /\.(svg|jxl|dng|cr2|nef|arw|raw|psd|pdf|mp4|mov)$/i.exec(name)?.[1];
   if (/^image\/(png|jpeg|webp|bmp|x-ms-bmp|tiff|avif|heic|heif|gif)$/.test(type) || (!type && !ending)) return "";
   const kind = (/\.(\w{1,5})$/.exec(name)?.[1] ?? type.split("/").pop()).toUpperCase();
-  return `${kind} is none of the formats that the server takes: save it as PNG, JPEG, WebP, BMP, TIFF, AVIF, HEIC or GIF, and try again.`;
+  return `${kind} is none of the formats that the server takes: save it as ${FORMATS}, and try again.`;
 }
