@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Generator
 from typing import Any, cast
 
 from quart import Request, request
@@ -24,19 +25,48 @@ from serving.deadline import TIMEOUT_HEADER, Deadline, parse_timeout
 JSON = "application/json"
 FORM = "multipart/form-data"
 RETRY_SECONDS = 5
+PIECE_BYTES = 64 * 1024  # of a body: what the server reads at once
 _BOUNDARY = re.compile("[!-~]|[!-~][ -~]{0,68}[!-~]")  # RFC 2046, section 5.1.1
 
 
 class RequestBody(Body):
-    """A body that ends where there is no memory for it: an exception here would end the connection, and not the request."""
+    """A body in pieces, until it is awaited, which empties it.
+
+    An array that grows to megabytes is moved again and again, and leaves a hole in memory each time. It ends where there is no
+    memory for it: an exception in `append` would end the connection, and not the request.
+    """
+
+    def __init__(self, expected_content_length: int | None, max_content_length: int | None) -> None:
+        super().__init__(expected_content_length, max_content_length)
+        self._left_bytes = float("inf") if max_content_length is None else max_content_length
+        self._pieces: list[bytearray] = []
 
     def append(self, data: bytes) -> None:
+        if self._must_raise is not None:
+            return
         try:
-            super().append(data)
+            if not self._pieces or len(self._pieces[-1]) + len(data) > PIECE_BYTES:
+                self._pieces.append(bytearray())
+            self._pieces[-1] += data
         except MemoryError as exc:
-            self.clear()
-            self._must_raise = exc
-            self.set_complete()
+            self._end(exc)
+        self._left_bytes -= len(data)
+        if self._left_bytes < 0:
+            self._end(RequestEntityTooLarge())
+
+    def _end(self, reason: Exception) -> None:
+        self.clear()
+        self._must_raise = reason
+        self.set_complete()
+
+    def __await__(self) -> Generator[Any, None, bytes]:
+        yield from super().__await__()
+        data = b"".join(self._pieces)
+        self.clear()
+        return data
+
+    def clear(self) -> None:
+        self._pieces.clear()
 
 
 class BodyRequest(Request):
@@ -101,7 +131,6 @@ async def _read_body(current: BodyRequest) -> bytes:
     try:
         async with asyncio.timeout(current.body_timeout):
             body: bytes = await current.body
-        current.body.clear()
     except RequestEntityTooLarge as exc:
         raise _too_large(current) from exc
     except TimeoutError as exc:

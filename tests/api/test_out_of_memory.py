@@ -10,7 +10,6 @@ from typing import Any
 import cv2
 import pytest
 import torch
-from quart.wrappers.request import Body
 
 from core.config import Settings
 from imaging.encode import encode_image
@@ -36,7 +35,7 @@ def break_step(step: str, resolver: FakeResolver, monkeypatch: pytest.MonkeyPatc
     if step in OF_DEVICE:
         resolver.error = OF_DEVICE[step]
     elif step == "body":
-        monkeypatch.setattr(Body, "append", fail)
+        monkeypatch.setattr("api.requests.bytearray", fail, raising=False)
     else:
         places = {"decode": "serving.decoding.decode_image", "encode": "serving.dispatcher.encode_image"}
         places |= {"parse": "serving.lifecycle.parse_request", "save": "storage.result_store.write_atomically"}

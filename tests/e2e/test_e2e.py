@@ -191,7 +191,7 @@ def test_a_hundred_uploads_at_once_are_bounded_in_memory(server: Server) -> None
         )
     codes = Counter((response.status_code, response.json()["code"]) for response in responses)
     assert set(codes) == {(400, "file_too_large"), (503, "queue_full")}, codes
-    assert server.memory_bytes("VmHWM") - before_bytes < 800 * MIB  # 1600 came
+    assert server.memory_bytes("VmHWM") - before_bytes < 700 * MIB  # 1600 came, and 256 may be held
     assert server.upscale(encode(sample_crop(257, 3)))["success"] is True
 
 

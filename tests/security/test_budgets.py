@@ -17,7 +17,9 @@ import numpy as np
 import orjson
 import pytest
 from PIL import Image
+from werkzeug.exceptions import RequestEntityTooLarge
 
+from api.requests import RequestBody
 from bench.server import Server, running_server
 from core.budget import MemoryBudget, Room
 from core.config import TARGET_PX, Settings
@@ -56,6 +58,32 @@ def test_room_is_given_back_by_who_drops_what_lies_in_it() -> None:
     assert budget.held_bytes == 30
     del thing
     assert budget.held_bytes == 0
+
+
+@pytest.mark.parametrize("piece_bytes", [2, 1000, 65_536, 500_000])
+async def test_a_body_takes_little_more_than_its_bytes(piece_bytes: int) -> None:
+    whole = bytes(range(256)) * 2000
+    tracemalloc.start()
+    try:
+        body = RequestBody(None, len(whole))
+        for start in range(0, len(whole), piece_bytes):
+            body.append(whole[start : start + piece_bytes])
+        assert (
+            tracemalloc.get_traced_memory()[0] < len(whole) * 1.2
+        )  # an object for each two bytes would take twenty times that
+        body.set_complete()
+        assert await body == whole
+        assert tracemalloc.get_traced_memory()[0] < len(whole) / 20
+    finally:
+        tracemalloc.stop()
+
+
+async def test_a_body_that_goes_on_beyond_its_limit_is_dropped() -> None:
+    body = RequestBody(None, 10)
+    body.append(b"1234567890")
+    body.append(b"1")
+    with pytest.raises(RequestEntityTooLarge):
+        await body
 
 
 async def test_who_leaves_before_a_thread_is_free_leaves_nothing_behind() -> None:
