@@ -38,7 +38,13 @@ class Watch(importlib.abc.MetaPathFinder):
         assert name != "torch" or "OMP_WAIT_POLICY" in os.environ, "torch is imported too early"
 
 sys.meta_path.insert(0, Watch())
-import models.face_restoration
+import models.face_restoration, sys, torch
+assert "torch._dynamo" not in sys.modules, "torch's compiler was imported, which takes seconds"
+from torchvision.ops import roi_align
+assert roi_align(torch.ones(1, 1, 4, 4), [torch.tensor([[0.0, 0.0, 4.0, 4.0]])], 2).mean() == 1
+from torchvision.ops.roi_align import is_compile_supported
+assert is_compile_supported("cpu") is True
+assert "torch._dynamo" in sys.modules
 """
     environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
     subprocess.run([sys.executable, "-c", watch], cwd=ROOT, env=environment, check=True)  # noqa: S603 - our own interpreter
