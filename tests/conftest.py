@@ -13,6 +13,7 @@ from core.config import Settings
 from tests.helpers import WEIGHTS, fake_models, serving, started
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist looks for groups in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Beside each other run files, but for those that name a group, which share a server."""
     for item in items:
