@@ -151,7 +151,7 @@ def test_exact_fit_ends_on_the_target(server: Server) -> None:
 
 
 def test_eight_requests_at_once_give_the_bytes_that_each_gives_alone(server: Server) -> None:
-    images = [encode(sample_crop(257 + 9 * i, 3 + i, left=10 * i, top=20 * i)) for i in range(8)]
+    images = [encode(sample_crop(257 + 5 * i, 2 + i % 4, left=10 * i, top=20 * i)) for i in range(8)]
 
     strengths = itertools.count(1)  # of faces that are not there: so that each is made again, not found
 
@@ -167,7 +167,7 @@ def test_eight_requests_at_once_give_the_bytes_that_each_gives_alone(server: Ser
 
 
 def test_a_small_picture_overtakes_a_large_one_and_both_get_the_bytes_that_each_gets_alone(server: Server) -> None:
-    large, small = encode(sample_crop(264, 80)), encode(sample_crop(257, 6, top=90))
+    large, small = encode(sample_crop(264, 48)), encode(sample_crop(257, 3, top=90))
     with ThreadPoolExecutor(1) as client:
         running = client.submit(server.upscale, large, enhance_faces=False)
         while server.health()["queue"]["running"] == 0:
@@ -203,7 +203,7 @@ def test_bad_input_gets_its_error_and_the_next_request_its_picture(server: Serve
 
 def test_health_answers_while_the_network_runs(server: Server) -> None:
     with ThreadPoolExecutor(1) as client:
-        job = client.submit(server.upscale, encode(sample_crop(260, 64)))
+        job = client.submit(server.upscale, encode(sample_crop(260, 24)))
         seen = set()
         while not job.done():
             health = server.health()
