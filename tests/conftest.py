@@ -12,6 +12,8 @@ from bench.server import free_port
 from core.config import Settings
 from tests.helpers import WEIGHTS, fake_models, serving, started
 
+LONG_ID = 60  # characters of a parameter, beyond which it names no test
+
 
 @pytest.hookimpl(tryfirst=True)  # xdist looks for groups in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -19,6 +21,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("xdist_group") is None:
             item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
+
+
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Short, and the same in each process: in a colour profile there is the time at which it was made."""
+    return f"{argname} of {len(val)}" if isinstance(val, bytes | str) and len(val) > LONG_ID else None
 
 
 @pytest.fixture
