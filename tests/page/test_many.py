@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import zipfile
+from base64 import b64decode
 from pathlib import Path
 
 import httpx
@@ -214,8 +215,12 @@ def test_the_zip_goes_straight_onto_the_disk_where_the_browser_lets_it(page: Pag
     }""")
     make_all(page, 3)
     button(page, "Download all").click()
-    data = page.evaluate("window.written.then((file) => file.arrayBuffer()).then((buffer) => [...new Uint8Array(buffer)])")
-    with zipfile.ZipFile(io.BytesIO(bytes(data))) as archive:
+    data_url: str = page.evaluate("""async () => {
+        const reader = new FileReader();
+        reader.readAsDataURL(await window.written);
+        return new Promise((resolve) => { reader.onload = () => resolve(reader.result); });
+    }""")
+    with zipfile.ZipFile(io.BytesIO(b64decode(data_url.partition(",")[2]))) as archive:
         assert archive.testzip() is None
         assert len(archive.namelist()) == 3
 
