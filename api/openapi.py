@@ -13,7 +13,7 @@ from pydantic.json_schema import models_json_schema
 
 from api.forms import IMAGE_PART
 from api.requests import FORM, JSON
-from api.responses import RESULT_HEADERS
+from api.responses import PREVIEW_HEADERS, RESULT_HEADERS
 from core import errors
 from core.config import (
     EXTENSIONS,
@@ -162,8 +162,9 @@ def _sizes() -> Fields:
 
 
 def _preview() -> Fields:
-    about = {"description": "of the picture, upright", "schema": {"type": "string"}, "required": True}
-    ok = _response("The small copy.", _images("jpeg", "png"), {"X-Upscale-Original-Size": about})
+    text = {"schema": {"type": "string"}, "required": True}
+    headers = {f"X-Upscale-{name}": {"description": f"`{RESULT_HEADERS[name]}`", **text} for name in PREVIEW_HEADERS}
+    ok = _response("The small copy.", _images("jpeg", "png"), headers)
     ending = [errors.ShuttingDown, errors.DeviceLost]
     failures = [*_leaves(errors.BadRequest), *_BODIES, errors.QueueFull, errors.OutOfMemory, *ending]
     return _operation(

@@ -16,11 +16,10 @@ from quart import Quart, Response, g, request
 from quart.wrappers.response import FileBody
 from werkzeug.exceptions import HTTPException
 
-from core.config import EXTENSIONS, OutputFormat
+from core.config import EXTENSIONS
 from core.errors import OutOfMemory, ResultExpired, ServiceError, Unavailable, internal_error
 from core.logs import current_request
-from schemas.plan import Size
-from schemas.response import ErrorResponse, ImageSize, UpscaleResult
+from schemas.response import ErrorResponse, ImageSize, Preview, UpscaleResult
 from utility import open_regular
 
 logger = logging.getLogger(__name__)
@@ -42,6 +41,7 @@ RESULT_HEADERS = {  # X-Upscale-<name>: the field of a result, where the body is
     "Processing-Time": "processing_time",
     "Warnings": "warnings",
 }
+PREVIEW_HEADERS = ("Original-Size", "Warnings")
 
 
 class LocalFile(FileBody):
@@ -104,10 +104,10 @@ def result_image(result: UpscaleResult) -> Response:
     return response
 
 
-def preview_image(data: bytes, image_format: OutputFormat, original: Size) -> Response:
-    """A small copy of a picture, and in a header how large the picture is."""
-    size = _header_text(ImageSize.of(original))
-    return Response(data, headers={"X-Upscale-Original-Size": size}, content_type=f"image/{image_format}")
+def preview_image(preview: Preview) -> Response:
+    """A small copy of a picture; in headers, how large the picture is, and warnings."""
+    headers = {f"X-Upscale-{name}": _header_text(getattr(preview, RESULT_HEADERS[name])) for name in PREVIEW_HEADERS}
+    return Response(preview.data, headers=headers, content_type=f"image/{preview.format}")
 
 
 def _body_of(result: UpscaleResult) -> LocalFile | memoryview:

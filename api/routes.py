@@ -85,7 +85,7 @@ def add_routes(app: Quart, service: Service, jobs: Jobs) -> None:
     @app.post("/preview")
     async def preview() -> Response:
         async with request_deadline(longest_seconds).enforced():
-            return preview_image(*await service.preview(await read_request()))
+            return preview_image(await service.preview(await read_request()))
 
     @app.get("/health")
     async def health() -> Response:

@@ -209,6 +209,16 @@ class ImpossibleSize(_SizeChoice):
     code: str = Field(description="as a request would get", examples=["image_too_large"])
 
 
+@dataclass(frozen=True)
+class Preview:
+    """A small copy of a picture, as a file that browsers show."""
+
+    data: bytes
+    format: OutputFormat
+    original_size: ImageSize
+    warnings: tuple[str, ...]
+
+
 class SizesResponse(Response):
     """The body of GET /plan."""
 
@@ -217,6 +227,7 @@ class SizesResponse(Response):
     queue_seconds: Seconds = Field(description="until a request of one second would start")
     timeout_seconds: Seconds = Field(description="that a request may take at most")
     sizes: tuple[PossibleSize | ImpossibleSize, ...] = Field(description="each target, each target exactly, 2×, 4×")
+    warnings: _Warnings
 
 
 class ErrorResponse(Response):

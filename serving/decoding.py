@@ -60,8 +60,8 @@ class Decoder:
         """
         return await self._in_lane(image, self._decode)
 
-    async def preview(self, image: OpenedImage, max_px: int) -> tuple[bytes, OutputFormat]:
-        """A copy of at most that long side, as a file that browsers show, and its format.
+    async def preview(self, image: OpenedImage, max_px: int) -> tuple[bytes, OutputFormat, list[str]]:
+        """A copy of at most that long side, as a file that browsers show, its format, and the warnings of the decoding.
 
         Raises:
             BadRequest, QueueFull: as `decode`.
@@ -104,16 +104,16 @@ class Decoder:
         room.hold_for(picture)
         return picture, warnings
 
-    async def _preview(self, image: OpenedImage, room: Room, max_px: int) -> tuple[bytes, OutputFormat]:
+    async def _preview(self, image: OpenedImage, room: Room, max_px: int) -> tuple[bytes, OutputFormat, list[str]]:
         try:
             return await self._io.run(_small_copy, image, max_px)
         finally:
             room.release()
 
 
-def _small_copy(image: OpenedImage, max_px: int) -> tuple[bytes, OutputFormat]:
-    picture, _ = decode_image(image)
-    return encode_preview(picture, max_px)
+def _small_copy(image: OpenedImage, max_px: int) -> tuple[bytes, OutputFormat, list[str]]:
+    picture, warnings = decode_image(image)
+    return *encode_preview(picture, max_px), warnings
 
 
 async def _then_leave(lanes: contextlib.AsyncExitStack, work: Coroutine[Any, Any, T]) -> T:

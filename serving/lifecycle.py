@@ -11,22 +11,21 @@ from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from core.config import OutputFormat, Settings
+from core.config import Settings
 from core.errors import DeviceLost, JobCancelled, ModelsLoading, ShuttingDown, Unavailable
 from core.host import unusable_folder
 from core.metrics import Metrics, MetricsSnapshot
 from model_utility import Models, load_models
 from schemas.health import HealthResponse, ServiceState, ServiceStatus
-from schemas.plan import Size
 from schemas.request import IncomingRequest, UpscaleRequest
-from schemas.response import PlanResponse, SizesResponse, UpscaleResult
+from schemas.response import ImageSize, PlanResponse, Preview, SizesResponse, UpscaleResult
 from serving import health
 from serving.deadline import Deadline
 from serving.decoding import Decoder
 from serving.devices import Devices
 from serving.dispatcher import Dispatcher
 from serving.pending import PendingResult
-from serving.planning import Planner, parse_preview, parse_request, parse_size
+from serving.planning import Planner, parse_preview, parse_request
 from serving.workers import Workers
 from storage.result_cache import ResultCache
 from storage.result_store import ResultStore
@@ -275,17 +274,18 @@ class Service:
             BadRequest, Unavailable: see `core.errors`.
         """
         self._check_ready()
-        return self._planner.sizes(parse_size(query), self.settings.request_timeout_seconds)
+        return self._planner.sizes(query, self.settings.request_timeout_seconds)
 
-    async def preview(self, incoming: IncomingRequest) -> tuple[bytes, OutputFormat, Size]:
-        """A small copy of an image file for a browser that cannot show the file, its format, and the size of the original.
+    async def preview(self, incoming: IncomingRequest) -> Preview:
+        """A small copy of an image file for a browser that cannot show the file.
 
         Raises:
             BadRequest, Unavailable: see `core.errors`. It needs no models, so it is there before they are.
         """
         self._check_running()
-        image, max_px = await self.io.run(parse_preview, incoming)
-        return *await self._decoder.preview(image, max_px), Size(image.width, image.height)
+        image, max_px, warnings = await self.io.run(parse_preview, incoming)
+        data, image_format, more = await self._decoder.preview(image, max_px)
+        return Preview(data, image_format, ImageSize(width=image.width, height=image.height), (*warnings, *more))
 
     async def submit(self, request: UpscaleRequest, deadline: Deadline) -> PendingResult:
         """Take a request in, and return without waiting for its result.

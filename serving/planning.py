@@ -17,6 +17,7 @@ from schemas.params import PARAMS, PreviewParams, SizeParams, parse_params, vali
 from schemas.plan import Plan, Size, plan_for, size_choices
 from schemas.request import (
     FIELDS,
+    IMAGE_FIELD,
     IncomingRequest,
     UpscaleRequest,
     image_text,
@@ -31,6 +32,8 @@ from serving.decoding import Decoder, is_large
 from serving.workers import Workers
 from utility import IOExecutor, decode_base64
 from workers.task import DeviceTask
+
+Warnings = tuple[str, ...]
 
 
 def parse_request(incoming: IncomingRequest) -> UpscaleRequest:
@@ -50,27 +53,31 @@ def parse_request(incoming: IncomingRequest) -> UpscaleRequest:
     return UpscaleRequest(image, params, incoming.accepted, plan, hashlib.sha256(data).hexdigest(), warnings)
 
 
-def parse_preview(incoming: IncomingRequest) -> tuple[OpenedImage, int]:
-    """Of a request for a preview: the image, opened as above, and how long its long side may be, in pixels.
+def parse_preview(incoming: IncomingRequest) -> tuple[OpenedImage, int, Warnings]:
+    """Of a request for a preview: the image, opened as above, how long its long side may be, in pixels, and warnings.
 
     Raises:
         BadRequest: as `parse_request`.
     """
-    given = read_fields(incoming, properties_of(PreviewParams))
+    known = properties_of(PreviewParams)
+    given = read_fields(incoming, known)
     max_px = validated(PreviewParams, given).max_px
-    return open_image(_file_of(incoming, given), incoming.limits), max_px
+    warnings = unknown_fields_warning(given, known if incoming.is_raw else [IMAGE_FIELD, *known])
+    return open_image(_file_of(incoming, given), incoming.limits), max_px, warnings
 
 
-def parse_size(query: str) -> SizeParams:
-    """A query string that asks what a picture of some size could become.
+def parse_size(query: str) -> tuple[SizeParams, Warnings]:
+    """A query string that asks what a picture of some size could become, and warnings.
 
     Raises:
         BadRequest: which parameter, what was wrong with it, and what would be right.
     """
-    params = validated(SizeParams, parse_query(query, properties_of(SizeParams)))
+    known = properties_of(SizeParams)
+    given = parse_query(query, known)
+    params = validated(SizeParams, given)
     if params.width * params.height > MAX_PIXELS:
         raise too_many_pixels()
-    return params
+    return params, unknown_fields_warning(given, known)
 
 
 def _file_of(incoming: IncomingRequest, given: Mapping[str, Any]) -> bytes:
@@ -135,14 +142,20 @@ class Planner:
             warnings=(*request.warnings, *warnings, *left_out, *plan.warnings),
         )
 
-    def sizes(self, asked: SizeParams, timeout_seconds: float) -> SizesResponse:
-        """What a picture of that size could become, and what each would take."""
+    def sizes(self, query: str, timeout_seconds: float) -> SizesResponse:
+        """What a picture of the size in a query string could become, and what each would take.
+
+        Raises:
+            BadRequest: as `parse_size`.
+        """
+        asked, warnings = parse_size(query)
         original = Size(asked.width, asked.height)
         return SizesResponse(
             original_size=ImageSize.of(original),
             queue_seconds=self._admission.status().wait_seconds,
             timeout_seconds=timeout_seconds,
             sizes=tuple(self._size(asked, choice, plan) for choice, plan in size_choices(original)),
+            warnings=warnings,
         )
 
     def _size(self, asked: SizeParams, choice: dict[str, Any], plan: Plan | ImageTooLarge) -> PossibleSize | ImpossibleSize:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 from typing import Any
+from urllib.parse import unquote
 
 import httpx
 import numpy as np
@@ -78,6 +79,26 @@ async def test_a_wrong_parameter_is_named(client: httpx.AsyncClient, query: str,
     response = await client.get(f"/plan?{query}")
     assert_error(response, 400, code)
     assert response.json()["field"] == field
+
+
+async def test_unknown_parameters_are_ignored_and_named(client: httpx.AsyncClient) -> None:
+    assert (await sizes_of(client, width=60, height=40))["warnings"] == []
+    (warning,) = (await sizes_of(client, width=60, height=40, fit="exact"))["warnings"]
+    assert warning == "Ignored unknown fields: 'fit'. Known fields are width, height, enhance_faces, alpha."
+
+    file = encode(sample_crop(30, 20))
+    raw = await client.post("/preview?max_px=16", content=file, headers={"Content-Type": "image/png"})
+    assert raw.headers["X-Upscale-Warnings"] == ""
+    raw = await client.post("/preview?px=16", content=file, headers={"Content-Type": "image/png"})
+    assert unquote(raw.headers["X-Upscale-Warnings"]) == "Ignored unknown fields: 'px'. Known fields are max_px."
+    body = await client.post("/preview", json={"image_b64": b64(file), "px": 16})
+    assert unquote(body.headers["X-Upscale-Warnings"]).endswith("Known fields are image_b64, max_px.")
+
+
+async def test_what_of_a_file_could_not_be_used_is_said_with_its_preview(client: httpx.AsyncClient) -> None:
+    file = encode(sample_crop(30, 20), "JPEG", icc_profile=b"no profile")
+    response = await client.post("/preview", content=file, headers={"Content-Type": "image/jpeg"})
+    assert "profile" in unquote(response.headers["X-Upscale-Warnings"])
 
 
 async def test_more_pixels_than_are_opened_are_refused_as_the_image_would_be(client: httpx.AsyncClient) -> None:
