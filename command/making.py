@@ -22,7 +22,7 @@ from core.errors import DeviceLost, ServiceError
 from core.progress_bar import ProgressBar
 from imaging.decode import decode_image
 from imaging.encode import encode_image
-from imaging.metadata import NO_METADATA, Metadata, kept_metadata
+from imaging.metadata import Metadata, chosen_metadata
 from imaging.picture import Picture
 from model_utility import Models
 from schemas.params import UpscaleParams
@@ -93,11 +93,9 @@ def _decode(task: Task, params: UpscaleParams) -> _Decoded:
     opened = task.opened()
     picture, warnings = decode_image(opened)
     output_format = task.output_format(picture.alpha is not None)
-    metadata, size = NO_METADATA, task.plan.output
-    if params.metadata == "keep":
-        metadata, left_out = kept_metadata(opened.file, size.width, size.height, output_format)
-        warnings += left_out
-    return _Decoded(picture, output_format, metadata, warnings)
+    size = task.plan.output
+    metadata, left_out = chosen_metadata(params.metadata, opened.file, size.width, size.height, output_format)
+    return _Decoded(picture, output_format, metadata, [*warnings, *left_out])
 
 
 def _make(task: Task, future: Future[_Decoded], params: UpscaleParams, upscaler: Upscaler, bar: ProgressBar) -> None:

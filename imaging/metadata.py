@@ -7,6 +7,7 @@ import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from core.config import MetadataChoice
 from imaging.containers.exif import MAX_METADATA_BYTES, Density, Directories, TooLarge
 from imaging.containers.png import with_chunks
 from imaging.sanitize import SanitizedFile
@@ -24,6 +25,13 @@ class Metadata:
 
 
 NO_METADATA = Metadata()
+
+
+def chosen_metadata(
+    choice: MetadataChoice, file: SanitizedFile, width: int, height: int, image_format: str
+) -> tuple[Metadata, list[str]]:
+    """What of a file's own goes out again, as `kept_metadata`; nothing unless it is asked for."""
+    return kept_metadata(file, width, height, image_format) if choice == "keep" else (NO_METADATA, [])
 
 
 def kept_metadata(file: SanitizedFile, width: int, height: int, image_format: str) -> tuple[Metadata, list[str]]:

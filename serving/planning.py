@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any, get_args
 
@@ -11,12 +11,11 @@ from core.config import EXTENSIONS, MAX_PIXELS, ModelName, OutputFormat
 from core.errors import ImageTooLarge, NotAcceptable
 from imaging.decode import header_warnings
 from imaging.formats import OpenedImage, open_image, too_many_pixels
-from imaging.metadata import NO_METADATA, Metadata, kept_metadata
+from imaging.metadata import Metadata, chosen_metadata
 from schemas.json_schema import properties_of
 from schemas.params import PARAMS, PreviewParams, SizeParams, parse_params, validated
 from schemas.plan import Plan, Size, plan_for, size_choices
 from schemas.request import (
-    FIELDS,
     IMAGE_FIELD,
     IncomingRequest,
     UpscaleRequest,
@@ -49,7 +48,7 @@ def parse_request(incoming: IncomingRequest) -> UpscaleRequest:
     params = parse_params(given)
     _check_acceptable(params.output_format, incoming.accepted)
     plan = plan_for(Size(image.width, image.height), params)
-    warnings = unknown_fields_warning(given, PARAMS if incoming.is_raw else FIELDS)
+    warnings = _ignored(incoming, given, PARAMS)
     return UpscaleRequest(image, params, incoming.accepted, plan, hashlib.sha256(data).hexdigest(), warnings)
 
 
@@ -62,8 +61,7 @@ def parse_preview(incoming: IncomingRequest) -> tuple[OpenedImage, int, Warnings
     known = properties_of(PreviewParams)
     given = read_fields(incoming, known)
     max_px = validated(PreviewParams, given).max_px
-    warnings = unknown_fields_warning(given, known if incoming.is_raw else [IMAGE_FIELD, *known])
-    return open_image(_file_of(incoming, given), incoming.limits), max_px, warnings
+    return open_image(_file_of(incoming, given), incoming.limits), max_px, _ignored(incoming, given, known)
 
 
 def parse_size(query: str) -> tuple[SizeParams, Warnings]:
@@ -82,6 +80,10 @@ def parse_size(query: str) -> tuple[SizeParams, Warnings]:
 
 def _file_of(incoming: IncomingRequest, given: Mapping[str, Any]) -> bytes:
     return incoming.body if incoming.is_raw else decode_base64(image_text(given), incoming.limits.max_bytes)
+
+
+def _ignored(incoming: IncomingRequest, given: Iterable[str], params: Iterable[str]) -> Warnings:
+    return unknown_fields_warning(given, params if incoming.is_raw else (IMAGE_FIELD, *params))
 
 
 def _check_acceptable(asked: OutputFormat | None, accepted: Mapping[OutputFormat, float]) -> None:
@@ -180,7 +182,5 @@ _ALPHA_NOT_READ = "Whether any pixel of so large a picture is transparent was no
 
 def metadata_of(request: UpscaleRequest, output_format: OutputFormat) -> tuple[Metadata, list[str]]:
     """What of the file's own goes out again, and what was left out of it."""
-    if request.params.metadata == "none":
-        return NO_METADATA, []
     size = request.plan.output
-    return kept_metadata(request.image.file, size.width, size.height, output_format)
+    return chosen_metadata(request.params.metadata, request.image.file, size.width, size.height, output_format)

@@ -31,9 +31,12 @@ function factsOf({ job, file, natural, madeFrom }) {
 /** Between 0 and 1: of the sending, or of the work. */
 export const shareOf = ({ sent, job }) => sent ?? job?.progress ?? 0;
 
+/** Whether nothing of it is on its way to the server, or being made there. */
+export const rests = ({ sent, job }) => sent === null && job?.status !== "processing";
+
 function showActive(item) {
   const share = shareOf(item);
-  const waiting = Boolean(item.later) || (item.sent === null && item.job?.status !== "processing");
+  const waiting = Boolean(item.later) || rests(item);
   setText($("percent"), waiting ? "Waiting" : `${Math.floor(share * 100)} %`);
   $("bar").style.setProperty("--share", waiting ? 0 : share);
   $("bar").classList.toggle("waiting", waiting);

@@ -3,7 +3,7 @@
 import { progressOfAll, showAll } from "./batch.js";
 import { $, setText } from "./dom.js";
 import { lose } from "./jobs.js";
-import { doing, shareOf, showPanel, viewOf } from "./panel.js";
+import { doing, rests, shareOf, showPanel, viewOf } from "./panel.js";
 import { items, select, selected } from "./pictures.js";
 import { Region } from "./region.js";
 import { Viewer } from "./viewer.js";
@@ -87,7 +87,7 @@ function showTile(button, item) {
   const view = viewOf(item);
   const share = view === "active" ? shareOf(item) : 0;
   const state = view === "failed" && !item.problem ? "cancelled" : view;
-  const active = item?.queued || (item?.sent === null && item.job?.status !== "processing") ? "waits" : `${Math.floor(share * 100)} %`;
+  const active = item && rests(item) ? "waits" : `${Math.floor(share * 100)} %`;
   const says = { empty: "Add pictures", draft: "not started", active, done: "done" }[state] ?? state;
   button.onclick = () => (item ? select(item) : $("pick").click());
   button.dataset.state = state;
