@@ -17,6 +17,7 @@ from bench.browser import launch
 from core.config import Settings
 from model_utility import Models
 from tests.helpers import FakeResolver, fake_models, ready, serving
+from workers.speed import Speed
 
 WAIT_MS = 20_000  # the longest that a test waits for anything: the machine may be busy
 
@@ -82,8 +83,10 @@ def served(settings: Settings, load: Callable[[Settings], Models]) -> Iterator[s
     started, stop = threading.Event(), threading.Event()
 
     async def serve() -> None:
-        async with serving(settings, load) as (client, _):
+        async with serving(settings, load) as (client, service):
             await ready(client)
+            # Measured beside other work, it may be any.
+            service._admission.speeds = {"cpu": Speed(fixed_seconds=0.001, seconds_per_flop=1e-8)}
             started.set()
             await asyncio.get_running_loop().run_in_executor(None, stop.wait)
 
