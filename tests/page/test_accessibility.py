@@ -127,6 +127,7 @@ def test_in_forced_colours_it_is_seen_what_is_chosen_and_how_far_it_is(
             assert difference(before, pixels(choice)) > 20
         resolver.gate.clear()
         start(page)
+        expect(page.locator("#doing")).to_have_text("Making it larger")  # and not being sent
         expect(page.locator("#percent")).to_have_text("0 %")
         bar = page.locator("#bar")
         empty = pixels(bar)
