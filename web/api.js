@@ -30,6 +30,7 @@ let locked = null; // the problem, once the server has wanted a key and got none
 /** A request; resolves to the JSON response, or rejects with a `Problem`. `onSent` hears the share of the body that has gone out. */
 export function call(method, path, { file = null, headers = {}, onSent = null, signal = null } = {}) {
   if (locked) return Promise.reject(locked); // or the browser would ask for a key each time
+  if (signal?.aborted) return Promise.reject(stopped());
   return new Promise((resolve, reject) => {
     const request = new XMLHttpRequest(); // fetch does not tell how much of a body has been sent
     request.open(method, path);
@@ -39,12 +40,13 @@ export function call(method, path, { file = null, headers = {}, onSent = null, s
     if (onSent) request.upload.onprogress = ({ loaded, total }) => onSent(loaded / total);
     request.onload = () => (request.status < 400 && request.response ? resolve(request.response) : reject(problemOf(request.status, request.response, request.getResponseHeader("Retry-After"))));
     request.onerror = () => reject(unreachable());
-    request.onabort = () => reject(new Problem("Stopped.", { code: "aborted" }));
+    request.onabort = () => reject(stopped());
     signal?.addEventListener("abort", () => request.abort());
     request.send(file);
   });
 }
 
+const stopped = () => new Problem("Stopped.", { code: "aborted" });
 const unreachable = () => new Problem("The server cannot be reached.", { code: "unreachable", retrySeconds: 5 });
 
 function problemOf(status, response, pause) {

@@ -22,6 +22,7 @@ export async function start(item) {
     const job = await api.submit(item.id, item.file, item.request, (share) => { item.sent = share; changed(); }, item.stop.signal);
     item.sent = item.later = null;
     onJob(job);
+    followJobs(); // a short one is over before the next tick
     if (item.cancelled) cancel(item);
   } catch (problem) {
     item.sent = null;

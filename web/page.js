@@ -9,7 +9,6 @@ import { choiceOf } from "./form.js";
 import { viewOf } from "./panel.js";
 import { copy, items, onChange, selected, setOptions, shrink, tryAgainInTime } from "./pictures.js";
 import { render } from "./render.js";
-import { showServer } from "./server.js";
 
 const TICK_MS = 1000;
 
@@ -70,7 +69,6 @@ onChange(() => {
   askBeforeLoss();
 });
 render();
-showServer();
 restore();
 setInterval(() => {
   followJobs();

@@ -5,7 +5,7 @@ import { look, makeSmaller, showByServer, smallerPx } from "./convert.js";
 import { keep, note } from "./keep.js";
 import { viewOf } from "./panel.js";
 import { isStale, obstacle, plan } from "./plans.js";
-import { server, showServer } from "./server.js";
+import { answered, server, showServer } from "./server.js";
 import * as words from "./words.js";
 
 const NO_USE = [400, 413]; // the same request would get the same response
@@ -151,7 +151,7 @@ async function read(item) {
 
 /** Whether the server takes it, and what it would make of it. */
 export async function consider(item) {
-  await item.looked;
+  await Promise.all([item.looked, answered]);
   const { size } = item.file;
   if (size > maxBytes()) return refuse(item, `The file has ${words.bytes(size)}; the server takes up to ${server.max_image_size_mb} MB.`);
   return planItem(item);

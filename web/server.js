@@ -30,6 +30,9 @@ export async function showServer() {
   if (state !== "healthy" && state !== "degraded") setTimeout(showServer, STARTING_MS);
 }
 
+/** Over once the server has said how it is, or cannot be reached. */
+export const answered = showServer();
+
 function showLimits() {
   setText($("limits"), `${words.FORMATS}, up to ${server.max_image_size_mb} MB. It goes to this server and to nobody else.`);
   $("strength").hidden = !server.models?.face_restoration?.loaded;

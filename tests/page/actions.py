@@ -70,16 +70,21 @@ def box_of(locator: Locator) -> FloatRect:
     return box
 
 
-def until_kept(page: Page, count: int, *, queued: bool = False) -> None:
-    """Wait until the browser's database has that many pictures, of those that wait to be sent with `queued`."""
+def until_kept(page: Page, count: int, queued: str = "") -> None:
+    """Wait until the browser's database has that many pictures, and that the one named `queued` waits to be sent."""
     page.evaluate(
         """async ([count, queued]) => {
             const request = indexedDB.open("upscale");
             await new Promise((resolve) => { request.onsuccess = resolve; });
-            for (let states = []; states.filter((state) => state.queued || !queued).length < count;) {
-                const asked = request.result.transaction("states").objectStore("states").getAll();
-                states = await new Promise((resolve) => { asked.onsuccess = () => resolve(asked.result); });
-            }
+            const isKept = async () => {
+                const transaction = request.result.transaction(["pictures", "states"]);
+                const [pictures, states] = ["pictures", "states"].map((name) => transaction.objectStore(name).getAll());
+                await new Promise((resolve) => { transaction.oncomplete = resolve; });
+                const { id } = pictures.result.find(({ name }) => name === queued) ?? {};
+                const waits = states.result.some((state) => state.id === id && state.queued);
+                return states.result.length >= count && (waits || !queued);
+            };
+            while (!(await isKept()));
             request.result.close();
         }""",
         [count, queued],

@@ -126,7 +126,8 @@ def test_the_server_is_asked_once_for_pictures_of_one_size(page: Page) -> None:
     expect(button(page, "Upscale")).to_be_enabled()
     tiles(page).nth(1).click()
     expect(button(page, "Upscale")).to_be_enabled()
-    page.get_by_label("Restore faces").uncheck()
+    with page.expect_request(lambda request: "enhance_faces=false" in request.url):
+        page.get_by_label("Restore faces").uncheck()
     page.get_by_label("Restore faces").check()
     expect(page.locator("#estimate")).to_have_text(re.compile("^Takes"))
     assert [url.partition("?")[2] for url in plans] == [

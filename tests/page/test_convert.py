@@ -9,7 +9,7 @@ import numpy as np
 import pillow_heif
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Route, expect
 
 from core.config import Settings
 from tests.helpers import FakeResolver, encode, fake_models, sample_crop, with_settings
@@ -51,6 +51,22 @@ def test_a_picture_that_is_too_long_for_every_size_is_made_smaller_first(page: P
     download = page.get_by_role("link", name="Download")
     expect(download).to_have_attribute("download", "long-7680x4.jpg")
     assert sent[-1].shape[:2] == (2, 3840)
+
+
+def test_a_file_is_judged_only_once_the_server_has_said_what_it_takes(browser: Browser, settings: Settings) -> None:
+    noise = encode(np.random.default_rng(0).integers(0, 255, (600, 700, 3), np.uint8))
+    held: list[Route] = []
+    with (
+        served(with_settings(settings, max_image_mb=1), lambda _: fake_models()) as url,
+        visit(browser, url) as page,
+    ):
+        page.route("**/health", lambda route: held.append(route))
+        page.reload()
+        pick(page, file(noise, "noise.png", "image/png"))
+        expect(tiles(page).locator("img")).to_be_visible()
+        expect(button(page, "Upscale")).to_be_disabled()
+        held[0].continue_()
+        expect(page.locator("#problem")).to_contain_text("the server takes up to 1 MB")
 
 
 def test_a_file_with_too_many_bytes_is_made_smaller_and_stays_upright(browser: Browser, settings: Settings) -> None:

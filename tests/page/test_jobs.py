@@ -28,11 +28,15 @@ def test_a_second_picture_waits_in_line_while_one_runs(page: Page, resolver: Fak
 @pytest.mark.parametrize("running", [True, False], ids=["running", "waiting"])
 def test_what_is_cancelled_ends_and_can_be_begun_again(page: Page, resolver: FakeResolver, running: bool) -> None:
     resolver.gate.clear()
-    for photograph in [file()] if running else [file(SECOND, "first.jpg"), file()]:
-        pick(page, photograph)
+    pick(page)
+    start(page)
+    expect(page.locator("#doing")).to_have_text("Making it larger")
+    if not running:
+        pick(page, file(SECOND, "second.jpg"))
         start(page)
-        expect(button(page, "Cancel")).to_be_visible()
-    button(page, "Cancel").click()
+        expect(page.locator("#doing")).to_have_text("1 picture before this one")
+    with page.expect_response("**/cancel"):
+        button(page, "Cancel").click()
     resolver.gate.set()
     expect(page.locator("#problem")).to_have_text("Cancelled. Nothing was kept.")
     button(page, "Upscale again").click()
@@ -47,6 +51,16 @@ def test_what_is_cancelled_while_it_is_sent_makes_no_job(page: Page, site: str) 
     button(page, "Cancel").click()
     expect(page.locator("#problem")).to_have_text("Cancelled. Nothing was kept.")
     assert httpx.get(f"{site}health").json()["queue"]["running"] == 0
+
+
+def test_what_is_cancelled_before_its_first_byte_is_sent_is_not_sent(page: Page) -> None:
+    pick(page)
+    expect(button(page, "Upscale")).to_be_enabled()
+    sent: list[str] = []
+    page.on("request", lambda request: sent.append(request.method))
+    page.evaluate("() => { document.querySelector('#go').click(); document.querySelector('[data-do=cancel]').click(); }")
+    expect(page.locator("#problem")).to_have_text("Cancelled. Nothing was kept.")
+    assert "PUT" not in sent
 
 
 def test_after_a_reload_the_page_finds_its_jobs_again(page: Page, resolver: FakeResolver) -> None:

@@ -44,7 +44,7 @@ def test_those_that_wait_to_be_sent_are_sent_after_a_reload(page: Page, resolver
     pick(page, *[file(SECOND, f"{number}.jpg") for number in range(4)])
     button(page, "Upscale all").click()
     expect(tiles(page).nth(3)).to_have_attribute("title", "3.jpg: waits")
-    until_kept(page, 1, queued=True)
+    until_kept(page, 4, queued="3.jpg")
     page.reload()
     expect(tiles(page).nth(3)).to_have_attribute("title", "3.jpg: waits")
     resolver.gate.set()

@@ -82,7 +82,8 @@ def test_another_spot_and_other_settings_end_what_is_being_made(page: Page, reso
     resolver.gate.clear()
     failed: list[str] = []
     page.on("requestfailed", lambda request: failed.append(request.url))
-    click(page, 0.2, 0.5)
+    with page.expect_request("**/upscale?*"):
+        click(page, 0.2, 0.5)
     expect(page.locator("#spot-says")).to_contain_text("Making this spot, about a second")
     with page.expect_event("requestfailed"):
         click(page, 0.9, 0.5)

@@ -92,7 +92,8 @@ def test_a_picture_is_sent_on_however_often_the_page_is_left_meanwhile(page: Pag
     network.send("Network.emulateNetworkConditions", {**SLOW, "uploadThroughput": 1000})
     pick(page)
     sent = ids_sent(page)
-    start(page)
+    with page.expect_request(lambda request: request.method == "PUT"):
+        start(page)
     for _ in range(3):
         with page.expect_request(lambda request: request.method == "PUT"):
             page.reload()
