@@ -94,6 +94,7 @@ export const download = async (url, signal) => (await respond(url, { signal })).
 export const sizeOf = async (url, signal = null) => Number((await respond(url, { method: "HEAD", signal })).headers.get("Content-Length"));
 
 async function respond(path, request) {
+  if (locked) throw locked;
   const response = await fetch(path, request).catch((error) => {
     throw request.signal?.aborted ? error : unreachable();
   });

@@ -114,8 +114,8 @@ def test_a_key_that_is_wanted_from_now_on_is_asked_for_and_nothing_is_lost(
         before = stack.enter_context(ExitStack())
         url = before.enter_context(served(settings, lambda _: fake_models()))
         page = stack.enter_context(visit(browser, url, http_credentials=person))
-        pick(page)
-        expect(button(page, "Upscale")).to_be_enabled()
+        pick(page, file(), file(SECOND, "second.jpg"))
+        expect(button(page, "Upscale all")).to_be_visible()
         before.close()
         stack.enter_context(served(with_settings(settings, api_key=KEY), lambda _: fake_models()))
         refused: list[str] = []
@@ -123,9 +123,13 @@ def test_a_key_that_is_wanted_from_now_on_is_asked_for_and_nothing_is_lost(
         start(page)
         if given == "a wrong one":
             expect(page.locator("#problem")).to_have_text("The server wants a key, and did not get one that it knows.")
+            tiles(page).nth(1).click()
+            page.locator("#viewer").click()  # the middle is previewed
+            expect(page.locator("#spot-says")).to_have_text("The server wants a key, and did not get one that it knows.")
             tiles(page).nth(0).click()
             page.wait_for_timeout(4000)
             assert len(refused) == 1, "the browser would ask again for each"
             page.context.set_extra_http_headers({"Authorization": f"Basic {b64(f':{KEY}'.encode())}"})
             button(page, "Try again").click()
+            tiles(page).nth(0).click()
         expect(page.get_by_role("link", name="Download")).to_be_visible()
