@@ -20,6 +20,7 @@ async function run(mode, act) {
   return new Promise((resolve, reject) => {
     const transaction = database.transaction([PICTURES, STATES], mode);
     const requests = act(transaction.objectStore(PICTURES), transaction.objectStore(STATES));
+    transaction.commit(); // at once: one that waits for the page to say that this was all is undone if the page is left
     transaction.oncomplete = () => resolve(requests.map(({ result }) => result));
     transaction.onabort = () => reject(transaction.error);
   });

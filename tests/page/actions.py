@@ -70,22 +70,28 @@ def box_of(locator: Locator) -> FloatRect:
     return box
 
 
-def until_kept(page: Page, count: int, queued: str = "") -> None:
-    """Wait until the browser's database has that many pictures, and that the one named `queued` waits to be sent."""
-    page.evaluate(
-        """async ([count, queued]) => {
-            const request = indexedDB.open("upscale");
-            await new Promise((resolve) => { request.onsuccess = resolve; });
-            const isKept = async () => {
-                const transaction = request.result.transaction(["pictures", "states"]);
-                const [pictures, states] = ["pictures", "states"].map((name) => transaction.objectStore(name).getAll());
-                await new Promise((resolve) => { transaction.oncomplete = resolve; });
-                const { id } = pictures.result.find(({ name }) => name === queued) ?? {};
-                const waits = states.result.some((state) => state.id === id && state.queued);
-                return states.result.length >= count && (waits || !queued);
-            };
-            while (!(await isKept()));
-            request.result.close();
-        }""",
-        [count, queued],
-    )
+def until_sent(page: Page, sent: list[str], count: int) -> None:
+    """Wait until the list, which the browser's events fill, has that many different addresses."""
+    for _ in range(400):
+        if len(set(sent)) >= count:
+            return
+        page.wait_for_timeout(50)
+    raise AssertionError(f"{len(set(sent))} were sent, not {count}")
+
+
+def kept(count: int, picture: str = "true") -> str:
+    """In JavaScript, whether the browser's database has that many pictures, for one of which `picture` is true.
+
+    `picture` may speak of its name, its options, and whether it is queued.
+    """
+    return f"""(async () => {{
+        const request = indexedDB.open("upscale");
+        await new Promise((resolve) => {{ request.onsuccess = resolve; }});
+        const transaction = request.result.transaction(["pictures", "states"]);
+        const [pictures, states] = ["pictures", "states"].map((name) => transaction.objectStore(name).getAll());
+        await new Promise((resolve) => {{ transaction.oncomplete = resolve; }});
+        request.result.close();
+        const stateOf = (id) => states.result.find((state) => state.id === id);
+        const all = pictures.result.map(({{ id, name }}) => ({{ name, ...stateOf(id) }}));
+        return all.length >= {count} && all.some(({{ name, options, queued }}) => {picture});
+    }})()"""

@@ -81,9 +81,10 @@ def test_what_finds_no_place_waits_for_one_and_sends_the_picture_no_oftener_than
 
 def test_a_plan_that_was_refused_for_now_is_asked_for_again(page: Page) -> None:
     full = {"success": False, "error": "The queue is full.", "code": "queue_full"}
-    page.route("**/plan?*", lambda route: route.fulfill(status=503, json=full, headers={"Retry-After": "1"}), times=1)
+    page.route("**/plan?*", lambda route: route.fulfill(status=503, json=full, headers={"Retry-After": "1"}))
     pick(page)
     expect(page.locator("#estimate")).to_have_text(re.compile("^The queue is full. Asking again"))
+    page.unroute("**/plan?*")
     expect(button(page, "Upscale")).to_be_enabled()
     expect(page.locator("#estimate")).to_have_text(re.compile("^Takes about"))
 
@@ -146,9 +147,10 @@ def test_a_result_that_is_gone_says_so_when_it_is_asked_for_and_not_when_nobody_
 
 
 def test_a_server_that_cannot_be_reached_is_tried_again_by_itself(page: Page) -> None:
-    page.route("**/plan?*", lambda route: route.abort("connectionrefused"), times=1)
+    page.route("**/plan?*", lambda route: route.abort("connectionrefused"))
     pick(page)
     expect(page.locator("#estimate")).to_have_text(re.compile("^The server cannot be reached. Asking again in"))
+    page.unroute("**/plan?*")
     expect(button(page, "Upscale")).to_be_enabled()
 
 

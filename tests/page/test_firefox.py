@@ -6,7 +6,7 @@ import zipfile
 from pathlib import Path
 
 from tests.helpers import FakeResolver, wait_until
-from tests.page.actions import PHOTOGRAPH, SECOND
+from tests.page.actions import PHOTOGRAPH, SECOND, kept
 from tests.page.firefox import firefox, needs_firefox
 
 pytestmark = needs_firefox
@@ -31,6 +31,7 @@ def test_from_dropped_photographs_to_a_zip(site: str, resolver: FakeResolver, tm
         page.click("#spot-close")
         page.click("#size-2k")
         page.wait("!document.querySelector('[data-do=settings]').hidden")
+        page.wait(kept(2, "options.size === '2k'"))
         page.command("Refresh")
         page.wait(
             "document.querySelectorAll('#strip [data-state=draft]').length === 2 && !document.getElementById('go').disabled"
