@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -9,7 +11,7 @@ from numpy.typing import NDArray
 from playwright.sync_api import FloatRect, Locator, Page, expect
 
 from core.progress import Progress
-from tests.helpers import FakeResolver, encode, sample_crop
+from tests.helpers import HANG_SECONDS, FakeResolver, encode, sample_crop
 
 PHOTOGRAPH = encode(sample_crop(120, 75, left=150, top=20), "JPEG", quality=90)
 SECOND = encode(sample_crop(120, 75, left=20, top=100), "JPEG", quality=90)  # the same picture twice would be made once
@@ -65,18 +67,22 @@ def watch_pictures(resolver: FakeResolver) -> list[NDArray[np.uint8]]:
 
 def box_of(locator: Locator) -> FloatRect:
     """Where it is on the screen, in CSS pixels."""
+    locator.wait_for()
     box = locator.bounding_box()
     assert box
     return box
 
 
-def until_sent(page: Page, sent: list[str], count: int) -> None:
-    """Wait until the list, which the browser's events fill, has that many different addresses."""
-    for _ in range(400):
-        if len(set(sent)) >= count:
-            return
+def until(page: Page, is_true: Callable[[], bool]) -> None:
+    """Wait for what Playwright knows no expectation for, while the browser's events are heard."""
+    end = time.monotonic() + HANG_SECONDS
+    while not is_true():
+        assert time.monotonic() < end
         page.wait_for_timeout(50)
-    raise AssertionError(f"{len(set(sent))} were sent, not {count}")
+
+
+def until_kept(page: Page, count: int, picture: str = "true") -> None:
+    until(page, lambda: page.evaluate(kept(count, picture)))
 
 
 def kept(count: int, picture: str = "true") -> str:

@@ -60,6 +60,7 @@ def test_a_file_is_judged_only_once_the_server_has_said_what_it_takes(browser: B
         served(with_settings(settings, max_image_mb=1), lambda _: fake_models()) as url,
         visit(browser, url) as page,
     ):
+        expect(page.locator("#server")).to_have_text("Ready, on a CPU")
         page.route("**/health", lambda route: held.append(route))
         page.reload()
         pick(page, file(noise, "noise.png", "image/png"))

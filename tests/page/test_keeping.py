@@ -10,7 +10,7 @@ from playwright.sync_api import Browser, Dialog, Page, Route, expect
 
 from core.config import Settings
 from tests.helpers import FakeResolver, b64, fake_models, with_settings
-from tests.page.actions import SECOND, button, file, kept, pick, size_row, start, tiles
+from tests.page.actions import SECOND, button, file, pick, size_row, start, tiles, until_kept
 from tests.page.conftest import served, visit
 
 
@@ -43,7 +43,7 @@ def test_what_was_removed_just_before_a_reload_stays_removed(page: Page) -> None
     for _ in range(10):
         pick(page)
         expect(button(page, "Upscale")).to_be_enabled()
-        page.wait_for_function(kept(1))
+        until_kept(page, 1)
         with page.expect_navigation():
             page.evaluate("() => { document.querySelector('#draft [data-do=remove]').click(); location.reload(); }")
         expect(page.locator("#limits")).to_contain_text("up to 7 MB")
@@ -55,7 +55,7 @@ def test_those_that_wait_to_be_sent_are_sent_after_a_reload(page: Page, resolver
     pick(page, *[file(SECOND, f"{number}.jpg") for number in range(4)])
     button(page, "Upscale all").click()
     expect(tiles(page).nth(3)).to_have_attribute("title", "3.jpg: waits")
-    page.wait_for_function(kept(4, "name === '3.jpg' && queued"))
+    until_kept(page, 4, "name === '3.jpg' && queued")
     page.reload()
     expect(tiles(page).nth(3)).to_have_attribute("title", "3.jpg: waits")
     resolver.gate.set()

@@ -16,7 +16,7 @@ from playwright.sync_api import Browser, Page, Route, expect
 
 from core.config import Settings
 from tests.helpers import FakeResolver, encode, fake_models, sample_crop, with_settings
-from tests.page.actions import box_of, button, file, pick, tiles, until_sent
+from tests.page.actions import box_of, button, file, pick, tiles, until
 from tests.page.conftest import served, visit
 
 
@@ -110,7 +110,7 @@ def test_all_are_made_with_few_of_them_at_the_server_and_one_that_fails_stops_no
     expect(page.locator("#strip [data-state=active]")).to_have_count(6)
     expect(page.locator("#strip [data-state=failed]")).to_have_count(1)
     expect(page.locator("#all p")).to_have_text(re.compile("^0 of 7 done, 1 failed"))
-    until_sent(page, sent, 4)
+    until(page, lambda: len(sent) >= 4)
     page.wait_for_timeout(3000)
     assert len(sent) == 4, "one that failed, one that runs, and two that wait"
     resolver.gate.set()
@@ -127,7 +127,7 @@ def test_a_full_queue_is_asked_again_with_one_picture_and_not_with_all(browser: 
         page.on("request", lambda request: sent.append(request.url) if request.method == "PUT" else None)
         pick_several(page, 5)
         button(page, "Upscale all").click()
-        until_sent(page, sent, 2)
+        until(page, lambda: len(set(sent)) == 2)
         page.wait_for_timeout(5000)
         assert len(set(sent)) == 2
         assert len(sent) <= 4

@@ -8,7 +8,7 @@ import httpx
 from playwright.sync_api import Page, Route, expect
 
 from tests.helpers import FakeResolver
-from tests.page.actions import PHOTOGRAPH, SECOND, SLOW, button, file, kept, pick, size_row, start, tiles
+from tests.page.actions import PHOTOGRAPH, SECOND, SLOW, button, file, pick, size_row, start, tiles, until_kept
 
 
 def ids_sent(page: Page) -> list[str]:
@@ -34,7 +34,7 @@ def other_tab(page: Page, pictures: int) -> Page:
 def test_what_one_tab_starts_and_removes_is_so_in_the_other(page: Page, resolver: FakeResolver) -> None:
     pick(page, file(), file(SECOND, "second.jpg"))
     expect(button(page, "Upscale all")).to_be_visible()
-    page.wait_for_function(kept(2))
+    until_kept(page, 2)
     other = other_tab(page, 2)
     sent = ids_sent(page)
     resolver.gate.clear()
