@@ -18,6 +18,7 @@ from PIL import Image
 
 from bench.server import Server
 from core.config import MIB
+from storage.result_store import UNFINISHED
 from tests.helpers import HANG_SECONDS, b64, encode, wait_until
 from tests.security.attack_files import STRIP
 from tests.security.attacked_server import assert_unharmed, handles
@@ -116,9 +117,9 @@ def run_mutants(server: Server, outputs: Path, image_count: int, request_count: 
     mutant_images(server, image_count // 10)
     mutant_requests(server, request_count // 10)
     settle(server)
-    known, before, handles_before = set(outputs.iterdir()), server.memory_bytes("VmRSS"), handles(server)
+    known, before, handles_before = files(outputs), server.memory_bytes("VmRSS"), handles(server)
     kept = mutant_images(server, image_count - image_count // 10, image_count // 10)
-    assert {path for path in set(outputs.iterdir()) - known if path.suffix != ".json"} <= kept, "no response names this file"
+    assert {path for path in files(outputs) - known if path.suffix != ".json"} <= kept, "no response names this file"
     mutant_requests(server, request_count - request_count // 10, request_count // 10)
     settle(server)
     growth = server.memory_bytes("VmRSS") - before
@@ -128,9 +129,14 @@ def run_mutants(server: Server, outputs: Path, image_count: int, request_count: 
     assert_unharmed(server)
 
 
+def files(folder: Path) -> set[Path]:
+    return {path for path in folder.iterdir() if path.name != UNFINISHED}
+
+
 def assert_whole(folder: Path) -> None:
-    """Results, and what is known of them and of jobs; no file is half."""
-    for path in folder.iterdir():
+    """Results, and what is known of them and of jobs; no file is half, and no job unfinished."""
+    assert list(folder.glob(f"{UNFINISHED}/*.request")) == []
+    for path in files(folder):
         if path.suffix == ".json":
             json.loads(path.read_bytes())
         else:
