@@ -57,8 +57,8 @@ class DeviceTask:
 
     @property
     def left(self) -> float:
-        """The work that is not done."""
-        return max(self.work - self.done, 0.0)
+        """The work that is still to be done; none of a cancelled task, which ends at its next step."""
+        return 0.0 if self.cancelled else max(self.work - self.done, 0.0)
 
     @property
     def progress(self) -> float:

@@ -6,6 +6,7 @@ import asyncio
 import math
 import threading
 from collections.abc import AsyncIterator
+from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from copy import copy
 from dataclasses import replace
@@ -19,6 +20,7 @@ import pytest
 from numpy.typing import NDArray
 
 from core.config import MIB, Settings
+from core.errors import QueueFull
 from core.progress import Progress
 from serving.admission import Admission
 from serving.workers import Workers
@@ -285,3 +287,16 @@ async def test_a_task_that_has_begun_has_its_fixed_part_behind_it() -> None:
     assert (admission.predicted_seconds(task), admission.status().backlog_seconds) == (4, 4)
     task.started_at = 1.0
     assert (admission.predicted_seconds(task), admission.status().backlog_seconds) == (1, 1)
+
+
+async def test_a_cancelled_task_that_still_runs_its_step_keeps_nobody_out() -> None:
+    admission, task = Admission(limit=4), DeviceTask(1000)
+    admission.speeds["cpu"] = Speed(fixed_seconds=0, seconds_per_flop=0.01)
+    admission.admit(task, 60)
+    task.started_at, task.future = 1.0, Future()
+    task.future.set_running_or_notify_cancel()
+    with pytest.raises(QueueFull):
+        admission.check(DeviceTask(1000), 10)
+    admission.release(task)
+    assert (admission.running, admission.status().backlog_seconds) == (1, 0)
+    admission.check(DeviceTask(1000), 10)
