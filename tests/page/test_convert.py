@@ -13,7 +13,7 @@ from playwright.sync_api import Browser, Page, Route, expect
 
 from core.config import Settings
 from tests.helpers import FakeResolver, encode, fake_models, sample_crop, with_settings
-from tests.page.actions import button, file, pick, size_row, start, tiles, watch_pictures
+from tests.page.actions import button, file, pick, size_row, start, tiles, until, watch_pictures
 from tests.page.conftest import served, visit
 
 LONG = encode(np.zeros((4, 8000, 3), np.uint8))
@@ -66,6 +66,7 @@ def test_a_file_is_judged_only_once_the_server_has_said_what_it_takes(browser: B
         pick(page, file(noise, "noise.png", "image/png"))
         expect(tiles(page).locator("img")).to_be_visible()
         expect(button(page, "Upscale")).to_be_disabled()
+        until(page, lambda: bool(held))
         held[0].continue_()
         expect(page.locator("#problem")).to_contain_text("the server takes up to 1 MB")
 
