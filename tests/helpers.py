@@ -155,12 +155,12 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.005)
 
 
-def wait_until(condition: Callable[[], bool]) -> None:
-    """The same of another process."""
+def wait_until(condition: Callable[[], bool], sleep: Callable[[float], None] = time.sleep) -> None:
+    """The same of another process; `sleep` takes seconds."""
     end = time.monotonic() + HANG_SECONDS
     while not condition():
         assert time.monotonic() < end, "it never came to pass"
-        time.sleep(0.02)
+        sleep(0.02)
 
 
 async def send_raw(port: int, data: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +10,7 @@ from numpy.typing import NDArray
 from playwright.sync_api import FloatRect, Locator, Page, expect
 
 from core.progress import Progress
-from tests.helpers import HANG_SECONDS, FakeResolver, encode, sample_crop
+from tests.helpers import FakeResolver, encode, sample_crop, wait_until
 
 PHOTOGRAPH = encode(sample_crop(120, 75, left=150, top=20), "JPEG", quality=90)
 SECOND = encode(sample_crop(120, 75, left=20, top=100), "JPEG", quality=90)  # the same picture twice would be made once
@@ -75,10 +74,7 @@ def box_of(locator: Locator) -> FloatRect:
 
 def until(page: Page, is_true: Callable[[], bool]) -> None:
     """Wait for what Playwright knows no expectation for, while the browser's events are heard."""
-    end = time.monotonic() + HANG_SECONDS
-    while not is_true():
-        assert time.monotonic() < end
-        page.wait_for_timeout(50)
+    wait_until(is_true, lambda seconds: page.wait_for_timeout(1000 * seconds))
 
 
 def until_kept(page: Page, count: int, picture: str = "true") -> None:
