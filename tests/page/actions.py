@@ -18,6 +18,11 @@ SLOW = {"offline": False, "latency": 0, "downloadThroughput": -1, "uploadThrough
 WIDE = encode(np.zeros((4, 1500, 3), np.uint8))
 
 
+def photograph(number: int) -> bytes:
+    """No two are the same, or they would be made once."""
+    return encode(sample_crop(60, 40, left=8 * number, top=5 * number), "JPEG", quality=90)
+
+
 def file(data: bytes = PHOTOGRAPH, name: str = "portrait.jpg", media_type: str = "image/jpeg") -> Any:
     """As a person would pick it."""
     return {"name": name, "mimeType": media_type, "buffer": data}

@@ -10,7 +10,7 @@ from playwright.sync_api import Browser, Dialog, Page, Route, expect
 
 from core.config import Settings
 from tests.helpers import FakeResolver, b64, fake_models, with_settings
-from tests.page.actions import SECOND, button, file, pick, size_row, start, tiles, until_kept
+from tests.page.actions import SECOND, button, file, photograph, pick, size_row, start, tiles, until_kept
 from tests.page.conftest import served, visit
 
 
@@ -52,7 +52,7 @@ def test_what_was_removed_just_before_a_reload_stays_removed(page: Page) -> None
 
 def test_those_that_wait_to_be_sent_are_sent_after_a_reload(page: Page, resolver: FakeResolver) -> None:
     resolver.gate.clear()
-    pick(page, *[file(SECOND, f"{number}.jpg") for number in range(4)])
+    pick(page, *[file(photograph(number), f"{number}.jpg") for number in range(4)])
     button(page, "Upscale all").click()
     expect(tiles(page).nth(3)).to_have_attribute("title", "3.jpg: waits")
     until_kept(page, 4, "name === '3.jpg' && queued")

@@ -15,14 +15,9 @@ import pytest
 from playwright.sync_api import Browser, Page, Route, expect
 
 from core.config import Settings
-from tests.helpers import FakeResolver, encode, fake_models, sample_crop, with_settings
-from tests.page.actions import box_of, button, file, pick, tiles, until
+from tests.helpers import FakeResolver, fake_models, with_settings
+from tests.page.actions import box_of, button, file, photograph, pick, tiles, until
 from tests.page.conftest import served, visit
-
-
-def photograph(number: int) -> bytes:
-    """No two are the same, or they would be made once."""
-    return encode(sample_crop(60, 40, left=8 * number, top=5 * number), "JPEG", quality=90)
 
 
 def pick_several(page: Page, count: int) -> None:
